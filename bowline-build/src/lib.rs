@@ -1,0 +1,1 @@
+//! Schema compiler driver and code generator.

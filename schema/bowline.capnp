@@ -1,0 +1,45 @@
+@0xb0f1a3c5d7e90200;
+# What a schema can say about a service beyond its types. A team's schema imports it with
+#
+#     using Bowline = import "/bowline/bowline.capnp";
+#
+# and bowline-build finds it without a copy in the team's tree.
+
+annotation service @0xb0f1a3c5d7e90201 (interface) :Text;
+# The name that the service is found and shown under. Without it, the interface's name in snake_case.
+
+annotation idempotent @0xb0f1a3c5d7e90202 (method) :Void;
+# f(x) = f(f(x)) by nature: may be sent again at any time, and nothing is stored.
+
+annotation once @0xb0f1a3c5d7e90203 (method) :Void;
+# At most one recorded outcome per request ID: a retry gets the stored reply.
+
+annotation timeout @0xb0f1a3c5d7e90204 (interface, method) :Text;
+# How long a caller waits unless it says otherwise: a number and a unit of "us", "ms", "s", "min" or "h".
+# On an interface it holds for the methods that have none of their own.
+
+annotation fails @0xb0f1a3c5d7e90205 (method) :Text;
+# The struct that the method answers with when it fails, by its name in this file ("BadPassword")
+# or in an imported one.
+
+annotation topic @0xb0f1a3c5d7e90206 (struct) :Text;
+# Events of this struct are published under this topic.
+
+annotation queue @0xb0f1a3c5d7e90207 (struct) :Text;
+# Jobs of this struct go through this queue.
+
+annotation key @0xb0f1a3c5d7e90208 (field) :Void;
+# Of a topic: its value is the last part of the topic. Of a queue: jobs with equal keys stay in order.
+
+annotation secret @0xb0f1a3c5d7e90209 (field) :Void;
+# The value never appears in Debug output.
+
+struct Link(T) {
+  # A reference to a resource of another service: a call that yields a T, ready to be made.
+  service    @0 :Text;
+  # The name of the service, as in $service.
+  interface  @1 :UInt64;
+  method     @2 :UInt16;
+  parameters @3 :Data;
+  # The parameters of that call, as a Cap'n Proto message.
+}

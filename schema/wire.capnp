@@ -1,0 +1,105 @@
+@0xb0f1a3c5d7e90211;
+# What goes over the wire in front of a body. docs/wire.md explains every field and shows the bytes.
+#
+# Fields are only ever added, at the end. A reader ignores fields that it does not know, so that
+# a peer may be older or newer than this file; `version` changes only when the meaning of what is
+# here changes, and then a reader refuses what it cannot understand.
+
+struct RequestHeader {
+  version     @0 :UInt16 = 1;
+  # Version of this envelope.
+
+  method      @1 :UInt16;
+  # Ordinal of the method in the interface that declares it.
+
+  attempt     @2 :UInt16;
+  # 0 for the first time that this request is sent, 1 for its first retry, and so on.
+
+  interface   @3 :UInt64;
+  # Type ID of the interface that declares the method: the number after the @ in the schema file.
+
+  requestIdHigh @4 :UInt64;
+  requestIdLow  @5 :UInt64;
+  # The request ID, a UUIDv7 (RFC 9562): its first eight bytes, big endian, in `requestIdHigh`.
+  # Both are 0 where the caller gave `requestKey` instead.
+
+  correlation @6 :UInt64;
+  # Any number. The reply carries the same one.
+
+  remainingMicroseconds @7 :UInt64;
+  # How long from now the caller will wait. Remaining time and not a time of day: clocks differ.
+  # 0 means that the caller gave no deadline.
+
+  requestKey  @8 :Data;
+  # The caller's own request ID of 1 to 255 bytes, in place of a UUID.
+
+  trace       @9 :TraceContext;
+  metadata    @10 :List(Metadata);
+}
+
+struct ReplyHeader {
+  version     @0 :UInt16 = 1;
+
+  status      @1 :UInt16;
+  # 0: success, the body is the results struct. 1 to 16: the status codes of gRPC.
+  # 100: an application error, the body is the struct that the method's $fails names.
+
+  replayed    @2 :Bool;
+  # The reply is the stored outcome of an earlier attempt.
+
+  notDone     @3 :Bool;
+  # Only with a status of 1 to 16: the server knows that the work was not done. Otherwise its outcome is unknown.
+
+  correlation @4 :UInt64;
+  # That of the request.
+
+  retryAfterMicroseconds @5 :UInt64;
+  # How long the caller should wait before it tries again; 0 where the server does not say.
+
+  message     @6 :Text;
+  # For a person to read, where status is not 0.
+
+  metadata    @7 :List(Metadata);
+}
+
+struct EventHeader {
+  version     @0 :UInt16 = 1;
+
+  kind        @1 :Kind;
+
+  epoch       @2 :UInt64;
+  # Chosen by the publisher when it starts, greater than any it had before. Sequence numbers count within it.
+
+  sequence    @3 :UInt64;
+  # event: the number of this event in its topic, from 1.
+  # tail: the number of the last event of the topic, 0 if there was none.
+  # confirmed: unused.
+
+  trace       @4 :TraceContext;
+  metadata    @5 :List(Metadata);
+
+  enum Kind {
+    event @0;
+    # The body is the topic's struct.
+
+    tail @1;
+    # No body: announces the number of the last event, so that the loss of the last one shows too.
+
+    confirmed @2;
+    # No body: the publisher has the subscriptions that came before this one's. See docs/wire.md.
+  }
+}
+
+struct TraceContext {
+  # https://www.w3.org/TR/trace-context/
+  traceIdHigh @0 :UInt64;
+  traceIdLow  @1 :UInt64;
+  parentId    @2 :UInt64;
+  flags       @3 :UInt8;
+  state       @4 :Text;
+}
+
+struct Metadata {
+  key   @0 :Text;
+  value @1 :Data;
+}

@@ -1,0 +1,1 @@
+//! Typed calls, topics and queues between Rust services, without a broker.
