@@ -1,0 +1,558 @@
+//! The client: many calls at once over one socket.
+//!
+//! A call writes to the socket from its caller's task. One task, the driver, reads: it hands
+//! replies to their callers, ends calls whose deadline has passed, and those whose connection is lost.
+
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
+use tower_service::Service;
+
+use super::correlation::{Correlation, TooMany};
+use super::raw::deadline_after;
+use super::{Outcome, RawReply, RawRequest, TIMEOUT_DEFAULT};
+use crate::message::Limits;
+use crate::transport::{
+    self, DealerReceiver, DealerSender, Endpoint, Frames, Received, Refused, TransportError,
+    TransportOptions,
+};
+use crate::wire::{Code, ReplyHeader, ReplyStatus, RequestHeader, Status, Work};
+
+/// How exactly deadlines are kept: a call ends at most this much after its own.
+const DEADLINE_TICK: Duration = Duration::from_millis(10);
+/// Ticks without a call in flight before the clock rests.
+const IDLE_TICKS: u32 = 100;
+
+/// A connection to one server. Cheap to clone; all clones share it.
+///
+/// A `tower::Service` of raw requests, on which a generated client is put:
+///
+/// ```
+/// # async fn f() -> Result<(), bowline::TransportError> {
+/// let client = bowline::Client::builder()
+///     .timeout(std::time::Duration::from_secs(2))
+///     .connect("tcp://127.0.0.1:5555")
+///     .await?;
+/// # Ok(()) }
+/// ```
+///
+/// It connects, and connects again, in the background and for ever. A call with no server there
+/// fails at once with [`Code::Unavailable`], not done, unless it asks to
+/// [wait](crate::Call::wait_for_ready). When the connection is lost with calls in flight, these
+/// end with `Unavailable`, outcome unknown.
+///
+/// Dropping the last clone closes the socket.
+#[derive(Clone, Debug)]
+pub struct Client(Arc<Inner>);
+
+/// Settings of a [`Client`].
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct ClientBuilder {
+    timeout: Duration,
+    in_flight_max: usize,
+    connect_wait: Duration,
+    limits: Limits,
+    transport: TransportOptions,
+}
+
+/// What a client has counted since it was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ClientCounters {
+    /// Calls that wait for their reply now.
+    pub in_flight: usize,
+    /// Replies that came after their caller had gone, or that nobody had asked for.
+    pub replies_late: u64,
+    /// Messages that were no replies.
+    pub malformed: u64,
+}
+
+impl Default for ClientBuilder {
+    fn default() -> Self {
+        Self {
+            timeout: TIMEOUT_DEFAULT,
+            in_flight_max: 4096,
+            connect_wait: Duration::from_secs(1),
+            limits: Limits::default(),
+            transport: TransportOptions::default(),
+        }
+    }
+}
+
+impl ClientBuilder {
+    /// How long a call waits for its reply where the schema does not say. Default: 10 s.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// Calls that may wait for their replies at once; one more fails with
+    /// [`Code::ResourceExhausted`], not done. Default: 4,096.
+    pub fn in_flight_max(mut self, calls: usize) -> Self {
+        self.in_flight_max = calls;
+        self
+    }
+
+    /// How long [`connect`](Self::connect) waits for the server to be there. Default: 1 s.
+    pub fn connect_wait(mut self, wait: Duration) -> Self {
+        self.connect_wait = wait;
+        self
+    }
+
+    /// What reading a reply may cost.
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Settings of the socket.
+    pub fn transport(mut self, options: TransportOptions) -> Self {
+        self.transport = options;
+        self
+    }
+
+    /// Opens the socket, and waits a little for the server. A server that is not there yet is no
+    /// error: it is looked for in the background.
+    ///
+    /// # Errors
+    /// For what is no endpoint.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime with time and I/O enabled.
+    pub async fn connect(self, endpoint: impl AsRef<str>) -> Result<Client, TransportError> {
+        let endpoint: Endpoint = endpoint.as_ref().parse()?;
+        let (sender, receiver) = transport::connect_dealer(&endpoint, &self.transport).await?;
+        let shared = Arc::new(Shared {
+            sender,
+            calls: Mutex::new(Calls {
+                correlation: Correlation::new(self.in_flight_max),
+                malformed: 0,
+            }),
+            resting: AtomicBool::new(false),
+            woken: Notify::new(),
+            endpoint,
+            timeout: self.timeout,
+            limits: self.limits,
+        });
+        let driver = tokio::spawn(drive(Arc::clone(&shared), receiver));
+        let client = Client(Arc::new(Inner { shared, driver }));
+        let waited = deadline_after(self.connect_wait);
+        // Whether or not it is there by then: calls find out for themselves.
+        let _ = timeout_at(waited, client.0.shared.connected()).await;
+        Ok(client)
+    }
+}
+
+impl Client {
+    /// With default settings; see [`ClientBuilder::connect`].
+    ///
+    /// # Errors
+    /// For what is no endpoint.
+    pub async fn connect(endpoint: impl AsRef<str>) -> Result<Self, TransportError> {
+        Self::builder().connect(endpoint).await
+    }
+
+    /// To set more than the endpoint.
+    pub fn builder() -> ClientBuilder {
+        ClientBuilder::default()
+    }
+
+    /// The endpoint that it connects to.
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.0.shared.endpoint
+    }
+
+    /// Whether the server is there now.
+    pub fn is_connected(&self) -> bool {
+        self.0.shared.sender.is_connected()
+    }
+
+    /// What it has counted.
+    pub fn counters(&self) -> ClientCounters {
+        let calls = self.0.shared.lock();
+        ClientCounters {
+            in_flight: calls.correlation.len(),
+            replies_late: calls.correlation.late(),
+            malformed: calls.malformed,
+        }
+    }
+
+    /// Closes the socket, in no more than its linger time. Calls in flight, of this clone or
+    /// another, end with [`Code::Cancelled`], outcome unknown; new ones fail, not done.
+    pub async fn close(self) {
+        self.0.shared.sender.close().await;
+        self.0.driver.abort();
+        self.0.shared.end_all(|| {
+            Status::new(
+                Code::Cancelled,
+                Work::OutcomeUnknown,
+                "the client is closed",
+            )
+        });
+    }
+}
+
+#[derive(Debug)]
+struct Inner {
+    shared: Arc<Shared>,
+    driver: JoinHandle<()>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+/// What callers and the driver share.
+#[derive(Debug)]
+struct Shared {
+    sender: DealerSender,
+    calls: Mutex<Calls>,
+    /// The driver's clock does not tick, and has to be woken.
+    resting: AtomicBool,
+    woken: Notify,
+    endpoint: Endpoint,
+    timeout: Duration,
+    limits: Limits,
+}
+
+type Ended = Result<RawReply, Status>;
+
+#[derive(Debug)]
+struct Calls {
+    correlation: Correlation<Ended, Instant>,
+    malformed: u64,
+}
+
+/// Why a call has not begun.
+enum NotBegun {
+    Full,
+    NoServer,
+    Never(Status),
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Calls> {
+        // Wakers run only after the lock is released, so nothing of others panics under it.
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns when the server is there, or the socket closed.
+    async fn connected(&self) {
+        loop {
+            let seen = self.sender.connection_generation();
+            if self.sender.is_connected() || self.sender.connection_changed(seen).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Sends the request and returns its correlation number.
+    fn begin(&self, request: &RawRequest, deadline: Instant) -> Result<u64, NotBegun> {
+        if !self.sender.is_connected() {
+            return Err(NotBegun::NoServer);
+        }
+        let remaining = deadline.saturating_duration_since(Instant::now());
+        if remaining.is_zero() {
+            return Err(NotBegun::Never(Status::deadline_exceeded(Work::NotDone)));
+        }
+        let number = self.lock().correlation.begin(deadline).map_err(|TooMany| {
+            NotBegun::Never(Status::resource_exhausted(
+                "too many calls of this client are in flight",
+            ))
+        })?;
+        let header = RequestHeader {
+            interface: request.interface,
+            method: request.method,
+            attempt: request.attempt,
+            correlation: number,
+            id: request.id.clone(),
+            remaining: Some(remaining),
+            trace: request.trace.as_deref().cloned(),
+            metadata: request.metadata.clone(),
+        };
+        let frames = Frames {
+            header: header.encode(),
+            body: request.body.clone(),
+        };
+        match self.sender.try_send(frames) {
+            Ok(()) => {
+                if self.resting.load(Ordering::Acquire) {
+                    self.woken.notify_one();
+                }
+                Ok(number)
+            }
+            Err(refused) => {
+                self.lock().correlation.cancel(number);
+                Err(match refused {
+                    Refused::Full(_) => NotBegun::Full,
+                    Refused::NoPeer => NotBegun::NoServer,
+                    Refused::Closed => NotBegun::Never(Status::unavailable("the client is closed")),
+                })
+            }
+        }
+    }
+
+    fn end_all(&self, status: impl Fn() -> Status) {
+        let mut wake = Vec::new();
+        self.lock().correlation.end_all(|| Err(status()), &mut wake);
+        wake.into_iter().for_each(Waker::wake);
+    }
+}
+
+impl Service<RawRequest> for Client {
+    type Response = RawReply;
+    type Error = Status;
+    type Future = ClientFuture;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Status>> {
+        Poll::Ready(Ok(()))
+    }
+
+    /// Sends at once where the socket takes it.
+    fn call(&mut self, request: RawRequest) -> ClientFuture {
+        let deadline = request
+            .deadline
+            .unwrap_or_else(|| deadline_after(self.0.shared.timeout));
+        let state = match self.0.shared.begin(&request, deadline) {
+            Ok(number) if request.wait_for_ready && request.effect.may_be_resent() => {
+                let begun = Ticket::new(&self.0, number);
+                State::Slow(Box::pin(persist(
+                    self.clone(),
+                    request,
+                    deadline,
+                    Some(begun),
+                )))
+            }
+            Ok(number) => State::Waiting(Ticket::new(&self.0, number)),
+            Err(NotBegun::Never(status)) => State::Failed(Some(status)),
+            Err(NotBegun::NoServer) if !request.wait_for_ready => {
+                State::Failed(Some(no_server(&self.0.shared.endpoint)))
+            }
+            Err(NotBegun::NoServer | NotBegun::Full) => {
+                State::Slow(Box::pin(persist(self.clone(), request, deadline, None)))
+            }
+        };
+        ClientFuture { state }
+    }
+}
+
+fn no_server(endpoint: &Endpoint) -> Status {
+    Status::unavailable(format!("no server at {endpoint}"))
+}
+
+/// A call of a [`Client`] that is being made.
+#[must_use = "futures do nothing unless awaited"]
+pub struct ClientFuture {
+    state: State,
+}
+
+enum State {
+    Waiting(Ticket),
+    Slow(Pin<Box<dyn Future<Output = Ended> + Send>>),
+    Failed(Option<Status>),
+}
+
+impl Future for ClientFuture {
+    type Output = Ended;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Ended> {
+        match &mut self.state {
+            State::Waiting(ticket) => Pin::new(ticket).poll(cx),
+            State::Slow(future) => future.as_mut().poll(cx),
+            State::Failed(status) => Poll::Ready(Err(status
+                .take()
+                .unwrap_or_else(|| Status::internal("polled after it was ready")))),
+        }
+    }
+}
+
+impl std::fmt::Debug for ClientFuture {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ClientFuture")
+    }
+}
+
+/// A caller's place in the correlation; given up when it is dropped.
+struct Ticket {
+    client: Arc<Inner>,
+    number: u64,
+}
+
+impl Ticket {
+    fn new(client: &Arc<Inner>, number: u64) -> Self {
+        Self {
+            client: Arc::clone(client),
+            number,
+        }
+    }
+}
+
+impl Future for Ticket {
+    type Output = Ended;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Ended> {
+        let mut calls = self.client.shared.lock();
+        calls
+            .correlation
+            .poll(self.number, cx.waker())
+            .map(|ended| {
+                ended.unwrap_or_else(|| Err(Status::internal("polled after it was ready")))
+            })
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.client.shared.lock().correlation.cancel(self.number);
+    }
+}
+
+/// Waits until the request can be sent, and sends it again after a lost connection where it may.
+async fn persist(
+    client: Client,
+    mut request: RawRequest,
+    deadline: Instant,
+    mut begun: Option<Ticket>,
+) -> Ended {
+    let shared = &client.0.shared;
+    let mut work = Work::NotDone;
+    loop {
+        let ticket = match begun.take() {
+            Some(ticket) => ticket,
+            None => match shared.begin(&request, deadline) {
+                Ok(number) => Ticket::new(&client.0, number),
+                Err(NotBegun::Never(status)) if work == Work::NotDone => return Err(status),
+                Err(NotBegun::Never(status)) => return Err(status.with_work(work)),
+                Err(NotBegun::NoServer) if !request.wait_for_ready => {
+                    return Err(no_server(&shared.endpoint).with_work(work));
+                }
+                Err(not_begun) => {
+                    let possible = async {
+                        match not_begun {
+                            NotBegun::Full => shared.sender.writable().await,
+                            _ => shared.connected().await,
+                        }
+                    };
+                    if timeout_at(deadline, possible).await.is_err() {
+                        return Err(Status::deadline_exceeded(work));
+                    }
+                    continue;
+                }
+            },
+        };
+        match ticket.await {
+            Err(status)
+                if request.wait_for_ready
+                    && request.effect.may_be_resent()
+                    && status.code() == Code::Unavailable
+                    && !shared.sender.is_connected() =>
+            {
+                work = Work::OutcomeUnknown;
+                request.attempt = request.attempt.saturating_add(1);
+            }
+            ended => return ended,
+        }
+    }
+}
+
+async fn drive(shared: Arc<Shared>, mut receiver: DealerReceiver) {
+    let mut batch = Vec::new();
+    let mut wake = Vec::new();
+    let mut seen = shared.sender.connection_generation();
+    let mut ticking = true;
+    let mut idle_ticks = 0;
+    tokio::pin! {
+        let changed = shared.sender.connection_changed(seen);
+        let tick = sleep_until(Instant::now() + DEADLINE_TICK);
+        let woken = shared.woken.notified();
+    }
+    loop {
+        tokio::select! {
+            biased;
+            received = receiver.receive(&mut batch) => {
+                if received.is_err() {
+                    break;
+                }
+                accept(&shared, &mut batch, &mut wake);
+            }
+            now = &mut changed => match now {
+                Ok(generation) => {
+                    seen = generation;
+                    changed.set(shared.sender.connection_changed(seen));
+                    shared.end_all(|| lost(&shared.endpoint));
+                }
+                Err(_) => break,
+            },
+            () = &mut tick, if ticking => {
+                let mut calls = shared.lock();
+                let timed_out = || Err(Status::deadline_exceeded(Work::OutcomeUnknown));
+                calls.correlation.expire(Instant::now(), timed_out, &mut wake);
+                idle_ticks = if calls.correlation.is_empty() { idle_ticks + 1 } else { 0 };
+                if idle_ticks > IDLE_TICKS {
+                    // Under the lock: a caller that begins after this sees that it must wake.
+                    shared.resting.store(true, Ordering::Release);
+                    ticking = false;
+                }
+                drop(calls);
+                restart(tick.as_mut());
+            }
+            () = &mut woken => {
+                woken.set(shared.woken.notified());
+                shared.resting.store(false, Ordering::Release);
+                ticking = true;
+                idle_ticks = 0;
+                restart(tick.as_mut());
+            }
+        }
+        wake.drain(..).for_each(Waker::wake);
+    }
+    shared.end_all(|| lost(&shared.endpoint));
+}
+
+fn restart(tick: Pin<&mut Sleep>) {
+    tick.reset(Instant::now() + DEADLINE_TICK);
+}
+
+fn lost(endpoint: &Endpoint) -> Status {
+    let message = format!("the connection to {endpoint} was lost");
+    Status::new(Code::Unavailable, Work::OutcomeUnknown, message)
+}
+
+/// Hands replies to their callers.
+fn accept(shared: &Shared, batch: &mut Vec<Received>, wake: &mut Vec<Waker>) {
+    let mut calls = shared.lock();
+    for received in batch.drain(..) {
+        let Some((correlation, ended)) = read(received, &shared.limits) else {
+            calls.malformed += 1;
+            continue;
+        };
+        wake.extend(calls.correlation.end(correlation, ended));
+    }
+}
+
+fn read(received: Received, limits: &Limits) -> Option<(u64, Ended)> {
+    let Frames { header, body } = received.ok()?;
+    let header = ReplyHeader::decode(&header).ok()?;
+    let outcome = match header.status {
+        ReplyStatus::Ok => Outcome::Success,
+        ReplyStatus::ApplicationError => Outcome::ApplicationError,
+        ReplyStatus::Failed(status) => return Some((header.correlation, Err(status))),
+    };
+    let reply = RawReply {
+        outcome,
+        replayed: header.replayed,
+        metadata: header.metadata,
+        body,
+        limits: *limits,
+    };
+    Some((header.correlation, Ok(reply)))
+}

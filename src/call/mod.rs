@@ -1,0 +1,25 @@
+//! Calls: a request, and one reply or one status, by a deadline.
+//!
+//! `typed` is what handlers and callers see, `raw` what tower layers see, `client` and `server`
+//! what drives sockets. Knows `wire`, `message` and `transport`; knows nothing of topics, of
+//! queues, or of how often a call should be tried.
+
+mod client;
+mod correlation;
+mod prepared;
+mod raw;
+mod server;
+mod service;
+mod typed;
+
+use std::time::Duration;
+
+pub use client::{Client, ClientBuilder, ClientCounters, ClientFuture};
+pub use prepared::{Call, CallFuture};
+pub use raw::{Outcome, RawReply, RawRequest};
+pub use server::{BindError, Server, ServerBuilder, ServerCounters, ServerHandle};
+pub use service::{CallService, NamedService, ReplyFuture, Route};
+pub use typed::{Failure, MethodError, Reply, Request, Response, answer};
+
+/// How long a call waits where neither the schema nor the client says.
+pub const TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);

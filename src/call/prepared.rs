@@ -1,0 +1,195 @@
+//! A call that is ready to be made: await it, or say first how it should be made.
+
+use std::marker::PhantomData;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use capnp::traits::Owned;
+use tokio::time::Instant;
+
+use super::raw::deadline_after;
+use super::typed::{built, encoded, received};
+use super::{CallService, MethodError, RawReply, RawRequest, Response};
+use crate::message::{Limits, Link, Plain};
+use crate::schema::{Effect, MethodInfo};
+use crate::wire::{Metadata, RequestId, Status, TraceContext};
+
+/// A call of one method. Nothing is sent before it is awaited.
+///
+/// Dropping the future that it becomes cancels the call: a reply that comes later is counted and
+/// dropped, and no other call is harmed.
+#[must_use = "a call is not made before it is awaited"]
+#[derive(Debug)]
+pub struct Call<S, R, E> {
+    service: S,
+    request: Result<RawRequest, Status>,
+    type_: PhantomData<fn() -> (R, E)>,
+}
+
+impl<S: Clone, R, E> Call<S, R, E> {
+    /// Builds the parameters in the buffer that is sent; generated clients call this.
+    pub fn build<P: Plain>(
+        service: &S,
+        method: &'static MethodInfo,
+        build: impl FnOnce(<P::Capnp as Owned>::Builder<'_>),
+    ) -> Self {
+        Self::new(service, Ok(RawRequest::new(method, built::<P>(build))))
+    }
+
+    /// Encodes the parameters; generated clients call this.
+    ///
+    /// Parameters without an encoding, such as an enumerant that the schema does not have, fail
+    /// the call with `InvalidArgument` when it is awaited.
+    pub fn plain<P: Plain>(service: &S, method: &'static MethodInfo, params: &P) -> Self {
+        let request = encoded(params)
+            .map(|body| RawRequest::new(method, body))
+            .map_err(Status::from);
+        Self::new(service, request)
+    }
+
+    /// The call that a link stands for, made on a service that has the link's interface.
+    ///
+    /// Sent at most once where the service is not there to say more: a link does not know whether
+    /// its method is `$idempotent`.
+    pub fn follow(service: &S, link: &Link<R>) -> Self {
+        let method = MethodInfo {
+            service: "",
+            name: "",
+            interface: link.interface,
+            ordinal: link.method,
+            effect: Effect::Unsafe,
+            timeout: None,
+            params: 0,
+            results: 0,
+            fails: None,
+        };
+        Self::new(
+            service,
+            Ok(RawRequest::new(&method, link.parameters.clone())),
+        )
+    }
+
+    fn new(service: &S, request: Result<RawRequest, Status>) -> Self {
+        Self {
+            service: service.clone(),
+            request,
+            type_: PhantomData,
+        }
+    }
+}
+
+impl<S, R, E> Call<S, R, E> {
+    /// How long to wait for the reply from now, instead of the schema's `$timeout` or the client's default.
+    pub fn timeout(self, timeout: Duration) -> Self {
+        self.deadline(deadline_after(timeout))
+    }
+
+    /// When to give up. Pass on [`Request::deadline`](crate::Request::deadline) to spend no more than the caller's time.
+    pub fn deadline(self, deadline: Instant) -> Self {
+        self.with(|request| request.deadline = Some(deadline))
+    }
+
+    /// The caller's own ID of this call. The same ID again is the same call again.
+    pub fn request_id(self, id: impl Into<RequestId>) -> Self {
+        let id = id.into();
+        self.with(|request| request.id = id)
+    }
+
+    /// Waits for the server until the deadline where it is not there, and, where the method is
+    /// `$idempotent` or `$once`, sends again when the connection was lost in between.
+    ///
+    /// Otherwise a call fails at once with `Unavailable`, not done.
+    pub fn wait_for_ready(self) -> Self {
+        self.with(|request| request.wait_for_ready = true)
+    }
+
+    /// What travels beside the parameters.
+    pub fn metadata(self, metadata: Metadata) -> Self {
+        self.with(|request| request.metadata = metadata)
+    }
+
+    /// The trace that this call is part of.
+    pub fn trace(self, trace: TraceContext) -> Self {
+        self.with(|request| request.trace = Some(Box::new(trace)))
+    }
+
+    /// What reading the reply may cost.
+    pub fn limits(self, limits: Limits) -> Self {
+        self.with(|request| request.limits = limits)
+    }
+
+    fn with(mut self, change: impl FnOnce(&mut RawRequest)) -> Self {
+        if let Ok(request) = &mut self.request {
+            change(request);
+        }
+        self
+    }
+}
+
+impl<S: CallService, R: Plain, E: MethodError> IntoFuture for Call<S, R, E> {
+    type Output = Result<Response<R>, E>;
+    type IntoFuture = CallFuture<S, R, E>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        CallFuture {
+            state: State::Ready {
+                service: self.service,
+                request: Some(self.request),
+            },
+            type_: PhantomData,
+        }
+    }
+}
+
+pin_project_lite::pin_project! {
+    /// A call that is being made.
+    #[must_use = "futures do nothing unless awaited"]
+    pub struct CallFuture<S: tower_service::Service<RawRequest>, R, E> {
+        #[pin]
+        state: State<S, S::Future>,
+        type_: PhantomData<fn() -> (R, E)>,
+    }
+}
+
+pin_project_lite::pin_project! {
+    #[project = StateProjection]
+    enum State<S, F> {
+        Ready { service: S, request: Option<Result<RawRequest, Status>> },
+        Called { #[pin] reply: F },
+    }
+}
+
+impl<S: CallService, R: Plain, E: MethodError> Future for CallFuture<S, R, E> {
+    type Output = Result<Response<R>, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        loop {
+            let reply = match this.state.as_mut().project() {
+                StateProjection::Called { reply } => ready!(reply.poll(cx)),
+                StateProjection::Ready { service, request } => match ready!(service.poll_ready(cx))
+                {
+                    Err(error) => Err(error),
+                    Ok(()) => match request.take() {
+                        Some(Ok(request)) => {
+                            let reply = service.call(request);
+                            this.state.set(State::Called { reply });
+                            continue;
+                        }
+                        Some(Err(status)) => return Poll::Ready(Err(status.into())),
+                        None => {
+                            let status = Status::internal("polled after it was ready");
+                            return Poll::Ready(Err(status.into()));
+                        }
+                    },
+                },
+            };
+            return Poll::Ready(received(status_of::<S>(reply)));
+        }
+    }
+}
+
+fn status_of<S: CallService>(reply: Result<RawReply, S::Error>) -> Result<RawReply, Status> {
+    reply.map_err(|error| Status::from_error(error.into()))
+}

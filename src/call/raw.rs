@@ -1,0 +1,105 @@
+//! Requests and replies as tower layers see them: without the types of the schema.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use crate::message::Limits;
+use crate::schema::{Effect, MethodInfo};
+use crate::wire::{Metadata, RequestId, TraceContext};
+
+/// One request: which method, whose, until when, and the parameters as they travel.
+///
+/// What a tower layer works on. It can be cloned cheaply, so that a layer can send it again: the
+/// [`id`](Self::id) then stays and [`attempt`](Self::attempt) counts up.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct RawRequest {
+    /// Type ID of the interface that declares the method.
+    pub interface: u64,
+    /// Ordinal of the method in it.
+    pub method: u16,
+    /// What it means to send the request twice. [`Effect::Unsafe`] where nobody knows.
+    pub effect: Effect,
+    /// What makes two requests the same.
+    pub id: RequestId,
+    /// 0 for the first attempt.
+    pub attempt: u16,
+    /// When the caller gives up. `None` before a client has set its default, and on a server for
+    /// a caller that did not say.
+    pub deadline: Option<Instant>,
+    /// Whether to wait for a server that is not there, instead of failing at once.
+    pub wait_for_ready: bool,
+    /// The trace that the call is part of.
+    pub trace: Option<Box<TraceContext>>,
+    /// The application's own, beside the body.
+    pub metadata: Metadata,
+    /// The parameters, a Cap'n Proto message.
+    pub body: Bytes,
+    /// What reading the body may cost.
+    pub limits: Limits,
+}
+
+impl RawRequest {
+    /// A request with a fresh ID, and the deadline of the schema's `$timeout` if it has one.
+    pub fn new(method: &MethodInfo, body: Bytes) -> Self {
+        Self {
+            interface: method.interface,
+            method: method.ordinal,
+            effect: method.effect,
+            id: RequestId::new(),
+            attempt: 0,
+            deadline: method.timeout.map(deadline_after),
+            wait_for_ready: false,
+            trace: None,
+            metadata: Metadata::new(),
+            body,
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// A timeout too long for the clock is as good as a year.
+pub(super) fn deadline_after(timeout: Duration) -> Instant {
+    const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+    Instant::now() + timeout.min(YEAR)
+}
+
+/// How a call ended that has an outcome of its own: results, or the method's own error.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct RawReply {
+    /// Which of the two.
+    pub outcome: Outcome,
+    /// Whether it is the stored outcome of an earlier attempt.
+    pub replayed: bool,
+    /// The application's own, beside the body.
+    pub metadata: Metadata,
+    /// The results or the error, a Cap'n Proto message.
+    pub body: Bytes,
+    /// What reading the body may cost.
+    pub limits: Limits,
+}
+
+/// What the body of a reply is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The method's results.
+    Success,
+    /// The struct that the method's `$fails` names.
+    ApplicationError,
+}
+
+impl RawReply {
+    /// A reply with nothing beside its body.
+    pub fn new(outcome: Outcome, body: Bytes) -> Self {
+        Self {
+            outcome,
+            replayed: false,
+            metadata: Metadata::new(),
+            body,
+            limits: Limits::default(),
+        }
+    }
+}

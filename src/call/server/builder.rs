@@ -1,0 +1,197 @@
+//! What a server has, and how it is set.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tower_layer::Layer;
+use tower_service::Service;
+
+use super::Server;
+use super::counters::Counters;
+use super::drive::{Drive, Shared};
+use crate::call::service::Route;
+use crate::call::{CallService, NamedService, RawReply, RawRequest, ReplyFuture};
+use crate::message::Limits;
+use crate::schema::{Effect, ServiceInfo};
+use crate::transport::{self, Endpoint, EndpointError, TransportError, TransportOptions};
+use crate::wire::Status;
+
+/// Settings of a [`Server`] and its services.
+#[derive(Debug)]
+#[must_use]
+pub struct ServerBuilder {
+    services: Vec<(&'static ServiceInfo, Route)>,
+    pub(super) concurrency_max: usize,
+    pub(super) drain_max: Duration,
+    pub(super) send_wait_max: Duration,
+    pub(super) limits: Limits,
+    transport: TransportOptions,
+}
+
+/// Why a server could not be bound. Nothing is left open.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BindError {
+    /// Two services of one server answer to the same interface.
+    #[error("services `{first}` and `{second}` both answer to interface {interface:#x}")]
+    Ambiguous {
+        /// The name of the one that was added first.
+        first: &'static str,
+        /// The name of the other.
+        second: &'static str,
+        /// The interface that both have.
+        interface: u64,
+    },
+    /// The socket could not be bound.
+    #[error(transparent)]
+    Transport(#[from] TransportError),
+}
+
+impl From<EndpointError> for BindError {
+    fn from(error: EndpointError) -> Self {
+        Self::Transport(error.into())
+    }
+}
+
+impl Default for ServerBuilder {
+    fn default() -> Self {
+        Self {
+            services: Vec::new(),
+            concurrency_max: 1024,
+            drain_max: Duration::from_secs(10),
+            send_wait_max: Duration::from_secs(1),
+            limits: Limits::default(),
+            transport: TransportOptions::default(),
+        }
+    }
+}
+
+impl ServerBuilder {
+    /// Adds a generated server.
+    pub fn service<S>(mut self, service: S) -> Self
+    where
+        S: NamedService
+            + Service<RawRequest, Response = RawReply, Error = Status, Future = ReplyFuture>
+            + Clone
+            + Send
+            + Sync
+            + 'static,
+    {
+        self.services.push((S::INFO, Route::direct(service)));
+        self
+    }
+
+    /// Puts a tower layer around each service that was added so far.
+    pub fn layer<L>(mut self, layer: L) -> Self
+    where
+        L: Layer<Route>,
+        L::Service: CallService + Sync + 'static,
+    {
+        for (_, route) in &mut self.services {
+            *route = Route::layered(layer.layer(route.clone()));
+        }
+        self
+    }
+
+    /// Handlers that may be waiting at once; a request beyond them is refused with
+    /// `ResourceExhausted`, not done. Default: 1,024.
+    pub fn concurrency_max(mut self, handlers: usize) -> Self {
+        self.concurrency_max = handlers;
+        self
+    }
+
+    /// How long a shutdown waits for running handlers. Default: 10 s.
+    pub fn drain_max(mut self, time: Duration) -> Self {
+        self.drain_max = time;
+        self
+    }
+
+    /// How long a reply waits for a client that does not read; then it is dropped and counted.
+    /// Default: 1 s.
+    pub fn send_wait_max(mut self, time: Duration) -> Self {
+        self.send_wait_max = time;
+        self
+    }
+
+    /// What reading a request may cost.
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Settings of the socket.
+    pub fn transport(mut self, options: TransportOptions) -> Self {
+        self.transport = options;
+        self
+    }
+
+    /// Opens the socket. Requests wait there until the server is run.
+    ///
+    /// # Errors
+    /// For what is no endpoint or is in use, for one that other machines could reach without
+    /// [`insecure`](TransportOptions::insecure), and for services that get in each other's way.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime with time and I/O enabled.
+    pub async fn bind(self, endpoint: impl AsRef<str>) -> Result<Server, BindError> {
+        let endpoint: Endpoint = endpoint.as_ref().parse()?;
+        let routes = self.routes()?;
+        let (sender, receiver, endpoint) =
+            transport::bind_router(&endpoint, &self.transport).await?;
+        let shared = Arc::new(Shared {
+            sender,
+            endpoint,
+            routes,
+            counters: Counters::default(),
+            limits: self.limits,
+            concurrency_max: self.concurrency_max,
+            drain_max: self.drain_max,
+            send_wait_max: self.send_wait_max,
+        });
+        Ok(Server {
+            drive: Drive { shared, receiver },
+        })
+    }
+
+    fn routes(&self) -> Result<Routes, BindError> {
+        let mut routes = Routes::default();
+        let mut owners: HashMap<u64, &'static str> = HashMap::new();
+        for (info, route) in &self.services {
+            let mut interfaces: Vec<u64> = info.methods.iter().map(|m| m.interface).collect();
+            interfaces.push(info.interface);
+            interfaces.sort_unstable();
+            interfaces.dedup();
+            for interface in interfaces {
+                if let Some(first) = owners.insert(interface, info.name) {
+                    return Err(BindError::Ambiguous {
+                        first,
+                        second: info.name,
+                        interface,
+                    });
+                }
+                let effects = info
+                    .methods
+                    .iter()
+                    .filter(|method| method.interface == interface)
+                    .map(|method| (method.ordinal, method.effect))
+                    .collect();
+                let route = route.clone();
+                routes.0.insert(interface, (route, effects));
+            }
+        }
+        Ok(routes)
+    }
+}
+
+/// Which service answers to which interface.
+#[derive(Debug, Default)]
+pub(super) struct Routes(HashMap<u64, (Route, HashMap<u16, Effect>)>);
+
+impl Routes {
+    /// The service for a method, and what it means to call it twice.
+    pub fn find(&self, interface: u64, method: u16) -> Option<(&Route, Effect)> {
+        let (route, effects) = self.0.get(&interface)?;
+        Some((route, *effects.get(&method)?))
+    }
+}

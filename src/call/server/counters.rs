@@ -1,0 +1,83 @@
+//! What a server counts, and how often it says so.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// A kind of trouble is logged at most once in this time; the counters have all of it.
+const LOG_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What a server has counted since it was bound.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ServerCounters {
+    /// Requests that reached a handler.
+    pub handled: u64,
+    /// Messages that were no requests: wrong parts, no header, a version that is not spoken here.
+    pub malformed: u64,
+    /// Requests for an interface or a method that no service here has.
+    pub unknown: u64,
+    /// Requests refused because of the concurrency limit, or while draining.
+    pub refused: u64,
+    /// Handlers that panicked.
+    pub panicked: u64,
+    /// Handlers that were ended because their caller's deadline had passed.
+    pub timed_out: u64,
+    /// Replies that were dropped because their caller had gone or did not read.
+    pub replies_dropped: u64,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    pub handled: Counter,
+    pub malformed: Counter,
+    pub unknown: Counter,
+    pub refused: Counter,
+    pub panicked: Counter,
+    pub timed_out: Counter,
+    pub replies_dropped: Counter,
+}
+
+impl Counters {
+    pub fn read(&self) -> ServerCounters {
+        ServerCounters {
+            handled: self.handled.read(),
+            malformed: self.malformed.read(),
+            unknown: self.unknown.read(),
+            refused: self.refused.read(),
+            panicked: self.panicked.read(),
+            timed_out: self.timed_out.read(),
+            replies_dropped: self.replies_dropped.read(),
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Counter {
+    count: AtomicU64,
+    logged: Mutex<Option<Instant>>,
+}
+
+impl Counter {
+    pub fn count(&self) {
+        self.count.fetch_add(1, Relaxed);
+    }
+
+    /// Counts, and calls `log` with the count so far unless it was called a moment ago.
+    pub fn count_and_log(&self, log: impl FnOnce(u64)) {
+        let count = self.count.fetch_add(1, Relaxed) + 1;
+        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        if logged.is_none_or(|at| now.duration_since(at) >= LOG_INTERVAL) {
+            *logged = Some(now);
+            drop(logged);
+            log(count);
+        }
+    }
+
+    fn read(&self) -> u64 {
+        self.count.load(Relaxed)
+    }
+}

@@ -1,0 +1,349 @@
+//! Reading requests, running handlers, sending replies, and stopping.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+
+use super::builder::Routes;
+use super::counters::Counters;
+use crate::call::raw::deadline_after;
+use crate::call::{Outcome, RawReply, RawRequest, ReplyFuture};
+use crate::message::Limits;
+use crate::transport::{Endpoint, Frames, Peer, Received, Refused, RouterReceiver, RouterSender};
+use crate::wire::{Code, HeaderError, ReplyHeader, ReplyStatus, RequestHeader, Status, Work};
+
+/// How often a reply is offered again to a client whose queue is full.
+const SEND_RETRY: Duration = Duration::from_millis(5);
+
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub sender: RouterSender,
+    pub endpoint: Endpoint,
+    pub routes: Routes,
+    pub counters: Counters,
+    pub limits: Limits,
+    pub concurrency_max: usize,
+    pub drain_max: Duration,
+    pub send_wait_max: Duration,
+}
+
+#[derive(Debug)]
+pub(super) struct Drive {
+    pub shared: Arc<Shared>,
+    pub receiver: RouterReceiver,
+}
+
+/// Where a reply goes.
+#[derive(Clone, Debug)]
+struct ReplyTo {
+    peer: Peer,
+    correlation: u64,
+}
+
+type Ended = Result<RawReply, Status>;
+
+impl Drive {
+    pub async fn run(mut self, shutdown: impl Future<Output = ()>) {
+        let mut batch = Vec::new();
+        let mut handlers = JoinSet::new();
+        tokio::pin!(shutdown);
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut shutdown => break,
+                received = self.receiver.receive(&mut batch) => {
+                    if received.is_err() {
+                        return;
+                    }
+                    for (peer, received) in batch.drain(..) {
+                        self.shared.accept(peer, received, &mut handlers);
+                    }
+                }
+                Some(_) = handlers.join_next(), if !handlers.is_empty() => {}
+            }
+        }
+        self.drain(handlers).await;
+    }
+
+    async fn drain(mut self, mut handlers: JoinSet<()>) {
+        self.shared.sender.stop_accepting().await;
+        let stop = deadline_after(self.shared.drain_max);
+        let mut batch = Vec::new();
+        while !handlers.is_empty() {
+            tokio::select! {
+                _ = handlers.join_next() => {}
+                received = self.receiver.receive(&mut batch) => {
+                    if received.is_err() {
+                        break;
+                    }
+                    self.shared.refuse(&mut batch);
+                }
+                () = tokio::time::sleep_until(stop) => break,
+            }
+        }
+        handlers.shutdown().await;
+        // What arrived while the last handler ended is told so too.
+        while let Ok(Ok(())) = timeout(Duration::ZERO, self.receiver.receive(&mut batch)).await {
+            self.shared.refuse(&mut batch);
+        }
+        self.shared.sender.close().await;
+    }
+}
+
+impl Shared {
+    fn accept(self: &Arc<Self>, peer: Peer, received: Received, handlers: &mut JoinSet<()>) {
+        while handlers.try_join_next().is_some() {}
+        let (to, request) = match self.read(peer, received) {
+            Ok(read) => read,
+            Err((to, status)) => return self.reply(&to, Err(status), handlers),
+        };
+        let Some((route, effect)) = self.routes.find(request.interface, request.method) else {
+            self.counters.unknown.count_and_log(|count| {
+                tracing::warn!(endpoint = %self.endpoint, count, "unknown method");
+            });
+            let status = Status::unknown_method(request.interface, request.method);
+            return self.reply(&to, Err(status), handlers);
+        };
+        if handlers.len() >= self.concurrency_max {
+            self.counters.refused.count_and_log(|count| {
+                tracing::warn!(endpoint = %self.endpoint, count, "too many requests at once");
+            });
+            let status = Status::resource_exhausted("the server has too many requests at once");
+            return self.reply(&to, Err(status), handlers);
+        }
+        self.counters.handled.count();
+        let deadline = request.deadline;
+        let request = RawRequest { effect, ..request };
+        let mut future = match catch_unwind(AssertUnwindSafe(|| {
+            let mut route = route.clone();
+            tower_service::Service::call(&mut route, request)
+        })) {
+            Ok(future) => future,
+            Err(_) => return self.reply(&to, Err(self.panicked()), handlers),
+        };
+        // The waker of this first poll is lost. That is sound: whoever polls next asks again.
+        match self.poll(&mut future, &mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(ended) => self.reply(&to, ended, handlers),
+            Poll::Pending => {
+                let shared = Arc::clone(self);
+                handlers.spawn(async move { shared.finish(to, future, deadline).await });
+            }
+        }
+    }
+
+    /// Runs a handler that was not ready at once.
+    async fn finish(
+        self: Arc<Self>,
+        to: ReplyTo,
+        mut future: ReplyFuture,
+        deadline: Option<Instant>,
+    ) {
+        let unless_dropped = RefuseOnDrop {
+            shared: &self,
+            to: Some(to.clone()),
+        };
+        let handler = std::future::poll_fn(|cx| self.poll(&mut future, cx));
+        let ended = match deadline {
+            None => handler.await,
+            Some(deadline) => timeout_at(deadline, handler).await.unwrap_or_else(|_| {
+                self.counters.timed_out.count();
+                Err(Status::deadline_exceeded(Work::OutcomeUnknown))
+            }),
+        };
+        unless_dropped.disarm();
+        let frames = encode(to.correlation, ended);
+        if let Err(Refused::Full(frames)) = self.send(&to.peer, frames) {
+            self.offer(&to.peer, frames).await;
+        }
+    }
+
+    fn poll(&self, future: &mut ReplyFuture, cx: &mut Context<'_>) -> Poll<Ended> {
+        match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
+            Ok(poll) => poll,
+            Err(_) => Poll::Ready(Err(self.panicked())),
+        }
+    }
+
+    fn panicked(&self) -> Status {
+        self.counters.panicked.count_and_log(|count| {
+            tracing::error!(endpoint = %self.endpoint, count, "a handler panicked");
+        });
+        Status::internal("the handler panicked")
+    }
+
+    fn read(
+        &self,
+        peer: Peer,
+        received: Received,
+    ) -> Result<(ReplyTo, RawRequest), (ReplyTo, Status)> {
+        let invalid = |peer, correlation, reason: String| {
+            self.counters.malformed.count_and_log(|count| {
+                tracing::warn!(endpoint = %self.endpoint, count, reason, "no request");
+            });
+            let to = ReplyTo { peer, correlation };
+            (to, Status::invalid_argument(reason))
+        };
+        let Frames { header, body } = match received {
+            Ok(frames) => frames,
+            Err(malformed) => {
+                let parts = malformed.parts;
+                let reason =
+                    format!("expected [empty][header][body], got a message of {parts} parts");
+                return Err(invalid(peer, 0, reason));
+            }
+        };
+        let header = match RequestHeader::decode(&header) {
+            Ok(header) => header,
+            Err(error) => {
+                let correlation = match error {
+                    HeaderError::Version { correlation, .. } => correlation,
+                    _ => 0,
+                };
+                return Err(invalid(peer, correlation, error.to_string()));
+            }
+        };
+        let to = ReplyTo {
+            peer,
+            correlation: header.correlation,
+        };
+        if body.len() > self.limits.message_bytes_max {
+            let status = Status::from(crate::message::MessageError::TooLarge {
+                bytes: body.len(),
+                max: self.limits.message_bytes_max,
+            });
+            return Err((to, status));
+        }
+        let request = RawRequest {
+            interface: header.interface,
+            method: header.method,
+            effect: crate::schema::Effect::Unsafe,
+            id: header.id,
+            attempt: header.attempt,
+            deadline: header.remaining.map(deadline_after),
+            wait_for_ready: false,
+            trace: header.trace.map(Box::new),
+            metadata: header.metadata,
+            body,
+            limits: self.limits,
+        };
+        Ok((to, request))
+    }
+
+    /// Tells all of a batch that the server is leaving.
+    fn refuse(self: &Arc<Self>, batch: &mut Vec<(Peer, Received)>) {
+        for (peer, received) in batch.drain(..) {
+            let (to, status) = match self.read(peer, received) {
+                Ok((to, _)) => {
+                    self.counters.refused.count();
+                    (to, Status::unavailable("the server is shutting down"))
+                }
+                Err(invalid) => invalid,
+            };
+            // A client that does not read now will not be waited for.
+            let _ = self.send(&to.peer, encode(to.correlation, Err(status)));
+        }
+    }
+
+    /// Sends from this task where the socket takes it, and otherwise waits in another.
+    fn reply(self: &Arc<Self>, to: &ReplyTo, ended: Ended, handlers: &mut JoinSet<()>) {
+        let frames = encode(to.correlation, ended);
+        let Err(Refused::Full(frames)) = self.send(&to.peer, frames) else {
+            return;
+        };
+        if handlers.len() >= self.concurrency_max {
+            return self.dropped();
+        }
+        let shared = Arc::clone(self);
+        let peer = to.peer.clone();
+        handlers.spawn(async move { shared.offer(&peer, frames).await });
+    }
+
+    /// Offers a reply again and again to a client that does not read, for a while.
+    async fn offer(&self, peer: &Peer, mut frames: Frames) {
+        let give_up = deadline_after(self.send_wait_max);
+        while Instant::now() < give_up {
+            sleep(SEND_RETRY).await;
+            match self.send(peer, frames) {
+                Err(Refused::Full(back)) => frames = back,
+                _ => return,
+            }
+        }
+        self.dropped();
+    }
+
+    /// Sends once; counts a reply that nobody will ever get.
+    fn send(&self, peer: &Peer, frames: Frames) -> Result<(), Refused> {
+        let sent = self.sender.try_send(peer, frames);
+        if let Err(Refused::NoPeer | Refused::Closed) = sent {
+            self.counters.replies_dropped.count();
+        }
+        sent
+    }
+
+    fn dropped(&self) {
+        self.counters.replies_dropped.count_and_log(|count| {
+            tracing::warn!(endpoint = %self.endpoint, count, "a client does not read its replies");
+        });
+    }
+}
+
+fn encode(correlation: u64, ended: Ended) -> Frames {
+    let (status, replayed, metadata, body) = match ended {
+        Ok(reply) => {
+            let status = match reply.outcome {
+                Outcome::Success => ReplyStatus::Ok,
+                Outcome::ApplicationError => ReplyStatus::ApplicationError,
+            };
+            (status, reply.replayed, reply.metadata, reply.body)
+        }
+        Err(status) => (
+            ReplyStatus::Failed(status),
+            false,
+            Default::default(),
+            Bytes::new(),
+        ),
+    };
+    let header = ReplyHeader {
+        correlation,
+        status,
+        replayed,
+        metadata,
+    };
+    Frames {
+        header: header.encode(),
+        body,
+    }
+}
+
+/// Answers the caller of a handler that is ended before it is done, at the end of a drain.
+struct RefuseOnDrop<'a> {
+    shared: &'a Shared,
+    to: Option<ReplyTo>,
+}
+
+impl RefuseOnDrop<'_> {
+    fn disarm(mut self) {
+        self.to = None;
+    }
+}
+
+impl Drop for RefuseOnDrop<'_> {
+    fn drop(&mut self) {
+        if let Some(to) = self.to.take() {
+            let status = Status::new(
+                Code::Unavailable,
+                Work::OutcomeUnknown,
+                "the server shut down before the handler was done",
+            );
+            // The last word to this client; nothing is left to do where it does not reach it.
+            let _ = self
+                .shared
+                .send(&to.peer, encode(to.correlation, Err(status)));
+        }
+    }
+}

@@ -1,0 +1,337 @@
+//! Requests and replies as handlers and callers see them: with the types of the schema.
+
+use std::fmt;
+use std::time::Duration;
+
+use bytes::Bytes;
+use capnp::traits::Owned;
+use tokio::time::Instant;
+
+use super::{Outcome, RawReply, RawRequest};
+use crate::message::{self, MessageError, Msg, Plain};
+use crate::wire::{Code, Metadata, RequestId, Status, TraceContext, Work};
+
+/// A request as its handler sees it.
+#[derive(Debug)]
+pub struct Request<P: Plain> {
+    message: Msg<P>,
+    raw: RawRequest,
+}
+
+impl<P: Plain> Request<P> {
+    /// Opens the body; generated servers call this.
+    ///
+    /// # Errors
+    /// [`Code::InvalidArgument`] for a body that is over the limits or no message.
+    pub fn open(raw: RawRequest) -> Result<Self, Status> {
+        Ok(Self {
+            message: Msg::open(raw.body.clone(), &raw.limits)?,
+            raw,
+        })
+    }
+
+    /// The parameters, read in place.
+    ///
+    /// # Errors
+    /// As [`Msg::get`]. In a handler, `?` answers the caller with [`Code::InvalidArgument`].
+    pub fn get(&self) -> Result<<P::Capnp as Owned>::Reader<'_>, MessageError> {
+        self.message.get()
+    }
+
+    /// The parameters as a plain struct.
+    ///
+    /// # Errors
+    /// As [`Msg::plain`].
+    pub fn plain(&self) -> Result<P, MessageError> {
+        self.message.plain()
+    }
+
+    /// What makes two requests the same.
+    pub fn id(&self) -> &RequestId {
+        &self.raw.id
+    }
+
+    /// 0 for the caller's first attempt.
+    pub fn attempt(&self) -> u16 {
+        self.raw.attempt
+    }
+
+    /// When the caller gives up, if it said so.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.raw.deadline
+    }
+
+    /// How long the caller will still wait. Zero once it has given up.
+    pub fn remaining(&self) -> Option<Duration> {
+        self.raw
+            .deadline
+            .map(|deadline| deadline.saturating_duration_since(Instant::now()))
+    }
+
+    /// What the caller sent beside the parameters.
+    pub fn metadata(&self) -> &Metadata {
+        &self.raw.metadata
+    }
+
+    /// The trace that the call is part of.
+    pub fn trace(&self) -> Option<&TraceContext> {
+        self.raw.trace.as_deref()
+    }
+}
+
+/// What a handler answers: a plain struct, or a message built in place.
+///
+/// ```
+/// # use bowline::{Link, Reply};
+/// let plain: Reply<Link<String>> = Link::default().into();
+/// let in_place = Reply::<Link<String>>::build(|mut link| link.set_service("login"));
+/// ```
+#[derive(Debug)]
+pub struct Reply<R: Plain> {
+    content: Content<R>,
+    metadata: Metadata,
+}
+
+enum Content<R> {
+    Plain(R),
+    Built(Bytes),
+}
+
+impl<R> fmt::Debug for Content<R> {
+    /// Not the content: it may be secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Plain(_) => "plain",
+            Self::Built(_) => "built",
+        })
+    }
+}
+
+impl<R: Plain> Reply<R> {
+    /// Builds the results in the buffer that is sent.
+    pub fn build(build: impl FnOnce(<R::Capnp as Owned>::Builder<'_>)) -> Self {
+        Self {
+            content: Content::Built(built::<R>(build)),
+            metadata: Metadata::new(),
+        }
+    }
+
+    /// The same, with metadata beside it.
+    pub fn with_metadata(mut self, metadata: Metadata) -> Self {
+        self.metadata = metadata;
+        self
+    }
+}
+
+impl<R: Plain> From<R> for Reply<R> {
+    fn from(plain: R) -> Self {
+        Self {
+            content: Content::Plain(plain),
+            metadata: Metadata::new(),
+        }
+    }
+}
+
+impl<R: Plain> From<Response<R>> for Reply<R> {
+    /// Passes on what another service answered, without reading it.
+    fn from(response: Response<R>) -> Self {
+        Self {
+            content: Content::Built(response.raw.body),
+            metadata: response.raw.metadata,
+        }
+    }
+}
+
+pub(super) fn built<P: Plain>(build: impl FnOnce(<P::Capnp as Owned>::Builder<'_>)) -> Bytes {
+    let result = message::build::<P::Capnp, std::convert::Infallible>(|to| {
+        build(to);
+        Ok(())
+    });
+    match result {
+        Ok(bytes) => bytes,
+        Err(never) => match never {},
+    }
+}
+
+pub(super) fn encoded<P: Plain>(plain: &P) -> Result<Bytes, MessageError> {
+    Ok(message::build::<P::Capnp, capnp::Error>(|to| {
+        plain.write(to)
+    })?)
+}
+
+/// Turns what a handler returned into what is sent; generated servers call this.
+///
+/// # Errors
+/// The handler's status, or [`Code::Internal`] where a plain struct has no encoding.
+pub fn answer<R: Plain, E: MethodError>(result: Result<Reply<R>, E>) -> Result<RawReply, Status> {
+    let reply = match result {
+        Ok(reply) => reply,
+        Err(error) => return error.into_reply(),
+    };
+    let body = match reply.content {
+        Content::Built(body) => body,
+        Content::Plain(plain) => encoded(&plain).map_err(cannot_encode)?,
+    };
+    let mut raw = RawReply::new(Outcome::Success, body);
+    raw.metadata = reply.metadata;
+    Ok(raw)
+}
+
+fn cannot_encode(error: MessageError) -> Status {
+    Status::internal(format!("the reply has no encoding: {error}"))
+}
+
+/// A reply as its caller sees it.
+#[derive(Debug)]
+pub struct Response<R: Plain> {
+    message: Msg<R>,
+    raw: RawReply,
+}
+
+impl<R: Plain> Response<R> {
+    fn open(raw: RawReply) -> Result<Self, Status> {
+        let message = Msg::open(raw.body.clone(), &raw.limits).map_err(cannot_read)?;
+        Ok(Self { message, raw })
+    }
+
+    /// The results, read in place.
+    ///
+    /// # Errors
+    /// As [`Msg::get`].
+    pub fn get(&self) -> Result<<R::Capnp as Owned>::Reader<'_>, MessageError> {
+        self.message.get()
+    }
+
+    /// The results as a plain struct.
+    ///
+    /// # Errors
+    /// As [`Msg::plain`].
+    pub fn plain(&self) -> Result<R, MessageError> {
+        self.message.plain()
+    }
+
+    /// Whether this is the stored reply to an earlier attempt.
+    pub fn is_replayed(&self) -> bool {
+        self.raw.replayed
+    }
+
+    /// What the service sent beside the results.
+    pub fn metadata(&self) -> &Metadata {
+        &self.raw.metadata
+    }
+}
+
+/// The work was done; only its result is unreadable here.
+fn cannot_read(error: MessageError) -> Status {
+    Status::new(
+        Code::Internal,
+        Work::OutcomeUnknown,
+        format!("the reply cannot be read: {error}"),
+    )
+}
+
+pub(super) fn received<R: Plain, E: MethodError>(
+    result: Result<RawReply, Status>,
+) -> Result<Response<R>, E> {
+    let raw = result?;
+    match raw.outcome {
+        Outcome::Success => Ok(Response::open(raw)?),
+        Outcome::ApplicationError => Err(E::from_reply(raw)),
+    }
+}
+
+/// How a method with `$fails(…)` fails: with the error that its schema names, or with a status.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Failure<E> {
+    /// The method's own error: an outcome, of work that was done.
+    Application(E),
+    /// Anything else.
+    Status(Status),
+}
+
+impl<E> From<Status> for Failure<E> {
+    fn from(status: Status) -> Self {
+        Self::Status(status)
+    }
+}
+
+impl<E: Plain> From<E> for Failure<E> {
+    fn from(error: E) -> Self {
+        Self::Application(error)
+    }
+}
+
+impl<E> From<MessageError> for Failure<E> {
+    fn from(error: MessageError) -> Self {
+        Self::Status(error.into())
+    }
+}
+
+impl<E> From<capnp::Error> for Failure<E> {
+    fn from(error: capnp::Error) -> Self {
+        Self::Status(error.into())
+    }
+}
+
+impl<E> From<std::str::Utf8Error> for Failure<E> {
+    fn from(error: std::str::Utf8Error) -> Self {
+        Self::Status(error.into())
+    }
+}
+
+impl<E: fmt::Debug> fmt::Display for Failure<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Application(error) => write!(f, "{error:?}"),
+            Self::Status(status) => status.fmt(f),
+        }
+    }
+}
+
+impl<E: fmt::Debug> std::error::Error for Failure<E> {}
+
+/// The error type of a method: [`Status`], or [`Failure`] where its schema says `$fails`.
+pub trait MethodError: From<Status> + Sized {
+    /// On its way out of a service.
+    ///
+    /// # Errors
+    /// The status, where it is one.
+    fn into_reply(self) -> Result<RawReply, Status>;
+
+    /// From a reply whose outcome is an application error.
+    fn from_reply(reply: RawReply) -> Self;
+}
+
+impl MethodError for Status {
+    fn into_reply(self) -> Result<RawReply, Status> {
+        Err(self)
+    }
+
+    fn from_reply(_: RawReply) -> Self {
+        Self::new(
+            Code::Unknown,
+            Work::OutcomeUnknown,
+            "an application error that this program's schema does not name",
+        )
+    }
+}
+
+impl<E: Plain> MethodError for Failure<E> {
+    fn into_reply(self) -> Result<RawReply, Status> {
+        match self {
+            Self::Application(error) => {
+                let body = encoded(&error).map_err(cannot_encode)?;
+                Ok(RawReply::new(Outcome::ApplicationError, body))
+            }
+            Self::Status(status) => Err(status),
+        }
+    }
+
+    fn from_reply(reply: RawReply) -> Self {
+        let error = Msg::<E>::open(reply.body, &reply.limits).and_then(|message| message.plain());
+        match error {
+            Ok(error) => Self::Application(error),
+            Err(error) => Self::Status(cannot_read(error)),
+        }
+    }
+}

@@ -1,0 +1,37 @@
+//! Messages: owned, over borrowed bytes; built in place in the buffer that is sent.
+//!
+//! Knows Cap'n Proto and nothing of sockets, calls or topics.
+
+mod buffer;
+mod limits;
+mod link;
+mod plain;
+mod received;
+
+pub use limits::Limits;
+pub use link::Link;
+pub use plain::*;
+pub use received::Msg;
+
+pub(crate) use buffer::{aligned, build};
+pub(crate) use received::open;
+
+/// Why a message could not be read or built.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum MessageError {
+    /// The message is over [`Limits::message_bytes_max`]; nothing of it was read.
+    #[error("a message of {bytes} bytes is over the limit of {max}")]
+    TooLarge {
+        /// Its size.
+        bytes: usize,
+        /// The limit.
+        max: usize,
+    },
+    /// The bytes are no Cap'n Proto message of this type, or reading them costs more than the limits allow.
+    #[error("not a message of this type: {0}")]
+    Malformed(#[from] capnp::Error),
+    /// A text field is not UTF-8.
+    #[error("text that is not UTF-8: {0}")]
+    Text(#[from] std::str::Utf8Error),
+}

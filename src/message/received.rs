@@ -1,0 +1,122 @@
+//! A received message: owns its bytes, and is read in place.
+
+use std::fmt;
+use std::marker::PhantomData;
+
+use bytes::Bytes;
+use capnp::message::{Reader, ReaderSegments};
+use capnp::serialize::BufferSegments;
+use capnp::traits::Owned;
+
+use super::buffer::aligned;
+use super::{Limits, MessageError, Plain};
+
+/// A received message of a type from a schema.
+///
+/// It owns its bytes and can be kept, sent to another thread or held across an `.await`; what
+/// [`get`](Self::get) gives borrows from it, and cannot.
+///
+/// ```
+/// # use bowline::message::{Msg, MessageError};
+/// # fn f(bytes: bytes::Bytes) -> Result<(), MessageError> {
+/// let message: Msg<String> = Msg::open(bytes, &Default::default())?;
+/// let text: &str = message.get()?.to_str()?;
+/// # Ok(()) }
+/// ```
+pub struct Msg<T: Plain> {
+    reader: Reader<Segments>,
+    type_: PhantomData<fn() -> T>,
+}
+
+impl<T: Plain> Msg<T> {
+    /// Checks the framing and the size of a message. No other byte is looked at until it is read.
+    ///
+    /// # Errors
+    /// [`MessageError::TooLarge`] over `limits`, [`MessageError::Malformed`] for bytes that are no
+    /// Cap'n Proto message.
+    pub fn open(bytes: Bytes, limits: &Limits) -> Result<Self, MessageError> {
+        Ok(Self {
+            reader: open(bytes, limits)?,
+            type_: PhantomData,
+        })
+    }
+
+    /// Reads in place: no field is copied or decoded before it is asked for.
+    ///
+    /// # Errors
+    /// [`MessageError::Malformed`] where the root pointer is not that of a `T`, or where this and
+    /// earlier readings visited more words than the limits allow.
+    pub fn get(&self) -> Result<<T::Capnp as Owned>::Reader<'_>, MessageError> {
+        Ok(self.reader.get_root()?)
+    }
+
+    /// Copies the message into plain Rust values.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get), for any field.
+    pub fn plain(&self) -> Result<T, MessageError> {
+        Ok(T::read(self.get()?)?)
+    }
+}
+
+impl<T: Plain> fmt::Debug for Msg<T> {
+    /// Shows the type and the size: the fields may be secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "Msg<{}>({} words)",
+            std::any::type_name::<T>(),
+            self.reader.size_in_words()
+        )
+    }
+}
+
+pub(crate) fn open(bytes: Bytes, limits: &Limits) -> Result<Reader<Segments>, MessageError> {
+    if bytes.len() > limits.message_bytes_max {
+        return Err(MessageError::TooLarge {
+            bytes: bytes.len(),
+            max: limits.message_bytes_max,
+        });
+    }
+    let options = limits.reader_options(bytes.len());
+    let bytes = aligned(bytes);
+    let segments = match single_segment(&bytes) {
+        Some(segment_bytes) => Segments::One(bytes.slice(8..8 + segment_bytes)),
+        None => Segments::Many(BufferSegments::new(bytes, options)?),
+    };
+    Ok(Reader::new(segments, options))
+}
+
+/// The length in bytes of the only segment, where there is only one and it is whole.
+fn single_segment(bytes: &[u8]) -> Option<usize> {
+    let (table, rest) = bytes.split_first_chunk::<8>()?;
+    let [0, 0, 0, 0, a, b, c, d] = *table else {
+        return None;
+    };
+    let segment_bytes = (u32::from_le_bytes([a, b, c, d]) as usize).checked_mul(8)?;
+    (segment_bytes <= rest.len()).then_some(segment_bytes)
+}
+
+/// The segments of one message, without an allocation for the usual one.
+pub(crate) enum Segments {
+    One(Bytes),
+    Many(BufferSegments<Bytes>),
+}
+
+impl ReaderSegments for Segments {
+    #[inline]
+    fn get_segment(&self, id: u32) -> Option<&[u8]> {
+        match self {
+            Self::One(segment) => (id == 0).then_some(segment),
+            Self::Many(segments) => segments.get_segment(id),
+        }
+    }
+
+    #[inline]
+    fn len(&self) -> usize {
+        match self {
+            Self::One(_) => 1,
+            Self::Many(segments) => segments.len(),
+        }
+    }
+}

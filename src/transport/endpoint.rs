@@ -1,0 +1,169 @@
+//! Where a socket binds or connects: a checked address.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+use std::str::FromStr;
+
+/// `tcp://host:port`, `ipc://path` or `inproc://name`.
+///
+/// Port 0 binds to a free port; what is bound then says which. An `ipc` path that starts with `@`
+/// names a Linux abstract socket.
+///
+/// ```
+/// # use bowline::Endpoint;
+/// let endpoint: Endpoint = "tcp://127.0.0.1:5555".parse()?;
+/// assert_eq!(endpoint.to_string(), "tcp://127.0.0.1:5555");
+/// assert!("http://example.org".parse::<Endpoint>().is_err());
+/// # Ok::<(), bowline::EndpointError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Endpoint {
+    /// A TCP address.
+    #[non_exhaustive]
+    Tcp {
+        /// A name or an address; an IPv6 address without its brackets.
+        host: String,
+        /// The port.
+        port: u16,
+    },
+    /// A Unix socket.
+    Ipc(PathBuf),
+    /// A name within this process.
+    Inproc(String),
+}
+
+/// Why a text is no endpoint.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "`{text}` is no endpoint ({reason}); expected tcp://host:port, ipc://path or inproc://name"
+)]
+pub struct EndpointError {
+    text: String,
+    reason: &'static str,
+}
+
+impl Endpoint {
+    /// Whether only processes of this machine can reach it.
+    pub fn is_local(&self) -> bool {
+        match self {
+            Self::Ipc(_) | Self::Inproc(_) => true,
+            Self::Tcp { host, .. } => match host.parse::<IpAddr>() {
+                Ok(address) => address.is_loopback(),
+                Err(_) => host == "localhost",
+            },
+        }
+    }
+}
+
+impl FromStr for Endpoint {
+    type Err = EndpointError;
+
+    fn from_str(text: &str) -> Result<Self, EndpointError> {
+        let error = |reason| EndpointError {
+            text: text.to_owned(),
+            reason,
+        };
+        let (scheme, rest) = text.split_once("://").ok_or_else(|| error("no scheme"))?;
+        if rest.is_empty() {
+            return Err(error("nothing after the scheme"));
+        }
+        if rest.chars().any(char::is_control) {
+            return Err(error("a control character"));
+        }
+        match scheme {
+            "tcp" => {
+                let (host, port) = rest.rsplit_once(':').ok_or_else(|| error("no port"))?;
+                let port = port.parse().map_err(|_| error("a port is 0 to 65535"))?;
+                let host = match host {
+                    "*" => Ipv4Addr::UNSPECIFIED.to_string(),
+                    _ => match host.strip_prefix('[').and_then(|h| h.strip_suffix(']')) {
+                        Some(address) => address.to_owned(),
+                        None if host.contains(':') => {
+                            return Err(error("an IPv6 address stands in brackets"));
+                        }
+                        None => host.to_owned(),
+                    },
+                };
+                if host.is_empty() {
+                    return Err(error("no host"));
+                }
+                Ok(Self::Tcp { host, port })
+            }
+            "ipc" => Ok(Self::Ipc(rest.into())),
+            "inproc" => Ok(Self::Inproc(rest.to_owned())),
+            _ => Err(error("an unknown scheme")),
+        }
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp { host, port } if host.contains(':') => write!(f, "tcp://[{host}]:{port}"),
+            Self::Tcp { host, port } => write!(f, "tcp://{host}:{port}"),
+            Self::Ipc(path) => write!(f, "ipc://{}", path.display()),
+            Self::Inproc(name) => write!(f, "inproc://{name}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_printed_reads_back() {
+        for text in [
+            "tcp://127.0.0.1:0",
+            "tcp://[::1]:65535",
+            "tcp://example.org:80",
+            "ipc://run/login.sock",
+            "ipc://@login",
+            "inproc://login",
+        ] {
+            assert_eq!(text.parse::<Endpoint>().unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn what_is_no_endpoint_says_why() {
+        for (text, reason) in [
+            ("login", "no scheme"),
+            ("tcp://", "nothing after the scheme"),
+            ("tcp://localhost", "no port"),
+            ("tcp://localhost:65536", "a port is"),
+            ("tcp://::1:80", "brackets"),
+            ("tcp://:80", "no host"),
+            ("udp://localhost:80", "unknown scheme"),
+            ("inproc://a\nb", "control"),
+        ] {
+            let error = text.parse::<Endpoint>().unwrap_err().to_string();
+            assert!(error.contains(reason), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn local_is_what_another_machine_cannot_reach() {
+        for (text, local) in [
+            ("tcp://127.0.0.1:1", true),
+            ("tcp://127.9.9.9:1", true),
+            ("tcp://[::1]:1", true),
+            ("tcp://localhost:1", true),
+            ("ipc://x", true),
+            ("inproc://x", true),
+            ("tcp://*:1", false),
+            ("tcp://0.0.0.0:1", false),
+            ("tcp://[::]:1", false),
+            ("tcp://10.0.0.1:1", false),
+            ("tcp://example.org:1", false),
+        ] {
+            assert_eq!(
+                text.parse::<Endpoint>().unwrap().is_local(),
+                local,
+                "{text}"
+            );
+        }
+    }
+}

@@ -1,0 +1,335 @@
+//! In process: `inproc://name` within one binary, for tests and for composing services.
+//!
+//! A registry of names leads a dealer to its router; from there both talk over bounded channels.
+//! A dealer may be there before its router, and finds the next one that binds the name.
+
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
+
+use tokio::sync::{mpsc, watch};
+
+use super::{
+    BATCH_MAX, Closed, Endpoint, Frames, Peer, Received, Refused, TransportError, TransportOptions,
+};
+
+static ROUTERS: LazyLock<Mutex<HashMap<String, Weak<Router>>>> = LazyLock::new(Mutex::default);
+/// Told whenever a router binds, for the dealers that wait for one.
+static BOUND: LazyLock<watch::Sender<()>> = LazyLock::new(watch::Sender::default);
+
+/// Nothing below can leave these maps half changed, so a panic elsewhere does not make them wrong.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+// ---- router ----
+
+#[derive(Debug)]
+struct Router {
+    name: String,
+    requests: mpsc::Sender<(u64, Frames)>,
+    peers: Mutex<Peers>,
+}
+
+#[derive(Debug, Default)]
+struct Peers {
+    replies: HashMap<u64, mpsc::Sender<Frames>>,
+    last: u64,
+    closed: bool,
+}
+
+impl Router {
+    fn attach(&self, replies: mpsc::Sender<Frames>) -> Option<u64> {
+        let mut peers = lock(&self.peers);
+        if peers.closed {
+            return None;
+        }
+        peers.last += 1;
+        let id = peers.last;
+        peers.replies.insert(id, replies);
+        Some(id)
+    }
+
+    fn stop_accepting(&self) {
+        let mut routers = lock(&ROUTERS);
+        if routers
+            .get(&self.name)
+            .is_some_and(|router| std::ptr::eq(router.as_ptr(), self))
+        {
+            routers.remove(&self.name);
+        }
+    }
+
+    fn close(&self) {
+        self.stop_accepting();
+        let mut peers = lock(&self.peers);
+        peers.closed = true;
+        peers.replies.clear();
+    }
+}
+
+impl Drop for Router {
+    fn drop(&mut self) {
+        self.stop_accepting();
+    }
+}
+
+pub(super) fn bind_router(
+    name: &str,
+    options: &TransportOptions,
+) -> Result<(RouterSender, RouterReceiver), TransportError> {
+    let (requests, received) = mpsc::channel(options.receive_queue_max.max(1) as usize);
+    let router = Arc::new(Router {
+        name: name.to_owned(),
+        requests,
+        peers: Mutex::default(),
+    });
+    {
+        let mut routers = lock(&ROUTERS);
+        if routers.get(name).is_some_and(|r| r.strong_count() > 0) {
+            return Err(TransportError::InUse {
+                endpoint: Endpoint::Inproc(name.to_owned()),
+            });
+        }
+        routers.insert(name.to_owned(), Arc::downgrade(&router));
+    }
+    BOUND.send_replace(());
+    let receiver = RouterReceiver {
+        received,
+        router: Arc::clone(&router),
+    };
+    Ok((RouterSender { router }, receiver))
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct RouterSender {
+    router: Arc<Router>,
+}
+
+impl RouterSender {
+    pub fn try_send(&self, peer: u64, frames: Frames) -> Result<(), Refused> {
+        let mut peers = lock(&self.router.peers);
+        if peers.closed {
+            return Err(Refused::Closed);
+        }
+        let Some(replies) = peers.replies.get(&peer) else {
+            return Err(Refused::NoPeer);
+        };
+        match replies.try_send(frames) {
+            Ok(()) => Ok(()),
+            Err(mpsc::error::TrySendError::Full(frames)) => Err(Refused::Full(frames)),
+            Err(mpsc::error::TrySendError::Closed(_)) => {
+                peers.replies.remove(&peer);
+                Err(Refused::NoPeer)
+            }
+        }
+    }
+
+    pub fn stop_accepting(&self) {
+        self.router.stop_accepting();
+    }
+
+    pub fn close(&self) {
+        self.router.close();
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct RouterReceiver {
+    received: mpsc::Receiver<(u64, Frames)>,
+    router: Arc<Router>,
+}
+
+impl RouterReceiver {
+    pub async fn receive(&mut self, batch: &mut Vec<(Peer, Received)>) -> Result<(), Closed> {
+        let mut next = self.received.recv().await;
+        while let Some((peer, frames)) = next {
+            batch.push((Peer::Memory(peer), Ok(frames)));
+            if batch.len() >= BATCH_MAX {
+                return Ok(());
+            }
+            next = self.received.try_recv().ok();
+        }
+        if batch.is_empty() {
+            Err(Closed)
+        } else {
+            Ok(())
+        }
+    }
+}
+
+impl Drop for RouterReceiver {
+    fn drop(&mut self) {
+        self.router.close();
+    }
+}
+
+// ---- dealer ----
+
+#[derive(Debug)]
+struct Link {
+    id: u64,
+    router: Weak<Router>,
+    requests: mpsc::Sender<(u64, Frames)>,
+}
+
+/// What the two halves of a dealer share.
+#[derive(Debug)]
+struct Dealer {
+    name: String,
+    replies_max: usize,
+    link: Mutex<Option<Link>>,
+    generation: watch::Sender<u64>,
+    closed: watch::Sender<bool>,
+}
+
+impl Dealer {
+    /// Finds the router of the name, if there is one now.
+    fn attach(&self) -> Option<mpsc::Receiver<Frames>> {
+        let router = lock(&ROUTERS).get(&self.name).and_then(Weak::upgrade)?;
+        let (replies, received) = mpsc::channel(self.replies_max);
+        let id = router.attach(replies)?;
+        *lock(&self.link) = Some(Link {
+            id,
+            router: Arc::downgrade(&router),
+            requests: router.requests.clone(),
+        });
+        self.generation.send_modify(|generation| *generation += 1);
+        Some(received)
+    }
+
+    fn detach(&self) {
+        if let Some(link) = lock(&self.link).take() {
+            if let Some(router) = link.router.upgrade() {
+                lock(&router.peers).replies.remove(&link.id);
+            }
+            self.generation.send_modify(|generation| *generation += 1);
+        }
+    }
+}
+
+pub(super) fn connect_dealer(
+    name: &str,
+    options: &TransportOptions,
+) -> (DealerSender, DealerReceiver) {
+    let dealer = Arc::new(Dealer {
+        name: name.to_owned(),
+        replies_max: options.receive_queue_max.max(1) as usize,
+        link: Mutex::new(None),
+        generation: watch::Sender::new(0),
+        closed: watch::Sender::new(false),
+    });
+    let bound = BOUND.subscribe();
+    let replies = dealer.attach();
+    let receiver = DealerReceiver {
+        dealer: Arc::clone(&dealer),
+        replies,
+        bound,
+        closed: dealer.closed.subscribe(),
+    };
+    (DealerSender { dealer }, receiver)
+}
+
+#[derive(Debug)]
+pub(crate) struct DealerSender {
+    dealer: Arc<Dealer>,
+}
+
+impl DealerSender {
+    pub fn try_send(&self, frames: Frames) -> Result<(), Refused> {
+        if *self.dealer.closed.borrow() {
+            return Err(Refused::Closed);
+        }
+        let link = lock(&self.dealer.link);
+        let Some(link) = &*link else {
+            return Err(Refused::NoPeer);
+        };
+        link.requests
+            .try_send((link.id, frames))
+            .map_err(|error| match error {
+                mpsc::error::TrySendError::Full((_, frames)) => Refused::Full(frames),
+                mpsc::error::TrySendError::Closed(_) => Refused::NoPeer,
+            })
+    }
+
+    pub async fn writable(&self) {
+        let requests = lock(&self.dealer.link).as_ref().map(|l| l.requests.clone());
+        if let Some(requests) = requests {
+            // Either outcome makes another try worth while.
+            let _ = requests.reserve().await;
+        }
+    }
+
+    pub fn is_connected(&self) -> bool {
+        lock(&self.dealer.link).is_some()
+    }
+
+    pub fn connection_generation(&self) -> u64 {
+        *self.dealer.generation.borrow()
+    }
+
+    pub async fn connection_changed(&self, seen: u64) -> Result<u64, Closed> {
+        let mut closed = self.dealer.closed.subscribe();
+        let mut generation = self.dealer.generation.subscribe();
+        tokio::select! {
+            changed = generation.wait_for(|generation| *generation != seen) => {
+                changed.map(|generation| *generation).map_err(|_| Closed)
+            }
+            _ = closed.wait_for(|closed| *closed) => Err(Closed),
+        }
+    }
+
+    pub fn close(&self) {
+        self.dealer.closed.send_replace(true);
+        self.dealer.detach();
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct DealerReceiver {
+    dealer: Arc<Dealer>,
+    replies: Option<mpsc::Receiver<Frames>>,
+    bound: watch::Receiver<()>,
+    closed: watch::Receiver<bool>,
+}
+
+impl DealerReceiver {
+    pub async fn receive(&mut self, batch: &mut Vec<Received>) -> Result<(), Closed> {
+        loop {
+            if *self.closed.borrow() {
+                return Err(Closed);
+            }
+            let Some(replies) = &mut self.replies else {
+                self.replies = self.dealer.attach();
+                if self.replies.is_none() {
+                    tokio::select! {
+                        _ = self.bound.changed() => {}
+                        _ = self.closed.changed() => {}
+                    }
+                }
+                continue;
+            };
+            let mut next = tokio::select! {
+                next = replies.recv() => next,
+                _ = self.closed.changed() => continue,
+            };
+            while let Some(frames) = next {
+                batch.push(Ok(frames));
+                if batch.len() >= BATCH_MAX {
+                    return Ok(());
+                }
+                next = replies.try_recv().ok();
+            }
+            if !batch.is_empty() {
+                return Ok(());
+            }
+            self.replies = None;
+            self.dealer.detach();
+        }
+    }
+}
+
+impl Drop for DealerReceiver {
+    fn drop(&mut self) {
+        self.dealer.detach();
+    }
+}

@@ -1,0 +1,70 @@
+//! `omq-tokio`: ZMTP 3.1 over tcp and ipc, wire compatible with libzmq.
+//!
+//! Everything here sets what that library leaves open (limits, linger, heartbeats, mandatory
+//! routing) and turns its values into ours. Its breaking releases stop in this folder.
+
+mod dealer;
+mod router;
+
+pub(super) use dealer::{DealerReceiver, DealerSender, connect_dealer};
+pub(super) use router::{Peer, RouterReceiver, RouterSender, bind_router};
+
+use bytes::Bytes;
+use omq_tokio::options::WorkloadProfile;
+use omq_tokio::{Error, Message, MessagePool, Options, ReconnectPolicy};
+
+use super::{Endpoint, Frames, Malformed, Received, TransportError, TransportOptions};
+
+/// omq counts a slot of this size for each part of a message against its size limit.
+const PART_BYTES: usize = 64;
+/// The parts of `[empty][header][body]`.
+const PARTS: usize = 3;
+/// Part tables kept for reuse, a socket.
+const TABLES_KEPT: usize = 256;
+
+fn options(from: &TransportOptions) -> Options {
+    Options::new()
+        .workload_profile(WorkloadProfile::Throughput)
+        .max_message_size(from.message_bytes_max + PARTS * PART_BYTES)
+        .send_hwm(from.send_queue_max)
+        .recv_hwm(from.receive_queue_max)
+        .linger(from.linger)
+        .heartbeat_interval(from.heartbeat_interval)
+        .heartbeat_timeout(from.heartbeat_timeout)
+        .handshake_timeout(from.handshake_timeout)
+        .max_pending_handshakes(from.handshakes_max)
+        .reconnect(ReconnectPolicy::Exponential {
+            min: from.reconnect_min,
+            max: from.reconnect_max,
+        })
+        .recv_message_pool(MessagePool::new(TABLES_KEPT, PARTS + 1))
+}
+
+fn to_message(pool: &MessagePool, frames: Frames) -> Message {
+    pool.multipart([Bytes::new(), frames.header, frames.body])
+}
+
+fn to_frames(message: &Message) -> Received {
+    let parts = message.len();
+    if parts == PARTS
+        && message.part_slice(0).is_some_and(<[u8]>::is_empty)
+        && let (Some(header), Some(body)) = (message.part_bytes(1), message.part_bytes(2))
+    {
+        Ok(Frames { header, body })
+    } else {
+        Err(Malformed { parts })
+    }
+}
+
+fn to_error(endpoint: &Endpoint, error: Error) -> TransportError {
+    let endpoint = endpoint.clone();
+    match error {
+        Error::Io(io) if io.kind() == std::io::ErrorKind::AddrInUse => {
+            TransportError::InUse { endpoint }
+        }
+        error => TransportError::Refused {
+            endpoint,
+            reason: error.to_string(),
+        },
+    }
+}

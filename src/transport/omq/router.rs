@@ -1,0 +1,103 @@
+//! The server's socket.
+
+use std::sync::Arc;
+
+use omq_tokio::{Error, Identity, IdentitySocket, MessagePool, Socket, SocketType, TrySendError};
+
+use super::{TABLES_KEPT, options, to_error, to_frames, to_message};
+use crate::transport::{
+    BATCH_MAX, Closed, Endpoint, Frames, Received, Refused, TransportError, TransportOptions,
+};
+
+/// The peer's routing identity, as omq knows it. Not a principal: any peer may claim any.
+#[derive(Clone, Debug)]
+pub(crate) struct Peer(Identity);
+
+pub(in crate::transport) async fn bind_router(
+    endpoint: &Endpoint,
+    from: &TransportOptions,
+) -> Result<(RouterSender, RouterReceiver, Endpoint), TransportError> {
+    let failed = |error| to_error(endpoint, error);
+    let options = options(from).router_mandatory(true);
+    let socket = Socket::try_new(SocketType::Router, options).map_err(failed)?;
+    let bound = socket.bind(endpoint.to_string()).await.map_err(failed)?;
+    let actual = match endpoint {
+        // Keeps the host as it was given: it may be a name.
+        Endpoint::Tcp { host, port: 0 } => match bound.to_string().parse()? {
+            Endpoint::Tcp { port, .. } => Endpoint::Tcp {
+                host: host.clone(),
+                port,
+            },
+            other => other,
+        },
+        other => other.clone(),
+    };
+    let receiver = RouterReceiver {
+        socket: socket.identity_routing().map_err(failed)?,
+    };
+    let sender = RouterSender {
+        socket: Arc::new(socket),
+        bound,
+        pool: MessagePool::new(TABLES_KEPT, 4),
+    };
+    Ok((sender, receiver, actual))
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct RouterSender {
+    socket: Arc<Socket>,
+    bound: omq_tokio::Endpoint,
+    pool: MessagePool,
+}
+
+impl RouterSender {
+    pub fn try_send(&self, peer: &Peer, frames: Frames) -> Result<(), Refused> {
+        let given_back = frames.clone();
+        match self
+            .socket
+            .try_send_to(&peer.0, to_message(&self.pool, frames))
+        {
+            Ok(()) => Ok(()),
+            Err(TrySendError::Full(_)) => Err(Refused::Full(given_back)),
+            Err(TrySendError::Error(Error::Unroutable)) => Err(Refused::NoPeer),
+            Err(_) => Err(Refused::Closed),
+        }
+    }
+
+    pub async fn stop_accepting(&self) {
+        // The only error is that the socket is closed already.
+        let _ = self.socket.unbind(self.bound.clone()).await;
+    }
+
+    pub async fn close(&self) {
+        let _ = self.socket.clone_shared().close().await;
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct RouterReceiver {
+    socket: IdentitySocket,
+}
+
+impl RouterReceiver {
+    pub async fn receive(
+        &mut self,
+        batch: &mut Vec<(super::super::Peer, Received)>,
+    ) -> Result<(), Closed> {
+        let (peer, message) = self.socket.recv_from().await.map_err(|_| Closed)?;
+        let mut received = (peer, message);
+        for _ in 0..BATCH_MAX {
+            let (peer, message) = received;
+            batch.push((super::super::Peer::Omq(Peer(peer)), to_frames(&message)));
+            match self.socket.try_recv_from() {
+                Ok(next) => received = next,
+                Err(_) => return Ok(()),
+            }
+        }
+        batch.push((
+            super::super::Peer::Omq(Peer(received.0)),
+            to_frames(&received.1),
+        ));
+        Ok(())
+    }
+}

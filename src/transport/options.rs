@@ -1,0 +1,116 @@
+//! What a socket is set to, whatever carries it.
+
+use std::time::Duration;
+
+/// Settings of sockets, with a default for each: nothing is left to a transport library.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TransportOptions {
+    /// Which library carries `tcp` and `ipc`. `inproc` is always carried in memory.
+    pub carrier: Carrier,
+    /// Largest message in bytes, header and body together; a peer that sends more is disconnected. Default: 64 MiB and a header.
+    pub message_bytes_max: usize,
+    /// Messages that wait to be sent to one peer. Default: 4,096.
+    pub send_queue_max: u32,
+    /// Messages of one peer that wait to be received. Default: 1,024.
+    pub receive_queue_max: u32,
+    /// How long closing waits for what is still to be sent. Default: 1 s.
+    pub linger: Duration,
+    /// How often a silent peer is asked whether it lives. Default: 5 s.
+    pub heartbeat_interval: Duration,
+    /// How long it may stay silent after that. Default: 10 s.
+    pub heartbeat_timeout: Duration,
+    /// How long a peer may take to say who it is. Default: 5 s.
+    pub handshake_timeout: Duration,
+    /// Connections that may be in their handshake at once. Default: 256.
+    pub handshakes_max: usize,
+    /// The first wait before a lost connection is tried again; it doubles. Default: 20 ms.
+    pub reconnect_min: Duration,
+    /// The longest such wait. Default: 2 s.
+    pub reconnect_max: Duration,
+    /// Allows to bind where other machines can reach an endpoint that has no keys. Default: false.
+    pub insecure: bool,
+}
+
+/// A library that carries messages over `tcp` and `ipc`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Carrier {
+    /// `omq-tokio`.
+    #[default]
+    Omq,
+    /// The `zeromq` crate. docs/transports.md lists what it lacks.
+    #[cfg(feature = "zeromq")]
+    Zeromq,
+}
+
+impl Default for TransportOptions {
+    fn default() -> Self {
+        Self {
+            carrier: Carrier::default(),
+            message_bytes_max: (64 << 20) + crate::wire::HEADER_BYTES_MAX,
+            send_queue_max: 4096,
+            receive_queue_max: 1024,
+            linger: Duration::from_secs(1),
+            heartbeat_interval: Duration::from_secs(5),
+            heartbeat_timeout: Duration::from_secs(10),
+            handshake_timeout: Duration::from_secs(5),
+            handshakes_max: 256,
+            reconnect_min: Duration::from_millis(20),
+            reconnect_max: Duration::from_secs(2),
+            insecure: false,
+        }
+    }
+}
+
+impl TransportOptions {
+    /// Sets [`carrier`](Self::carrier).
+    pub fn with_carrier(mut self, carrier: Carrier) -> Self {
+        self.carrier = carrier;
+        self
+    }
+
+    /// Sets [`message_bytes_max`](Self::message_bytes_max).
+    pub fn with_message_bytes_max(mut self, bytes: usize) -> Self {
+        self.message_bytes_max = bytes;
+        self
+    }
+
+    /// Sets [`send_queue_max`](Self::send_queue_max).
+    pub fn with_send_queue_max(mut self, messages: u32) -> Self {
+        self.send_queue_max = messages;
+        self
+    }
+
+    /// Sets [`receive_queue_max`](Self::receive_queue_max).
+    pub fn with_receive_queue_max(mut self, messages: u32) -> Self {
+        self.receive_queue_max = messages;
+        self
+    }
+
+    /// Sets [`linger`](Self::linger).
+    pub fn with_linger(mut self, linger: Duration) -> Self {
+        self.linger = linger;
+        self
+    }
+
+    /// Sets [`heartbeat_interval`](Self::heartbeat_interval) and [`heartbeat_timeout`](Self::heartbeat_timeout).
+    pub fn with_heartbeat(mut self, interval: Duration, timeout: Duration) -> Self {
+        self.heartbeat_interval = interval;
+        self.heartbeat_timeout = timeout;
+        self
+    }
+
+    /// Sets [`reconnect_min`](Self::reconnect_min) and [`reconnect_max`](Self::reconnect_max).
+    pub fn with_reconnect(mut self, min: Duration, max: Duration) -> Self {
+        self.reconnect_min = min;
+        self.reconnect_max = max;
+        self
+    }
+
+    /// Sets [`insecure`](Self::insecure).
+    pub fn with_insecure(mut self, insecure: bool) -> Self {
+        self.insecure = insecure;
+        self
+    }
+}

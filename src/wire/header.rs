@@ -1,0 +1,118 @@
+//! Opening a header, whichever of the three it is.
+
+use capnp::Word;
+use capnp::message::{Reader, ReaderSegments};
+
+use super::{ENVELOPE_VERSION, HEADER_BYTES_MAX};
+use crate::message::Limits;
+
+/// Why a header could not be understood.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum HeaderError {
+    /// The frame is no header of this kind.
+    #[error("not an envelope: {0}")]
+    Malformed(String),
+    /// The frame is larger than any header may be.
+    #[error("a header of {bytes} bytes is over the limit of {HEADER_BYTES_MAX}")]
+    TooLarge {
+        /// Its size.
+        bytes: usize,
+    },
+    /// The peer speaks a version of the envelope that this crate does not.
+    #[error("envelope version {version} is not version {ENVELOPE_VERSION}")]
+    Version {
+        /// The peer's version.
+        version: u16,
+        /// The correlation number of the message, so that it can be answered.
+        correlation: u64,
+    },
+}
+
+impl From<capnp::Error> for HeaderError {
+    fn from(error: capnp::Error) -> Self {
+        Self::Malformed(error.to_string())
+    }
+}
+
+impl From<std::str::Utf8Error> for HeaderError {
+    fn from(error: std::str::Utf8Error) -> Self {
+        Self::Malformed(error.to_string())
+    }
+}
+
+impl From<capnp::NotInSchema> for HeaderError {
+    fn from(error: capnp::NotInSchema) -> Self {
+        Self::Malformed(error.to_string())
+    }
+}
+
+pub(super) fn check_version(version: u16, correlation: u64) -> Result<(), HeaderError> {
+    if version == ENVELOPE_VERSION {
+        Ok(())
+    } else {
+        Err(HeaderError::Version {
+            version,
+            correlation,
+        })
+    }
+}
+
+/// Words of a header that are copied to the stack where they arrive misaligned, as most do.
+const STACK_WORDS: usize = 64;
+
+/// Gives `read` a reader over `bytes` without an allocation, for every header without much metadata.
+pub(super) fn open<T>(
+    bytes: &[u8],
+    read: impl FnOnce(Reader<Segment<'_>>) -> Result<T, HeaderError>,
+) -> Result<T, HeaderError> {
+    if bytes.len() > HEADER_BYTES_MAX {
+        return Err(HeaderError::TooLarge { bytes: bytes.len() });
+    }
+    if (bytes.as_ptr() as usize).is_multiple_of(align_of::<Word>()) {
+        return read(reader(bytes)?);
+    }
+    let words = bytes.len().div_ceil(size_of::<Word>());
+    let mut on_stack = [capnp::word(0, 0, 0, 0, 0, 0, 0, 0); STACK_WORDS];
+    let mut on_heap;
+    let copy = if words <= STACK_WORDS {
+        &mut on_stack[..words]
+    } else {
+        on_heap = Word::allocate_zeroed_vec(words);
+        &mut on_heap[..]
+    };
+    let copy = Word::words_to_bytes_mut(copy);
+    copy[..bytes.len()].copy_from_slice(bytes);
+    read(reader(&copy[..bytes.len()])?)
+}
+
+fn reader(bytes: &[u8]) -> Result<Reader<Segment<'_>>, HeaderError> {
+    let malformed = |what: &str| HeaderError::Malformed(what.to_owned());
+    let (table, rest) = bytes
+        .split_first_chunk::<8>()
+        .ok_or_else(|| malformed("shorter than a segment table"))?;
+    let [0, 0, 0, 0, a, b, c, d] = *table else {
+        return Err(malformed("a header has one segment"));
+    };
+    let words = u32::from_le_bytes([a, b, c, d]) as usize;
+    if words.checked_mul(8) != Some(rest.len()) {
+        return Err(malformed("its segment table does not fit its length"));
+    }
+    Ok(Reader::new(
+        Segment(rest),
+        Limits::default().reader_options(bytes.len()),
+    ))
+}
+
+/// The one segment of a header.
+pub(super) struct Segment<'a>(&'a [u8]);
+
+impl ReaderSegments for Segment<'_> {
+    fn get_segment(&self, id: u32) -> Option<&[u8]> {
+        (id == 0).then_some(self.0)
+    }
+
+    fn len(&self) -> usize {
+        1
+    }
+}

@@ -1,0 +1,237 @@
+//! How a call ended that has no reply of its own, and what that says about the work.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::time::Duration;
+
+use crate::message::MessageError;
+
+/// Why a call has no reply, and whether its work may have been done.
+///
+/// Codes are those of [gRPC](https://grpc.io/docs/guides/status-codes/). What gRPC does not say,
+/// [`work`](Self::work) does: a call that was *not done* is safe to send again.
+#[derive(Clone, PartialEq, thiserror::Error)]
+pub struct Status(Box<Inner>);
+
+#[derive(Clone, PartialEq)]
+struct Inner {
+    code: Code,
+    work: Work,
+    message: Cow<'static, str>,
+    retry_after: Option<Duration>,
+}
+
+/// Whether the work of a failed call was done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Work {
+    /// Nothing was done: the request never reached a handler, or the handler says so.
+    NotDone,
+    /// The handler may have started, and nobody knows how far it came.
+    OutcomeUnknown,
+}
+
+/// What kind of failure. The numbers on the wire are gRPC's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Code {
+    /// The caller gave up.
+    Cancelled,
+    /// A failure that nobody classified, or a code that this version does not know.
+    Unknown,
+    /// The request is wrong, whatever the state of the service.
+    InvalidArgument,
+    /// The time was up.
+    DeadlineExceeded,
+    /// What was asked for is not there.
+    NotFound,
+    /// What should be made is there already.
+    AlreadyExists,
+    /// The caller may not do this.
+    PermissionDenied,
+    /// A limit is reached: of the service, or of the caller's share of it.
+    ResourceExhausted,
+    /// The service is not in the state that the request needs.
+    FailedPrecondition,
+    /// Lost against a concurrent change.
+    Aborted,
+    /// Past the end.
+    OutOfRange,
+    /// The service does not have this interface or method.
+    Unimplemented,
+    /// A bug, in the service or on the way.
+    Internal,
+    /// Nobody is there to answer, or they are leaving.
+    Unavailable,
+    /// Stored data is lost or damaged.
+    DataLoss,
+    /// Nobody knows who the caller is.
+    Unauthenticated,
+}
+
+impl Code {
+    const ALL: [Self; 16] = [
+        Self::Cancelled,
+        Self::Unknown,
+        Self::InvalidArgument,
+        Self::DeadlineExceeded,
+        Self::NotFound,
+        Self::AlreadyExists,
+        Self::PermissionDenied,
+        Self::ResourceExhausted,
+        Self::FailedPrecondition,
+        Self::Aborted,
+        Self::OutOfRange,
+        Self::Unimplemented,
+        Self::Internal,
+        Self::Unavailable,
+        Self::DataLoss,
+        Self::Unauthenticated,
+    ];
+
+    /// Its number on the wire, 1 to 16.
+    pub fn number(self) -> u16 {
+        self as u16 + 1
+    }
+
+    /// The code of a number; [`Code::Unknown`] for one that this version does not have.
+    pub fn from_number(number: u16) -> Self {
+        number
+            .checked_sub(1)
+            .and_then(|index| Self::ALL.get(usize::from(index)))
+            .copied()
+            .unwrap_or(Self::Unknown)
+    }
+}
+
+impl Status {
+    /// A status of any kind.
+    pub fn new(code: Code, work: Work, message: impl Into<Cow<'static, str>>) -> Self {
+        Self(Box::new(Inner {
+            code,
+            work,
+            message: message.into(),
+            retry_after: None,
+        }))
+    }
+
+    /// The request is wrong. Nothing was done.
+    pub fn invalid_argument(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(Code::InvalidArgument, Work::NotDone, message)
+    }
+
+    /// What was asked for is not there. Nothing was done.
+    pub fn not_found(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(Code::NotFound, Work::NotDone, message)
+    }
+
+    /// The caller may not do this. Nothing was done.
+    pub fn permission_denied(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(Code::PermissionDenied, Work::NotDone, message)
+    }
+
+    /// A limit is reached. Nothing was done.
+    pub fn resource_exhausted(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(Code::ResourceExhausted, Work::NotDone, message)
+    }
+
+    /// Nobody is there to answer. Nothing was done.
+    pub fn unavailable(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(Code::Unavailable, Work::NotDone, message)
+    }
+
+    /// Something broke while the work was done.
+    pub fn internal(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(Code::Internal, Work::OutcomeUnknown, message)
+    }
+
+    /// The time was up.
+    pub fn deadline_exceeded(work: Work) -> Self {
+        Self::new(Code::DeadlineExceeded, work, "the deadline has passed")
+    }
+
+    /// No such method: what a service answers to a method that it does not have. Generated code calls this.
+    pub fn unknown_method(interface: u64, method: u16) -> Self {
+        Self::new(
+            Code::Unimplemented,
+            Work::NotDone,
+            format!("interface {interface:#x} has no method {method} here"),
+        )
+    }
+
+    /// The same, saying how long to wait before the next attempt.
+    pub fn with_retry_after(mut self, wait: Duration) -> Self {
+        self.0.retry_after = Some(wait);
+        self
+    }
+
+    /// The same, saying something else about the work.
+    pub fn with_work(mut self, work: Work) -> Self {
+        self.0.work = work;
+        self
+    }
+
+    /// What kind of failure.
+    pub fn code(&self) -> Code {
+        self.0.code
+    }
+
+    /// Whether the work was done.
+    pub fn work(&self) -> Work {
+        self.0.work
+    }
+
+    /// For a person to read.
+    pub fn message(&self) -> &str {
+        &self.0.message
+    }
+
+    /// How long to wait before the next attempt, where the server said so.
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.0.retry_after
+    }
+
+    /// Finds the status in an error that came through layers which box theirs.
+    ///
+    /// An error that is none becomes [`Code::Unknown`] with its text, outcome unknown.
+    pub fn from_error(error: Box<dyn std::error::Error + Send + Sync>) -> Self {
+        match error.downcast::<Self>() {
+            Ok(status) => *status,
+            Err(error) => Self::new(Code::Unknown, Work::OutcomeUnknown, error.to_string()),
+        }
+    }
+}
+
+impl From<MessageError> for Status {
+    /// For a handler that reads its request: what cannot be read is the caller's error.
+    fn from(error: MessageError) -> Self {
+        Self::invalid_argument(error.to_string())
+    }
+}
+
+impl From<capnp::Error> for Status {
+    fn from(error: capnp::Error) -> Self {
+        MessageError::from(error).into()
+    }
+}
+
+impl From<std::str::Utf8Error> for Status {
+    fn from(error: std::str::Utf8Error) -> Self {
+        MessageError::from(error).into()
+    }
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let work = match self.work() {
+            Work::NotDone => "not done",
+            Work::OutcomeUnknown => "outcome unknown",
+        };
+        write!(f, "{:?} ({work}): {}", self.code(), self.message())
+    }
+}
+
+impl fmt::Debug for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Status({self})")
+    }
+}
