@@ -31,7 +31,7 @@ annotation queue @0xb0f1a3c5d7e90207 (struct) :Text;
 annotation key @0xb0f1a3c5d7e90208 (field) :Void;
 # Of a topic: its value is the last part of the topic. Of a queue: jobs with equal keys stay in order.
 
-annotation secret @0xb0f1a3c5d7e90209 (field) :Void;
+annotation secret @0xb0f1a3c5d7e90209 (field, param) :Void;
 # The value never appears in Debug output.
 
 struct Link(T) {

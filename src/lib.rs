@@ -3,6 +3,7 @@
 pub mod call;
 pub mod message;
 pub mod schema;
+pub mod topic;
 mod transport;
 mod wire;
 

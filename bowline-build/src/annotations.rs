@@ -1,0 +1,150 @@
+//! What annotations say, checked. The IDs are those of schema/bowline.capnp.
+
+use std::time::Duration;
+
+use capnp::schema_capnp::{annotation, value};
+use capnp::struct_list;
+
+use crate::Error;
+
+/// The file that declares them, and `Link(T)`.
+pub(crate) const FILE: u64 = 0xb0f1_a3c5_d7e9_0200;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Annotation {
+    Service = 0x01,
+    Idempotent,
+    Once,
+    Timeout,
+    Fails,
+    Topic,
+    Queue,
+    Key,
+    Secret,
+}
+
+impl Annotation {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Service => "service",
+            Self::Idempotent => "idempotent",
+            Self::Once => "once",
+            Self::Timeout => "timeout",
+            Self::Fails => "fails",
+            Self::Topic => "topic",
+            Self::Queue => "queue",
+            Self::Key => "key",
+            Self::Secret => "secret",
+        }
+    }
+}
+
+/// The annotations of one declaration.
+pub(crate) struct Annotations<'a> {
+    place: &'a str,
+    list: struct_list::Reader<'a, annotation::Owned>,
+}
+
+impl<'a> Annotations<'a> {
+    pub fn new(place: &'a str, list: struct_list::Reader<'a, annotation::Owned>) -> Self {
+        Self { place, list }
+    }
+
+    pub fn has(&self, which: Annotation) -> bool {
+        self.list.iter().any(|a| a.get_id() == FILE + which as u64)
+    }
+
+    pub fn text(&self, which: Annotation) -> Result<Option<&'a str>, Error> {
+        for annotation in self.list.iter() {
+            if annotation.get_id() == FILE + which as u64
+                && let value::Text(text) = annotation.get_value()?.which()?
+            {
+                return Ok(Some(text?.to_str()?));
+            }
+        }
+        Ok(None)
+    }
+
+    /// A name that is shown, sent and matched: not empty, and nothing that cannot be seen.
+    pub fn name(&self, which: Annotation) -> Result<Option<&'a str>, Error> {
+        match self.text(which)? {
+            Some(name) if name.is_empty() || name.chars().any(char::is_control) => {
+                Err(self.error(which, name, "is empty or has control characters"))
+            }
+            name => Ok(name),
+        }
+    }
+
+    pub fn timeout(&self) -> Result<Option<Duration>, Error> {
+        let which = Annotation::Timeout;
+        self.text(which)?
+            .map(|text| duration(text).map_err(|reason| self.error(which, text, reason)))
+            .transpose()
+    }
+
+    pub fn error(
+        &self,
+        which: Annotation,
+        argument: impl Into<String>,
+        reason: impl Into<String>,
+    ) -> Error {
+        Error::Annotation {
+            place: self.place.to_owned(),
+            annotation: which.name(),
+            argument: argument.into(),
+            reason: reason.into(),
+        }
+    }
+}
+
+/// A number and a unit: "250ms", "1.5s".
+fn duration(text: &str) -> Result<Duration, &'static str> {
+    let text = text.trim();
+    let unit_at = text
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .ok_or("has no unit: us, ms, s, min or h")?;
+    let (number, unit) = text.split_at(unit_at);
+    let number: f64 = number.parse().map_err(|_| "does not start with a number")?;
+    let seconds = match unit.trim() {
+        "us" => 1e-6,
+        "ms" => 1e-3,
+        "s" => 1.0,
+        "min" => 60.0,
+        "h" => 3600.0,
+        _ => return Err("has an unknown unit; known are us, ms, s, min and h"),
+    };
+    let duration =
+        Duration::try_from_secs_f64(number * seconds).map_err(|_| "is longer than can be said")?;
+    if duration.is_zero() {
+        return Err("is no time at all");
+    }
+    Ok(duration)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_have_a_number_and_a_unit() {
+        assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
+        assert_eq!(duration("1.5 s"), Ok(Duration::from_millis(1500)));
+        assert_eq!(duration("2min"), Ok(Duration::from_secs(120)));
+        assert_eq!(duration("10us"), Ok(Duration::from_micros(10)));
+        assert_eq!(duration("1h"), Ok(Duration::from_secs(3600)));
+        for wrong in [
+            "",
+            "5",
+            "s",
+            "5 parsecs",
+            "-1s",
+            "0s",
+            "1.2.3s",
+            "1e30h",
+            "ms5",
+            "99999999999999999999h",
+        ] {
+            assert!(duration(wrong).is_err(), "{wrong}");
+        }
+    }
+}

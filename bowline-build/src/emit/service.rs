@@ -1,0 +1,173 @@
+//! Traits to implement, clients to call, servers that dispatch, and their descriptions.
+
+use std::fmt::Write;
+
+use super::docs;
+use crate::model::{Interface, Method};
+use crate::names::{identifier, screaming, snake};
+
+pub(super) fn interface(code: &mut String, interface: &Interface) {
+    description(code, interface);
+    implement(code, interface);
+    client(code, interface);
+    server(code, interface);
+}
+
+/// Its own methods and those of all that it extends, with the path of each one's trait.
+fn all_methods(interface: &Interface) -> impl Iterator<Item = (&str, &Method)> {
+    let own = interface
+        .methods
+        .iter()
+        .map(|method| (interface.name.as_str(), method));
+    let inherited = interface.bases.iter().flat_map(|base| {
+        base.methods
+            .iter()
+            .map(|method| (base.path.as_str(), method))
+    });
+    own.chain(inherited)
+}
+
+fn description(code: &mut String, interface: &Interface) {
+    let mut methods = String::new();
+    for (_, method) in all_methods(interface) {
+        let timeout = match method.timeout {
+            Some(timeout) => format!(
+                "Some(::core::time::Duration::new({}, {}))",
+                timeout.as_secs(),
+                timeout.subsec_nanos()
+            ),
+            None => "None".into(),
+        };
+        let fails = match &method.fails {
+            Some((_, id)) => format!("Some({id:#x})"),
+            None => "None".into(),
+        };
+        let _ = writeln!(
+            methods,
+            "::bowline::schema::MethodInfo {{ service: {:?}, name: {:?}, interface: {:#x}, ordinal: {}, \
+             effect: ::bowline::schema::Effect::{}, timeout: {timeout}, params: {:#x}, results: {:#x}, fails: {fails} }},",
+            interface.service,
+            method.name,
+            method.interface,
+            method.ordinal,
+            method.effect,
+            method.params.id,
+            method.results.id,
+        );
+    }
+    *code += &format!(
+        "/// What the schema says about [`{name}`].\n\
+         pub static {upper}: ::bowline::schema::ServiceInfo = ::bowline::schema::ServiceInfo {{\n\
+         name: {:?}, interface: {:#x}, methods: &[\n{methods}],\n}};\n",
+        interface.service,
+        interface.id,
+        name = interface.name,
+        upper = screaming(&interface.name),
+    );
+}
+
+fn error_type(method: &Method) -> String {
+    match &method.fails {
+        Some((path, _)) => format!("::bowline::Failure<{path}>"),
+        None => "::bowline::Status".into(),
+    }
+}
+
+fn implement(code: &mut String, interface: &Interface) {
+    let mut supertraits = String::from("Send + Sync + 'static");
+    for supertrait in &interface.supertraits {
+        supertraits += &format!(" + {supertrait}");
+    }
+    *code += &docs(&interface.docs);
+    *code += &format!("pub trait {}: {supertraits} {{\n", interface.name);
+    for method in &interface.methods {
+        *code += &docs(&method.docs);
+        *code += &format!(
+            "fn {}(&self, request: ::bowline::Request<{}>) -> impl ::core::future::Future<\
+             Output = ::core::result::Result<::bowline::Reply<{}>, {}>> + Send {{\n\
+             async {{ Err(::bowline::Status::unknown_method({:#x}, {}).into()) }}\n}}\n",
+            identifier(&snake(&method.name)),
+            method.params.type_.rust(),
+            method.results.type_.rust(),
+            error_type(method),
+            method.interface,
+            method.ordinal,
+        );
+    }
+    *code += "}\n";
+}
+
+fn client(code: &mut String, interface: &Interface) {
+    let name = &interface.name;
+    let description = screaming(name);
+    *code += &format!(
+        "/// Calls a [`{name}`]: over a [`Client`](::bowline::Client), through a tower stack, or in process.\n\
+         #[derive(Clone, Debug)]\n\
+         pub struct {name}Client<S = ::bowline::Client> {{ service: S }}\n\
+         impl {name}Client {{\n\
+         /// Connects with default settings.\n///\n/// # Errors\n/// For what is no endpoint.\n\
+         pub async fn connect(endpoint: impl ::core::convert::AsRef<str>) \
+         -> ::core::result::Result<Self, ::bowline::ConnectError> {{\n\
+         Ok(Self::new(::bowline::Client::connect(endpoint).await?))\n}}\n}}\n\
+         impl<S: ::bowline::call::CallService> {name}Client<S> {{\n\
+         /// Puts the client on what carries its calls.\n\
+         pub fn new(service: S) -> Self {{ Self {{ service }} }}\n"
+    );
+    for (index, (_, method)) in all_methods(interface).enumerate() {
+        let params = method.params.type_.rust();
+        let call = format!(
+            "::bowline::Call<S, {}, {}>",
+            method.results.type_.rust(),
+            error_type(method)
+        );
+        let docs = docs(&method.docs);
+        let snake = snake(&method.name);
+        *code += &format!(
+            "{docs}pub fn {}(&self, build: impl ::core::ops::FnOnce(\
+             <<{params} as ::bowline::message::Plain>::Capnp as ::bowline::__private::capnp::traits::Owned>::Builder<'_>)) -> {call} {{\n\
+             ::bowline::Call::build::<{params}>(&self.service, &{description}.methods[{index}], build)\n}}\n\
+             {docs}pub fn {snake}_plain(&self, params: &{params}) -> {call} {{\n\
+             ::bowline::Call::plain(&self.service, &{description}.methods[{index}], params)\n}}\n",
+            identifier(&snake),
+        );
+    }
+    *code += "}\n";
+}
+
+fn server(code: &mut String, interface: &Interface) {
+    let name = &interface.name;
+    let mut arms = String::new();
+    for (trait_, method) in all_methods(interface) {
+        let _ = writeln!(
+            arms,
+            "({:#x}, {}) => ::bowline::call::answer(<T as {trait_}>::{}(&*service, ::bowline::Request::open(request)?).await),",
+            method.interface,
+            method.ordinal,
+            identifier(&snake(&method.name)),
+        );
+    }
+    *code += &format!(
+        "/// Makes a [`{name}`] a service that a [`Server`](::bowline::Server) can have, or a [`{name}Client`] call in process.\n\
+         pub struct {name}Server<T>(::std::sync::Arc<T>);\n\
+         impl<T: {name}> {name}Server<T> {{\n\
+         /// Takes what implements the trait.\n\
+         pub fn new(service: T) -> Self {{ Self(::std::sync::Arc::new(service)) }}\n\
+         /// Takes what is shared with others.\n\
+         pub fn from_arc(service: ::std::sync::Arc<T>) -> Self {{ Self(service) }}\n}}\n\
+         impl<T> ::core::clone::Clone for {name}Server<T> {{ fn clone(&self) -> Self {{ Self(::std::sync::Arc::clone(&self.0)) }} }}\n\
+         impl<T> ::core::fmt::Debug for {name}Server<T> {{\n\
+         fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {{ f.write_str(\"{name}Server\") }}\n}}\n\
+         impl<T: {name}> ::bowline::call::NamedService for {name}Server<T> {{\n\
+         const INFO: &'static ::bowline::schema::ServiceInfo = &{description};\n}}\n\
+         impl<T: {name}> ::bowline::__private::tower_service::Service<::bowline::call::RawRequest> for {name}Server<T> {{\n\
+         type Response = ::bowline::call::RawReply;\ntype Error = ::bowline::Status;\ntype Future = ::bowline::call::ReplyFuture;\n\
+         fn poll_ready(&mut self, _: &mut ::core::task::Context<'_>) -> ::core::task::Poll<::core::result::Result<(), Self::Error>> {{\n\
+         ::core::task::Poll::Ready(Ok(()))\n}}\n\
+         fn call(&mut self, request: ::bowline::call::RawRequest) -> Self::Future {{\n\
+         let service = ::std::sync::Arc::clone(&self.0);\n\
+         ::std::boxed::Box::pin(async move {{ match (request.interface, request.method) {{\n\
+         {arms}\
+         (interface, method) => Err(::bowline::Status::unknown_method(interface, method)),\n}} }})\n}}\n}}\n",
+        description = screaming(name),
+    );
+}

@@ -1,0 +1,108 @@
+//! Why a schema could not be turned into code.
+
+use std::fmt;
+use std::path::PathBuf;
+
+/// Why a build failed. `Debug` reads like `Display`, since that is what a failed build.rs prints.
+#[derive(thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The schema compiler found errors; its messages name file, line and column.
+    #[error("the schema compiler says:\n{messages}")]
+    Schema {
+        /// What it said.
+        messages: String,
+    },
+    /// There is no schema compiler to run.
+    #[error("cannot run the schema compiler `{command}`: {reason}")]
+    Compiler {
+        /// The command that was tried.
+        command: String,
+        /// What the system says.
+        reason: String,
+    },
+    /// An annotation's argument means nothing.
+    #[error("{place}: ${annotation}({argument:?}) {reason}")]
+    Annotation {
+        /// File and declaration.
+        place: String,
+        /// The annotation's name.
+        annotation: &'static str,
+        /// What it was given.
+        argument: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Two declarations would get the same name in Rust.
+    #[error("{place}: {first} and {second} would both be `{name}` in Rust; rename one")]
+    NameClash {
+        /// File or declaration in which they meet.
+        place: String,
+        /// The name.
+        name: String,
+        /// One of them.
+        first: String,
+        /// The other.
+        second: String,
+    },
+    /// The schema uses what Bowline has no Rust for.
+    #[error("{place}: {what} is not supported")]
+    Unsupported {
+        /// File and declaration.
+        place: String,
+        /// What it is.
+        what: String,
+    },
+    /// There is nothing to compile.
+    #[error("no .capnp file in {}", .directory.display())]
+    Empty {
+        /// Where one was looked for.
+        directory: PathBuf,
+    },
+    /// A file could not be read or written.
+    #[error("{}: {reason}", .path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// What the system says.
+        reason: std::io::Error,
+    },
+    /// The compiler's request is damaged, or of a compiler that this crate does not understand.
+    #[error("the compiler's request cannot be read: {0}")]
+    Request(#[from] capnp::Error),
+    /// Not run from a build.rs, and not told where to write.
+    #[error("OUT_DIR is not set: call this from build.rs, or say where to write with `out_dir`")]
+    NoOutDir,
+}
+
+impl Error {
+    pub(crate) fn unsupported(place: impl Into<String>, what: impl Into<String>) -> Self {
+        Self::Unsupported {
+            place: place.into(),
+            what: what.into(),
+        }
+    }
+
+    pub(crate) fn file(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.into();
+        move |reason| Self::File { path, reason }
+    }
+}
+
+impl From<capnp::NotInSchema> for Error {
+    fn from(error: capnp::NotInSchema) -> Self {
+        Self::Request(error.into())
+    }
+}
+
+impl From<std::str::Utf8Error> for Error {
+    fn from(error: std::str::Utf8Error) -> Self {
+        Self::Request(error.into())
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}

@@ -1,0 +1,3 @@
+//! What the schemas of this package become.
+
+bowline::include_schemas!();
