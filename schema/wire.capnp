@@ -86,7 +86,18 @@ struct EventHeader {
     # No body: announces the number of the last event, so that the loss of the last one shows too.
 
     confirmed @2;
-    # No body: the publisher has the subscriptions that came before this one's. See docs/wire.md.
+    # The publisher has the subscription, and the body is a Tails. See docs/wire.md.
+  }
+}
+
+struct Tails {
+  # The topics that a subscription matches and that have had an event. Any other will begin with 1.
+  tails @0 :List(Tail);
+
+  struct Tail {
+    topic    @0 :Data;
+    sequence @1 :UInt64;
+    # The number of its last event.
   }
 }
 

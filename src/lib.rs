@@ -12,6 +12,7 @@ pub use call::{
     ServerBuilder, ServerHandle,
 };
 pub use message::{Limits, Link, MessageError, Msg};
+pub use topic::{Publisher, Subscriber};
 pub use transport::{Carrier, Endpoint, EndpointError, TransportError, TransportOptions};
 pub use wire::{
     Code, ENVELOPE_VERSION, HEADER_BYTES_MAX, HeaderError, Metadata, MetadataError, RequestId,

@@ -7,7 +7,7 @@ use crate::model::File;
 use crate::names::identifier;
 
 /// What the generated modules may do that hand-written ones would not.
-const ALLOW: &str = "#[allow(missing_docs, dead_code, unused_imports, unused_variables, unused_mut, \
+const ALLOW: &str = "#[allow(missing_docs, dead_code, unused_imports, unused_variables, unused_mut, unused_parens, \
                      non_camel_case_types, non_snake_case, clippy::all, clippy::pedantic)]";
 
 /// The module of one schema file.

@@ -13,7 +13,7 @@ pub use link::Link;
 pub use plain::*;
 pub use received::Msg;
 
-pub(crate) use buffer::{aligned, build};
+pub(crate) use buffer::build;
 pub(crate) use received::open;
 
 /// Why a message could not be read or built.

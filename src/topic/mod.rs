@@ -1,11 +1,32 @@
 //! Topics: one publisher, any number of subscribers, no promise but honesty about what was lost.
+//!
+//! An event that a subscriber has no room for is dropped, and never silently: per publisher epoch
+//! and topic, what is delivered and what is reported missed are together what was published since
+//! the subscription was confirmed. The numbers behind that are in [`sequence`], a state machine;
+//! `publisher` and `subscriber` drive sockets. Nothing here is stored: what must not be lost is a
+//! queue's work.
+
+mod buffer;
+mod names;
+mod publisher;
+mod sequence;
+mod subscriber;
 
 use std::borrow::Cow;
 
 use crate::message::Plain;
 use crate::schema::Described;
 
+pub use buffer::SlowPolicy;
+pub use names::{Keys, TopicName};
+pub use publisher::{PublishError, Published, Publisher, PublisherBuilder, PublisherCounters};
+pub use subscriber::{
+    Event, EventMessage, SubscribeError, Subscriber, SubscriberBuilder, SubscriberCounters,
+};
+
 /// A struct with `$topic`: what is published, and under which name.
+///
+/// Its events go by the full topic `NAME/key`, or `NAME/` where it has no field with `$key`.
 pub trait Topic: Plain + Described {
     /// The topic's name.
     const NAME: &'static str;

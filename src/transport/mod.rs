@@ -38,6 +38,32 @@ pub(crate) struct Malformed {
 
 pub(crate) type Received = Result<Frames, Malformed>;
 
+/// A message of a topic: `[topic][header][body]`.
+#[derive(Clone, Debug)]
+pub(crate) struct TopicFrames {
+    pub topic: Bytes,
+    pub header: Bytes,
+    pub body: Bytes,
+}
+
+/// What changed about a publisher's subscriptions. A peer is a number of the transport's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum SubscriptionChange {
+    /// All that is known, instead of what was known before.
+    Reset(Vec<(u64, Vec<Bytes>)>),
+    Added {
+        peer: u64,
+        prefix: Bytes,
+    },
+    Removed {
+        peer: u64,
+        prefix: Bytes,
+    },
+    Gone {
+        peer: u64,
+    },
+}
+
 /// A message that could not be sent now, with its frames back.
 #[derive(Debug)]
 pub(crate) enum Refused {
@@ -138,6 +164,56 @@ fn refuse_insecure(endpoint: &Endpoint, options: &TransportOptions) -> Result<()
     Err(TransportError::Insecure {
         endpoint: endpoint.clone(),
     })
+}
+
+/// Opens the sending half of a publisher's socket, and the watch over its subscriptions.
+pub(crate) async fn bind_publish(
+    endpoint: &Endpoint,
+    options: &TransportOptions,
+) -> Result<(PublishSender, SubscriptionWatch, Endpoint), TransportError> {
+    refuse_insecure(endpoint, options)?;
+    match (endpoint, options.carrier) {
+        (Endpoint::Inproc(name), _) => {
+            let (sender, watch) = memory::bind_publish(name, options)?;
+            Ok((
+                PublishSender::Memory(sender),
+                SubscriptionWatch::Memory(watch),
+                endpoint.clone(),
+            ))
+        }
+        (_, Carrier::Omq) => {
+            let (sender, watch, endpoint) = omq::bind_publish(endpoint, options).await?;
+            Ok((
+                PublishSender::Omq(sender),
+                SubscriptionWatch::Omq(watch),
+                endpoint,
+            ))
+        }
+    }
+}
+
+/// Opens the two halves of a subscriber's socket. Connecting goes on in the background, for ever;
+/// a connection that is made again has all subscriptions again.
+pub(crate) async fn connect_subscribe(
+    endpoint: &Endpoint,
+    options: &TransportOptions,
+) -> Result<(SubscribeSender, SubscribeReceiver), TransportError> {
+    match (endpoint, options.carrier) {
+        (Endpoint::Inproc(name), _) => {
+            let (sender, receiver) = memory::connect_subscribe(name, options);
+            Ok((
+                SubscribeSender::Memory(sender),
+                SubscribeReceiver::Memory(receiver),
+            ))
+        }
+        (_, Carrier::Omq) => {
+            let (sender, receiver) = omq::connect_subscribe(endpoint, options).await?;
+            Ok((
+                SubscribeSender::Omq(sender),
+                SubscribeReceiver::Omq(receiver),
+            ))
+        }
+    }
 }
 
 /// The sending half of a client's socket; shared by all its callers.
@@ -265,6 +341,151 @@ pub(crate) enum RouterReceiver {
 impl RouterReceiver {
     /// Waits for a message, then appends all that are there to `batch`. Cancel safe.
     pub async fn receive(&mut self, batch: &mut Vec<(Peer, Received)>) -> Result<(), Closed> {
+        match self {
+            Self::Memory(receiver) => receiver.receive(batch).await,
+            Self::Omq(receiver) => receiver.receive(batch).await,
+        }
+    }
+}
+
+/// A publisher's socket.
+#[derive(Debug)]
+pub(crate) enum PublishSender {
+    Memory(memory::PublishSender),
+    Omq(omq::PublishSender),
+}
+
+impl PublishSender {
+    /// Hands the message to every subscriber that has room for it. Sends it to nobody where
+    /// the socket itself has no room.
+    pub fn try_send(&self, frames: TopicFrames) -> Result<(), PublishRefused> {
+        match self {
+            Self::Memory(sender) => sender.try_send(frames),
+            Self::Omq(sender) => sender.try_send(frames),
+        }
+    }
+
+    /// Returns when sending is worth another try.
+    pub async fn writable(&self) {
+        match self {
+            Self::Memory(_) => {} // never full as a whole
+            Self::Omq(sender) => sender.writable().await,
+        }
+    }
+
+    /// Messages dropped for single subscribers that had no room, where the transport counts them.
+    pub fn dropped(&self) -> Option<u64> {
+        match self {
+            Self::Memory(sender) => Some(sender.dropped()),
+            Self::Omq(_) => None,
+        }
+    }
+
+    /// Closes the socket, in no more than the linger time.
+    pub async fn close(&self) {
+        match self {
+            Self::Memory(sender) => sender.close(),
+            Self::Omq(sender) => sender.close().await,
+        }
+    }
+}
+
+/// Why a message could not be published now.
+#[derive(Debug)]
+pub(crate) enum PublishRefused {
+    /// Wait until the socket is writable.
+    Full,
+    /// The socket is closed.
+    Closed,
+}
+
+/// The subscriptions of a publisher, as they change.
+#[derive(Debug)]
+pub(crate) enum SubscriptionWatch {
+    Memory(memory::SubscriptionWatch),
+    Omq(omq::SubscriptionWatch),
+}
+
+impl SubscriptionWatch {
+    /// Waits for the next change. Cancel safe.
+    pub async fn next(&mut self) -> Result<SubscriptionChange, Closed> {
+        match self {
+            Self::Memory(watch) => watch.next().await,
+            Self::Omq(watch) => watch.next().await,
+        }
+    }
+}
+
+/// The controlling half of a subscriber's socket.
+#[derive(Debug)]
+pub(crate) enum SubscribeSender {
+    Memory(memory::SubscribeSender),
+    Omq(omq::SubscribeSender),
+}
+
+impl SubscribeSender {
+    /// Asks for all topics that begin with `prefix`, now and on every later connection.
+    pub async fn subscribe(&self, prefix: Bytes) -> Result<(), Closed> {
+        match self {
+            Self::Memory(sender) => sender.subscribe(prefix),
+            Self::Omq(sender) => sender.subscribe(prefix).await,
+        }
+    }
+
+    /// Takes it back.
+    pub async fn unsubscribe(&self, prefix: Bytes) -> Result<(), Closed> {
+        match self {
+            Self::Memory(sender) => sender.unsubscribe(&prefix),
+            Self::Omq(sender) => sender.unsubscribe(prefix).await,
+        }
+    }
+
+    /// Whether the publisher is there.
+    pub fn is_connected(&self) -> bool {
+        match self {
+            Self::Memory(sender) => sender.is_connected(),
+            Self::Omq(sender) => sender.is_connected(),
+        }
+    }
+
+    /// Counts up whenever the publisher comes or goes.
+    pub fn connection_generation(&self) -> u64 {
+        match self {
+            Self::Memory(sender) => sender.connection_generation(),
+            Self::Omq(sender) => sender.connection_generation(),
+        }
+    }
+
+    /// Waits until the generation is another than `seen`.
+    pub async fn connection_changed(&self, seen: u64) -> Result<u64, Closed> {
+        match self {
+            Self::Memory(sender) => sender.connection_changed(seen).await,
+            Self::Omq(sender) => sender.connection_changed(seen).await,
+        }
+    }
+
+    /// Closes the socket.
+    pub async fn close(&self) {
+        match self {
+            Self::Memory(sender) => sender.close(),
+            Self::Omq(sender) => sender.close().await,
+        }
+    }
+}
+
+/// The receiving half of a subscriber's socket.
+#[derive(Debug)]
+pub(crate) enum SubscribeReceiver {
+    Memory(memory::SubscribeReceiver),
+    Omq(omq::SubscribeReceiver),
+}
+
+impl SubscribeReceiver {
+    /// Waits for a message, then appends all that are there to `batch`. Cancel safe.
+    pub async fn receive(
+        &mut self,
+        batch: &mut Vec<Result<TopicFrames, Malformed>>,
+    ) -> Result<(), Closed> {
         match self {
             Self::Memory(receiver) => receiver.receive(batch).await,
             Self::Omq(receiver) => receiver.receive(batch).await,

@@ -32,15 +32,6 @@ pub(crate) enum ReplyStatus {
 }
 
 impl ReplyHeader {
-    pub fn failed(correlation: u64, status: Status) -> Self {
-        Self {
-            correlation,
-            status: ReplyStatus::Failed(status),
-            replayed: false,
-            metadata: Metadata::new(),
-        }
-    }
-
     pub fn encode(&self) -> Bytes {
         let built = message::build::<reply_header::Owned, std::convert::Infallible>(|mut to| {
             to.set_correlation(self.correlation);

@@ -4,10 +4,14 @@
 //! routing) and turns its values into ours. Its breaking releases stop in this folder.
 
 mod dealer;
+mod publish;
 mod router;
+mod subscribe;
 
 pub(super) use dealer::{DealerReceiver, DealerSender, connect_dealer};
+pub(super) use publish::{PublishSender, SubscriptionWatch, bind_publish};
 pub(super) use router::{Peer, RouterReceiver, RouterSender, bind_router};
+pub(super) use subscribe::{SubscribeReceiver, SubscribeSender, connect_subscribe};
 
 use bytes::Bytes;
 use omq_tokio::options::WorkloadProfile;
@@ -54,6 +58,21 @@ fn to_frames(message: &Message) -> Received {
     } else {
         Err(Malformed { parts })
     }
+}
+
+/// The endpoint that a socket really has: what was asked for, with the port that was free.
+fn actual(asked: &Endpoint, bound: &omq_tokio::Endpoint) -> Result<Endpoint, TransportError> {
+    Ok(match asked {
+        // Keeps the host as it was given: it may be a name.
+        Endpoint::Tcp { host, port: 0 } => match bound.to_string().parse()? {
+            Endpoint::Tcp { port, .. } => Endpoint::Tcp {
+                host: host.clone(),
+                port,
+            },
+            other => other,
+        },
+        other => other.clone(),
+    })
 }
 
 fn to_error(endpoint: &Endpoint, error: Error) -> TransportError {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use omq_tokio::{Error, Identity, IdentitySocket, MessagePool, Socket, SocketType, TrySendError};
 
-use super::{TABLES_KEPT, options, to_error, to_frames, to_message};
+use super::{TABLES_KEPT, actual, options, to_error, to_frames, to_message};
 use crate::transport::{
     BATCH_MAX, Closed, Endpoint, Frames, Received, Refused, TransportError, TransportOptions,
 };
@@ -21,17 +21,7 @@ pub(in crate::transport) async fn bind_router(
     let options = options(from).router_mandatory(true);
     let socket = Socket::try_new(SocketType::Router, options).map_err(failed)?;
     let bound = socket.bind(endpoint.to_string()).await.map_err(failed)?;
-    let actual = match endpoint {
-        // Keeps the host as it was given: it may be a name.
-        Endpoint::Tcp { host, port: 0 } => match bound.to_string().parse()? {
-            Endpoint::Tcp { port, .. } => Endpoint::Tcp {
-                host: host.clone(),
-                port,
-            },
-            other => other,
-        },
-        other => other.clone(),
-    };
+    let actual = actual(endpoint, &bound)?;
     let receiver = RouterReceiver {
         socket: socket.identity_routing().map_err(failed)?,
     };

@@ -1,25 +1,16 @@
-//! In process: `inproc://name` within one binary, for tests and for composing services.
-//!
-//! A registry of names leads a dealer to its router; from there both talk over bounded channels.
-//! A dealer may be there before its router, and finds the next one that binds the name.
+//! Calls in process: dealer and router.
 
 use std::collections::HashMap;
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, LazyLock, Mutex, Weak};
 
 use tokio::sync::{mpsc, watch};
 
-use super::{
-    BATCH_MAX, Closed, Endpoint, Frames, Peer, Received, Refused, TransportError, TransportOptions,
+use super::{Registry, lock};
+use crate::transport::{
+    BATCH_MAX, Closed, Frames, Peer, Received, Refused, TransportError, TransportOptions,
 };
 
-static ROUTERS: LazyLock<Mutex<HashMap<String, Weak<Router>>>> = LazyLock::new(Mutex::default);
-/// Told whenever a router binds, for the dealers that wait for one.
-static BOUND: LazyLock<watch::Sender<()>> = LazyLock::new(watch::Sender::default);
-
-/// Nothing below can leave these maps half changed, so a panic elsewhere does not make them wrong.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
+static ROUTERS: LazyLock<Registry<Router>> = LazyLock::new(Registry::new);
 
 // ---- router ----
 
@@ -50,13 +41,7 @@ impl Router {
     }
 
     fn stop_accepting(&self) {
-        let mut routers = lock(&ROUTERS);
-        if routers
-            .get(&self.name)
-            .is_some_and(|router| std::ptr::eq(router.as_ptr(), self))
-        {
-            routers.remove(&self.name);
-        }
+        ROUTERS.unbind(&self.name, self);
     }
 
     fn close(&self) {
@@ -73,7 +58,7 @@ impl Drop for Router {
     }
 }
 
-pub(super) fn bind_router(
+pub(in crate::transport) fn bind_router(
     name: &str,
     options: &TransportOptions,
 ) -> Result<(RouterSender, RouterReceiver), TransportError> {
@@ -83,16 +68,7 @@ pub(super) fn bind_router(
         requests,
         peers: Mutex::default(),
     });
-    {
-        let mut routers = lock(&ROUTERS);
-        if routers.get(name).is_some_and(|r| r.strong_count() > 0) {
-            return Err(TransportError::InUse {
-                endpoint: Endpoint::Inproc(name.to_owned()),
-            });
-        }
-        routers.insert(name.to_owned(), Arc::downgrade(&router));
-    }
-    BOUND.send_replace(());
+    ROUTERS.bind(name, &router)?;
     let receiver = RouterReceiver {
         received,
         router: Arc::clone(&router),
@@ -185,7 +161,7 @@ struct Dealer {
 impl Dealer {
     /// Finds the router of the name, if there is one now.
     fn attach(&self) -> Option<mpsc::Receiver<Frames>> {
-        let router = lock(&ROUTERS).get(&self.name).and_then(Weak::upgrade)?;
+        let router = ROUTERS.find(&self.name)?;
         let (replies, received) = mpsc::channel(self.replies_max);
         let id = router.attach(replies)?;
         *lock(&self.link) = Some(Link {
@@ -207,7 +183,7 @@ impl Dealer {
     }
 }
 
-pub(super) fn connect_dealer(
+pub(in crate::transport) fn connect_dealer(
     name: &str,
     options: &TransportOptions,
 ) -> (DealerSender, DealerReceiver) {
@@ -218,7 +194,7 @@ pub(super) fn connect_dealer(
         generation: watch::Sender::new(0),
         closed: watch::Sender::new(false),
     });
-    let bound = BOUND.subscribe();
+    let bound = ROUTERS.bound.subscribe();
     let replies = dealer.attach();
     let receiver = DealerReceiver {
         dealer: Arc::clone(&dealer),

@@ -1,0 +1,451 @@
+//! The publisher: numbers events, hands them to the socket, confirms subscriptions, announces tails.
+
+use std::collections::HashMap;
+use std::marker::PhantomData;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use capnp::traits::Owned;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use super::Topic;
+use super::names::{TopicName, is_confirmation};
+use super::sequence::{Outgoing, TooManyTopics};
+use crate::message::{self, MessageError};
+use crate::transport::{
+    self, Endpoint, PublishRefused, PublishSender, SubscriptionChange, SubscriptionWatch,
+    TopicFrames, TransportError, TransportOptions,
+};
+use crate::wire::{EventHeader, EventKind, Metadata};
+use crate::wire_capnp::tails;
+
+/// Publishes events of one topic.
+///
+/// ```
+/// # async fn f<Progress: bowline::topic::Topic>(event: Progress) -> Result<(), Box<dyn std::error::Error>> {
+/// let publisher = bowline::Publisher::<Progress>::bind("tcp://127.0.0.1:5556").await?;
+/// let published = publisher.publish(&event).await?;
+/// println!("number {} went to {} subscribers", published.sequence, published.matched);
+/// # Ok(()) }
+/// ```
+///
+/// A subscriber that is slow or gone costs a bounded queue and delays nobody; what it misses it
+/// sees in the numbers of what it gets. Cheap to clone; dropping the last clone closes the socket.
+#[derive(Debug)]
+pub struct Publisher<T> {
+    inner: Arc<Inner>,
+    type_: PhantomData<fn() -> T>,
+}
+
+impl<T> Clone for Publisher<T> {
+    fn clone(&self) -> Self {
+        Self {
+            inner: Arc::clone(&self.inner),
+            type_: PhantomData,
+        }
+    }
+}
+
+/// Settings of a [`Publisher`].
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct PublisherBuilder {
+    topics_max: usize,
+    announce_after: Duration,
+    transport: TransportOptions,
+}
+
+/// What became of an event. It says nothing about its arrival.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Published {
+    /// Its number in its topic.
+    pub sequence: u64,
+    /// How many subscribers it matched.
+    pub matched: usize,
+}
+
+/// What a publisher has counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PublisherCounters {
+    /// Subscribers that are connected and have a subscription.
+    pub subscribers: usize,
+    /// Events dropped for single subscribers that had no room. `None` where the transport does not
+    /// count them; the subscribers do.
+    pub dropped: Option<u64>,
+}
+
+/// Why an event was not published: it went to nobody, and its number goes to the next.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PublishError {
+    /// The plain struct has no encoding.
+    #[error("the event has no encoding: {0}")]
+    Message(#[from] MessageError),
+    /// The event would begin a topic beyond [`PublisherBuilder::topics_max`].
+    #[error("the publisher has as many topics as it may")]
+    TooManyTopics,
+    /// The publisher is closed.
+    #[error("the publisher is closed")]
+    Closed,
+}
+
+impl Default for PublisherBuilder {
+    fn default() -> Self {
+        Self {
+            topics_max: 65_536,
+            announce_after: Duration::from_secs(1),
+            transport: TransportOptions::default(),
+        }
+    }
+}
+
+impl PublisherBuilder {
+    /// Full topics (a topic's name and a key) that are counted. Default: 65,536.
+    pub fn topics_max(mut self, topics: usize) -> Self {
+        self.topics_max = topics;
+        self
+    }
+
+    /// How long a topic is quiet before the number of its last event is announced. Default: 1 s.
+    pub fn announce_after(mut self, quiet: Duration) -> Self {
+        self.announce_after = quiet.max(Duration::from_millis(1));
+        self
+    }
+
+    /// Settings of the socket. What waits for each subscriber is at most its
+    /// [`send_queue_max`](TransportOptions::send_queue_max).
+    pub fn transport(mut self, options: TransportOptions) -> Self {
+        self.transport = options;
+        self
+    }
+
+    /// Opens the socket.
+    ///
+    /// # Errors
+    /// As [`ServerBuilder::bind`](crate::ServerBuilder::bind).
+    ///
+    /// # Panics
+    /// Outside a tokio runtime with time and I/O enabled.
+    pub async fn bind<T: Topic>(
+        self,
+        endpoint: impl AsRef<str>,
+    ) -> Result<Publisher<T>, TransportError> {
+        let endpoint: Endpoint = endpoint.as_ref().parse()?;
+        let (sender, watch, endpoint) = transport::bind_publish(&endpoint, &self.transport).await?;
+        let shared = Arc::new(Shared {
+            sender,
+            endpoint,
+            epoch: new_epoch(),
+            state: Mutex::new(State {
+                outgoing: Outgoing::new(self.topics_max, self.announce_after),
+                subscriptions: HashMap::new(),
+            }),
+        });
+        let driver = tokio::spawn(drive(Arc::clone(&shared), watch, self.announce_after));
+        Ok(Publisher {
+            inner: Arc::new(Inner { shared, driver }),
+            type_: PhantomData,
+        })
+    }
+}
+
+/// Later than any epoch before: microseconds since 1970, of which a process has one.
+fn new_epoch() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(1, |since| since.as_micros() as u64)
+}
+
+impl Publisher<()> {
+    /// To set more than the endpoint.
+    pub fn builder() -> PublisherBuilder {
+        PublisherBuilder::default()
+    }
+}
+
+impl<T: Topic> Publisher<T> {
+    /// With default settings; see [`PublisherBuilder::bind`].
+    ///
+    /// # Errors
+    /// As [`PublisherBuilder::bind`].
+    pub async fn bind(endpoint: impl AsRef<str>) -> Result<Self, TransportError> {
+        PublisherBuilder::default().bind(endpoint).await
+    }
+
+    /// Publishes another topic from the same endpoint.
+    pub fn also<U: Topic>(&self) -> Publisher<U> {
+        Publisher {
+            inner: Arc::clone(&self.inner),
+            type_: PhantomData,
+        }
+    }
+
+    /// Where it can be reached, with the port that it really has.
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.inner.shared.endpoint
+    }
+
+    /// Publishes a plain struct, under the key that it has.
+    ///
+    /// Waits only for the socket's own queue, never for a subscriber. Cancel safe: an event is
+    /// published whole or not at all.
+    ///
+    /// # Errors
+    /// See [`PublishError`].
+    pub async fn publish(&self, event: &T) -> Result<Published, PublishError> {
+        let body = message::build::<T::Capnp, capnp::Error>(|to| event.write(to))
+            .map_err(MessageError::from)?;
+        let topic = TopicName::new(T::NAME, event.key().as_deref().unwrap_or_default());
+        self.inner
+            .shared
+            .publish(topic, Metadata::new(), body)
+            .await
+    }
+
+    /// Publishes an event built in place. `key` is that of the field with `$key`, empty where the
+    /// struct has none.
+    ///
+    /// # Errors
+    /// See [`PublishError`].
+    pub async fn publish_with(
+        &self,
+        key: &str,
+        build: impl FnOnce(<T::Capnp as Owned>::Builder<'_>),
+    ) -> Result<Published, PublishError> {
+        let body = message::build::<T::Capnp, capnp::Error>(|to| {
+            build(to);
+            Ok(())
+        })
+        .map_err(MessageError::from)?;
+        let topic = TopicName::new(T::NAME, key);
+        self.inner
+            .shared
+            .publish(topic, Metadata::new(), body)
+            .await
+    }
+
+    /// How many subscribers an event with this key would match now.
+    pub fn matching(&self, key: &str) -> usize {
+        let topic = TopicName::new(T::NAME, key);
+        self.inner.shared.lock().matching(&topic.0)
+    }
+
+    /// What it has counted.
+    pub fn counters(&self) -> PublisherCounters {
+        PublisherCounters {
+            subscribers: self.inner.shared.lock().subscriptions.len(),
+            dropped: self.inner.shared.sender.dropped(),
+        }
+    }
+
+    /// Closes the socket, in no more than its linger time.
+    pub async fn close(self) {
+        self.inner.shared.sender.close().await;
+        self.inner.driver.abort();
+    }
+}
+
+#[derive(Debug)]
+struct Inner {
+    shared: Arc<Shared>,
+    driver: JoinHandle<()>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+#[derive(Debug)]
+struct Shared {
+    sender: PublishSender,
+    endpoint: Endpoint,
+    epoch: u64,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    outgoing: Outgoing<Instant>,
+    /// The prefixes of each subscriber.
+    subscriptions: HashMap<u64, Vec<Bytes>>,
+}
+
+impl State {
+    fn matching(&self, topic: &Bytes) -> usize {
+        self.subscriptions
+            .values()
+            .filter(|prefixes| prefixes.iter().any(|prefix| topic.starts_with(prefix)))
+            .count()
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn publish(
+        &self,
+        topic: TopicName,
+        metadata: Metadata,
+        body: Bytes,
+    ) -> Result<Published, PublishError> {
+        let mut header = EventHeader {
+            kind: EventKind::Event,
+            epoch: self.epoch,
+            sequence: 0,
+            trace: None,
+            metadata,
+        };
+        let TopicName(topic) = topic;
+        loop {
+            // Under one lock, so that events leave in the order of their numbers.
+            let mut state = self.lock();
+            header.sequence = match state.outgoing.next(&topic) {
+                Ok(sequence) => sequence,
+                Err(TooManyTopics) => return Err(PublishError::TooManyTopics),
+            };
+            let frames = TopicFrames {
+                topic: topic.clone(),
+                header: header.encode(),
+                body: body.clone(),
+            };
+            match self.sender.try_send(frames) {
+                Ok(()) => {
+                    state.outgoing.sent(Instant::now(), &topic);
+                    return Ok(Published {
+                        sequence: header.sequence,
+                        matched: state.matching(&topic),
+                    });
+                }
+                Err(PublishRefused::Closed) => return Err(PublishError::Closed),
+                Err(PublishRefused::Full) => drop(state),
+            }
+            self.sender.writable().await;
+        }
+    }
+
+    /// Sends what only helps: where there is no room, the next time will do.
+    fn send(&self, topic: Bytes, kind: EventKind, sequence: u64, body: Bytes) -> bool {
+        let header = EventHeader {
+            kind,
+            epoch: self.epoch,
+            sequence,
+            trace: None,
+            metadata: Metadata::new(),
+        };
+        let frames = TopicFrames {
+            topic,
+            header: header.encode(),
+            body,
+        };
+        self.sender.try_send(frames).is_ok()
+    }
+
+    /// Tells who asked for it that its subscription is here.
+    ///
+    /// Under the lock, so that the tails are exactly what was sent before.
+    async fn confirm(&self, asked: &Bytes, prefix: &[u8]) {
+        loop {
+            {
+                let state = self.lock();
+                let tails = encode_tails(&state.outgoing.tails(prefix));
+                if self.send(asked.clone(), EventKind::Confirmed, 0, tails) {
+                    return;
+                }
+            }
+            self.sender.writable().await;
+        }
+    }
+}
+
+fn encode_tails(tails: &[(Bytes, u64)]) -> Bytes {
+    let built = message::build::<tails::Owned, std::convert::Infallible>(|to| {
+        let mut list = to.init_tails(tails.len() as u32); // at most `topics_max`
+        for (i, (topic, last)) in (0u32..).zip(tails) {
+            let mut tail = list.reborrow().get(i);
+            tail.set_topic(topic);
+            tail.set_sequence(*last);
+        }
+        Ok(())
+    });
+    match built {
+        Ok(bytes) => bytes,
+        Err(never) => match never {},
+    }
+}
+
+async fn drive(shared: Arc<Shared>, mut watch: SubscriptionWatch, announce_after: Duration) {
+    let mut tick = interval(announce_after);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            change = watch.next() => match change {
+                Ok(change) => apply(&shared, change).await,
+                Err(transport::Closed) => return,
+            },
+            _ = tick.tick() => {
+                let due = shared.lock().outgoing.due(Instant::now());
+                for (topic, last) in due {
+                    // The lock again, so that no event of the topic passes its own tail.
+                    let state = shared.lock();
+                    if state.outgoing.next(&topic) == Ok(last + 1) {
+                        shared.send(topic, EventKind::Tail, last, Bytes::new());
+                    }
+                }
+            }
+        }
+    }
+}
+
+async fn apply(shared: &Shared, change: SubscriptionChange) {
+    match change {
+        SubscriptionChange::Reset(peers) => {
+            let asked: Vec<Bytes> = peers
+                .iter()
+                .flat_map(|(_, prefixes)| prefixes.clone())
+                .collect();
+            let subscriptions = peers
+                .into_iter()
+                .map(|(peer, mut prefixes)| {
+                    prefixes.retain(|prefix| is_confirmation(prefix).is_none());
+                    (peer, prefixes)
+                })
+                .filter(|(_, prefixes)| !prefixes.is_empty())
+                .collect();
+            shared.lock().subscriptions = subscriptions;
+            // Confirmed once more where it was before: harmless, and nobody waits in vain.
+            for topic in asked {
+                if let Some((_, prefix)) = is_confirmation(&topic) {
+                    shared.confirm(&topic, prefix).await;
+                }
+            }
+        }
+        SubscriptionChange::Added { peer, prefix } => match is_confirmation(&prefix) {
+            Some((_, of)) => shared.confirm(&prefix, of).await,
+            None => {
+                let mut state = shared.lock();
+                state.subscriptions.entry(peer).or_default().push(prefix);
+            }
+        },
+        SubscriptionChange::Removed { peer, prefix } => {
+            let mut state = shared.lock();
+            if let Some(prefixes) = state.subscriptions.get_mut(&peer) {
+                if let Some(index) = prefixes.iter().position(|p| *p == prefix) {
+                    prefixes.swap_remove(index);
+                }
+                if prefixes.is_empty() {
+                    state.subscriptions.remove(&peer);
+                }
+            }
+        }
+        SubscriptionChange::Gone { peer } => {
+            shared.lock().subscriptions.remove(&peer);
+        }
+    }
+}

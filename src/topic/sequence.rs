@@ -1,0 +1,401 @@
+//! Numbers of events: given by a publisher, checked by a subscriber. State machines, without
+//! clock, socket or task.
+//!
+//! Numbers count per full topic and publisher epoch, from 1. One count for a whole publisher
+//! would tell a subscriber nothing, since it does not get all topics.
+
+use std::collections::{HashMap, HashSet};
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+/// The publisher's side.
+#[derive(Debug)]
+pub(super) struct Outgoing<I> {
+    topics: HashMap<Bytes, Given<I>>,
+    topics_max: usize,
+    /// A topic that is quiet for this long has its last number announced; then again, each time
+    /// after twice as long, up to `ANNOUNCEMENT_MAX` times as long.
+    quiet: Duration,
+}
+
+const ANNOUNCEMENT_MAX: u32 = 32;
+
+#[derive(Debug)]
+struct Given<I> {
+    last: u64,
+    announce_at: I,
+    announcements: u32,
+}
+
+/// A publisher counts for no more topics than its limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct TooManyTopics;
+
+impl<I: Copy + Ord + std::ops::Add<Duration, Output = I>> Outgoing<I> {
+    pub fn new(topics_max: usize, quiet: Duration) -> Self {
+        Self {
+            topics: HashMap::new(),
+            topics_max,
+            quiet,
+        }
+    }
+
+    /// The number that the next event of a topic has.
+    pub fn next(&self, topic: &Bytes) -> Result<u64, TooManyTopics> {
+        match self.topics.get(topic) {
+            Some(given) => Ok(given.last + 1),
+            None if self.topics.len() >= self.topics_max => Err(TooManyTopics),
+            None => Ok(1),
+        }
+    }
+
+    /// That event was sent.
+    pub fn sent(&mut self, now: I, topic: &Bytes) {
+        let announce_at = now + self.quiet;
+        match self.topics.get_mut(topic) {
+            Some(given) => {
+                *given = Given {
+                    last: given.last + 1,
+                    announce_at,
+                    announcements: 1,
+                }
+            }
+            None => {
+                let first = Given {
+                    last: 1,
+                    announce_at,
+                    announcements: 1,
+                };
+                self.topics.insert(topic.clone(), first);
+            }
+        }
+    }
+
+    /// The topics that begin with `prefix`, with their last numbers.
+    pub fn tails(&self, prefix: &[u8]) -> Vec<(Bytes, u64)> {
+        self.topics
+            .iter()
+            .filter(|(topic, _)| topic.starts_with(prefix))
+            .map(|(topic, given)| (topic.clone(), given.last))
+            .collect()
+    }
+
+    /// The last numbers that should be announced now.
+    pub fn due(&mut self, now: I) -> Vec<(Bytes, u64)> {
+        let quiet = self.quiet;
+        self.topics
+            .iter_mut()
+            .filter(|(_, given)| given.announce_at <= now)
+            .map(|(topic, given)| {
+                given.announcements = (given.announcements * 2).min(ANNOUNCEMENT_MAX);
+                given.announce_at = now + quiet * given.announcements;
+                (topic.clone(), given.last)
+            })
+            .collect()
+    }
+}
+
+/// The subscriber's side.
+#[derive(Debug, Default)]
+pub(super) struct Incoming {
+    epoch: Option<u64>,
+    /// The number that is expected next.
+    expected: HashMap<Bytes, u64>,
+    /// Prefixes of which everything that is published is expected here.
+    confirmed: HashSet<Bytes>,
+    topics_max: usize,
+}
+
+/// What an arrival means.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Arrival {
+    /// The publisher began anew, in this epoch.
+    pub restarted: Option<u64>,
+    /// Events that were lost before it.
+    pub missed: Option<RangeInclusive<u64>>,
+    /// Whether it is new, and not a repetition or of an epoch that is over.
+    pub is_new: bool,
+}
+
+impl Incoming {
+    pub fn new(topics_max: usize) -> Self {
+        Self {
+            topics_max,
+            ..Self::default()
+        }
+    }
+
+    /// An event has come.
+    pub fn event(&mut self, epoch: u64, topic: &Bytes, number: u64) -> Arrival {
+        let Some(restarted) = self.enter(epoch) else {
+            return Arrival::default();
+        };
+        let expected = self.expected(topic).unwrap_or(number);
+        if number >= expected {
+            self.expect(topic, number.saturating_add(1));
+        }
+        Arrival {
+            restarted,
+            missed: (number > expected).then(|| expected..=number - 1),
+            is_new: number >= expected,
+        }
+    }
+
+    /// The last number of a topic is announced.
+    pub fn tail(&mut self, epoch: u64, topic: &Bytes, last: u64) -> Arrival {
+        let Some(restarted) = self.enter(epoch) else {
+            return Arrival::default();
+        };
+        let next = last.saturating_add(1);
+        let expected = self.expected(topic).unwrap_or(next);
+        if next >= expected {
+            self.expect(topic, next);
+        }
+        Arrival {
+            restarted,
+            missed: (next > expected).then(|| expected..=last),
+            is_new: true,
+        }
+    }
+
+    /// The publisher has the subscription to `prefix`; these are the last numbers of its topics.
+    ///
+    /// Returns the epoch if it is a new one, and what was missed while the subscription was
+    /// interrupted.
+    pub fn confirmed(
+        &mut self,
+        epoch: u64,
+        prefix: &Bytes,
+        tails: impl IntoIterator<Item = (Bytes, u64)>,
+    ) -> (Option<u64>, Vec<(Bytes, RangeInclusive<u64>)>) {
+        let Some(restarted) = self.enter(epoch) else {
+            return (None, Vec::new());
+        };
+        let mut missed = Vec::new();
+        for (topic, last) in tails {
+            let arrival = self.tail(epoch, &topic, last);
+            missed.extend(arrival.missed.map(|range| (topic, range)));
+        }
+        // After its tails: those are where a subscription begins, unless it was there before.
+        self.confirmed.insert(prefix.clone());
+        (restarted, missed)
+    }
+
+    pub fn forget(&mut self, prefix: &Bytes) {
+        self.confirmed.remove(prefix);
+        let confirmed = &self.confirmed;
+        self.expected
+            .retain(|topic, _| confirmed.iter().any(|prefix| topic.starts_with(prefix)));
+    }
+
+    /// `None` for an epoch that is over; `Some(Some(_))` for one that begins.
+    fn enter(&mut self, epoch: u64) -> Option<Option<u64>> {
+        match self.epoch {
+            Some(current) if epoch < current => None,
+            Some(current) if epoch == current => Some(None),
+            before => {
+                self.epoch = Some(epoch);
+                self.expected.clear();
+                Some(before.map(|_| epoch))
+            }
+        }
+    }
+
+    /// The number that is next, if anything is known: a topic that was not among the tails of a
+    /// confirmed subscription begins with 1.
+    fn expected(&self, topic: &Bytes) -> Option<u64> {
+        self.expected.get(topic).copied().or_else(|| {
+            let is_confirmed = self
+                .confirmed
+                .iter()
+                .any(|prefix| topic.starts_with(prefix));
+            is_confirmed.then_some(1)
+        })
+    }
+
+    fn expect(&mut self, topic: &Bytes, next: u64) {
+        match self.expected.get_mut(topic) {
+            Some(expected) => *expected = next,
+            None => {
+                if self.expected.len() >= self.topics_max {
+                    // Better to know less than to report what was not missed.
+                    self.expected.clear();
+                    self.confirmed.clear();
+                }
+                self.expected.insert(topic.clone(), next);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// What one publisher does, and what the network does to it.
+    #[derive(Clone, Debug)]
+    enum Step {
+        Publish {
+            topic: u8,
+            lost: bool,
+        },
+        Announce {
+            topic: u8,
+            lost: bool,
+        },
+        /// The connection breaks and comes back; these events go by in between.
+        Reconnect {
+            meanwhile: Vec<u8>,
+        },
+        Restart {
+            before: Vec<u8>,
+        },
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let topic = || 0..3u8;
+        prop_oneof![
+            8 => (topic(), any::<bool>()).prop_map(|(topic, lost)| Step::Publish { topic, lost }),
+            2 => (topic(), any::<bool>()).prop_map(|(topic, lost)| Step::Announce { topic, lost }),
+            1 => prop::collection::vec(topic(), 0..4).prop_map(|meanwhile| Step::Reconnect { meanwhile }),
+            1 => prop::collection::vec(topic(), 0..4).prop_map(|before| Step::Restart { before }),
+        ]
+    }
+
+    fn name(topic: u8) -> Bytes {
+        Bytes::from(format!("t/{topic}"))
+    }
+
+    proptest! {
+        /// Delivered and reported missed are together what was published, each number once.
+        #[test]
+        fn every_number_is_delivered_or_reported_missed(
+            before in prop::collection::vec(0..3u8, 0..5),
+            steps in prop::collection::vec(step(), 0..60),
+        ) {
+            let prefix = Bytes::from_static(b"t/");
+            let mut publisher = Outgoing::new(100, Duration::from_secs(1));
+            let mut subscriber = Incoming::new(100);
+            let now = Duration::ZERO;
+            let mut epoch = 1;
+            // Per epoch and topic: published since the subscription, and accounted for.
+            let mut first: HashMap<(u64, Bytes), u64> = HashMap::new();
+            let mut accounted: HashMap<(u64, Bytes), Vec<u64>> = HashMap::new();
+            for topic in before {
+                publisher.sent(now, &name(topic));
+            }
+            for (topic, last) in publisher.tails(&prefix) {
+                first.insert((epoch, topic), last + 1);
+            }
+            let (restarted, missed) = subscriber.confirmed(epoch, &prefix, publisher.tails(&prefix));
+            prop_assert_eq!((restarted, missed), (None, Vec::new()));
+            let mut lasts: HashMap<(u64, Bytes), u64> = HashMap::new();
+            for step in steps {
+                match step {
+                    Step::Publish { topic, lost } => {
+                        let topic = name(topic);
+                        let number = publisher.next(&topic).unwrap();
+                        publisher.sent(now, &topic);
+                        lasts.insert((epoch, topic.clone()), number);
+                        if !lost {
+                            let arrival = subscriber.event(epoch, &topic, number);
+                            prop_assert!(arrival.is_new && arrival.restarted.is_none());
+                            let seen = accounted.entry((epoch, topic)).or_default();
+                            seen.extend(arrival.missed.into_iter().flatten());
+                            seen.push(number);
+                        }
+                    }
+                    Step::Announce { topic, lost } => {
+                        let topic = name(topic);
+                        let last = publisher.next(&topic).unwrap() - 1;
+                        if !lost && last > 0 {
+                            let arrival = subscriber.tail(epoch, &topic, last);
+                            let seen = accounted.entry((epoch, topic)).or_default();
+                            seen.extend(arrival.missed.into_iter().flatten());
+                        }
+                    }
+                    Step::Reconnect { meanwhile } => {
+                        for topic in meanwhile {
+                            let topic = name(topic);
+                            lasts.insert((epoch, topic.clone()), publisher.next(&topic).unwrap());
+                            publisher.sent(now, &topic);
+                        }
+                        let (restarted, missed) =
+                            subscriber.confirmed(epoch, &prefix, publisher.tails(&prefix));
+                        prop_assert_eq!(restarted, None);
+                        for (topic, range) in missed {
+                            accounted.entry((epoch, topic)).or_default().extend(range);
+                        }
+                    }
+                    Step::Restart { before } => {
+                        // What the old epoch lost at its very end nobody can tell any more.
+                        for ((of, topic), last) in &mut lasts {
+                            if *of == epoch {
+                                let seen = accounted.get(&(epoch, topic.clone()));
+                                *last = seen.and_then(|s| s.last().copied())
+                                    .unwrap_or(first.get(&(epoch, topic.clone())).map_or(0, |f| f - 1));
+                            }
+                        }
+                        epoch += 1;
+                        publisher = Outgoing::new(100, Duration::from_secs(1));
+                        for topic in before {
+                            let topic = name(topic);
+                            lasts.insert((epoch, topic.clone()), publisher.next(&topic).unwrap());
+                            publisher.sent(now, &topic);
+                        }
+                        let (restarted, missed) =
+                            subscriber.confirmed(epoch, &prefix, publisher.tails(&prefix));
+                        prop_assert_eq!(restarted, Some(epoch));
+                        for (topic, range) in missed {
+                            accounted.entry((epoch, topic)).or_default().extend(range);
+                        }
+                    }
+                }
+            }
+            // With the faults off, the next announcement tells the rest.
+            for (topic, last) in publisher.tails(&prefix) {
+                let arrival = subscriber.tail(epoch, &topic, last);
+                accounted.entry((epoch, topic)).or_default().extend(arrival.missed.into_iter().flatten());
+            }
+            for ((epoch, topic), last) in lasts {
+                let first = first.get(&(epoch, topic.clone())).copied().unwrap_or(1);
+                let expected: Vec<u64> = (first..=last).collect();
+                let seen = accounted.get(&(epoch, topic.clone())).cloned().unwrap_or_default();
+                prop_assert_eq!(seen, expected, "epoch {} {:?}", epoch, topic);
+            }
+        }
+    }
+
+    #[test]
+    fn a_quiet_topic_is_announced_after_a_while_then_less_and_less() {
+        let second = Duration::from_secs(1);
+        let mut publisher = Outgoing::new(10, second);
+        let topic = name(0);
+        publisher.sent(Duration::ZERO, &topic);
+        assert!(publisher.due(second / 2).is_empty());
+        assert_eq!(publisher.due(second), [(topic.clone(), 1)]);
+        assert!(publisher.due(second * 2).is_empty());
+        assert_eq!(publisher.due(second * 3), [(topic.clone(), 1)]);
+        assert!(publisher.due(second * 6).is_empty());
+        publisher.sent(second * 6, &topic);
+        assert_eq!(publisher.due(second * 7), [(topic, 2)]);
+    }
+
+    #[test]
+    fn one_topic_more_than_the_limit_is_refused() {
+        let mut publisher = Outgoing::new(1, Duration::from_secs(1));
+        publisher.sent(Duration::ZERO, &name(0));
+        assert_eq!(publisher.next(&name(0)), Ok(2));
+        assert_eq!(publisher.next(&name(1)), Err(TooManyTopics));
+    }
+
+    #[test]
+    fn what_comes_late_from_an_epoch_that_is_over_is_not_new() {
+        let mut subscriber = Incoming::new(10);
+        subscriber.event(2, &name(0), 1);
+        assert_eq!(subscriber.event(1, &name(0), 9), Arrival::default());
+    }
+}

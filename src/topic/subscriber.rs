@@ -1,0 +1,666 @@
+//! The subscriber: asks for topics, takes what comes off the socket at once, and gives it out in
+//! order with what was missed in between.
+
+use std::collections::{HashMap, VecDeque};
+use std::fmt;
+use std::marker::PhantomData;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use bytes::Bytes;
+use capnp::traits::Owned;
+use futures_core::Stream;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use uuid::Uuid;
+
+use super::Topic;
+use super::buffer::{Arrived, Buffer, Content, SlowPolicy};
+use super::names::{Keys, TopicName, confirmation_of, is_confirmation};
+use super::sequence::Incoming;
+use crate::message::{Limits, MessageError, Msg, Plain};
+use crate::transport::{
+    self, Closed, Endpoint, SubscribeReceiver, SubscribeSender, TopicFrames, TransportError,
+    TransportOptions,
+};
+use crate::wire::{EventHeader, EventKind, Metadata};
+use crate::wire_capnp::tails;
+
+/// Topics whose numbers a subscriber keeps.
+const TOPICS_MAX: usize = 65_536;
+
+/// Receives events of one topic, as a [`Stream`] of [`Event`]s.
+///
+/// ```
+/// # async fn f<Progress: bowline::topic::Topic + std::fmt::Debug>() -> Result<(), Box<dyn std::error::Error>> {
+/// use bowline::topic::{Event, Keys};
+///
+/// let mut progress = bowline::Subscriber::<Progress>::connect("tcp://127.0.0.1:5556").await?;
+/// progress.subscribe(Keys::All).await?;
+/// while let Some(event) = progress.next().await {
+///     match event {
+///         Event::Message(message) => println!("{:?}", message.plain()?),
+///         Event::Missed { topic, from, to } => println!("missed {from} to {to} of {topic}"),
+///         Event::Restarted { .. } => println!("the publisher is a new one"),
+///     }
+/// }
+/// # Ok(()) }
+/// ```
+///
+/// It connects, and connects again with its subscriptions, in the background and for ever.
+/// Dropping it closes the socket.
+#[derive(Debug)]
+pub struct Subscriber<T> {
+    shared: Arc<Shared>,
+    driver: JoinHandle<()>,
+    incoming: Incoming,
+    ready: VecDeque<Event<T>>,
+    limits: Limits,
+    confirm_within: Duration,
+}
+
+/// Settings of a [`Subscriber`].
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct SubscriberBuilder {
+    events_max: usize,
+    bytes_max: usize,
+    policy: SlowPolicy,
+    confirm_within: Duration,
+    limits: Limits,
+    transport: TransportOptions,
+}
+
+/// What comes from a subscription.
+#[derive(Debug)]
+pub enum Event<T> {
+    /// An event.
+    Message(EventMessage<T>),
+    /// Events that were published and will not come: this subscriber was slow, or the connection lost.
+    Missed {
+        /// Of which topic.
+        topic: TopicName,
+        /// The number of the first one.
+        from: u64,
+        /// The number of the last one.
+        to: u64,
+    },
+    /// The publisher began anew: numbers count from 1 again, and what the old one published last
+    /// may be lost without a trace.
+    Restarted {
+        /// The new epoch.
+        epoch: u64,
+    },
+}
+
+/// An event that has arrived.
+pub struct EventMessage<T> {
+    body: Bytes,
+    limits: Limits,
+    topic: TopicName,
+    sequence: u64,
+    epoch: u64,
+    metadata: Metadata,
+    type_: PhantomData<fn() -> T>,
+}
+
+/// What a subscriber has counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SubscriberCounters {
+    /// Events dropped here because nobody took them; each is also reported as missed.
+    pub dropped: u64,
+    /// Messages that were no events.
+    pub malformed: u64,
+}
+
+/// Why a subscription is not confirmed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SubscribeError {
+    /// No publisher has confirmed it in time. It stays asked for, and is in force once one is there.
+    #[error("no publisher has confirmed the subscription in time; it stays asked for")]
+    Unconfirmed,
+    /// The subscriber is closed.
+    #[error("the subscriber is closed")]
+    Closed,
+}
+
+impl Default for SubscriberBuilder {
+    fn default() -> Self {
+        Self {
+            events_max: 1024,
+            bytes_max: 16 << 20,
+            policy: SlowPolicy::default(),
+            confirm_within: Duration::from_secs(10),
+            limits: Limits::default(),
+            transport: TransportOptions::default(),
+        }
+    }
+}
+
+impl SubscriberBuilder {
+    /// Events that may wait to be taken. Default: 1,024.
+    pub fn events_max(mut self, events: usize) -> Self {
+        self.events_max = events;
+        self
+    }
+
+    /// Bytes of events that may wait to be taken. Default: 16 MiB.
+    pub fn bytes_max(mut self, bytes: usize) -> Self {
+        self.bytes_max = bytes;
+        self
+    }
+
+    /// What happens at these limits. Default: [`SlowPolicy::Report`].
+    pub fn slow(mut self, policy: SlowPolicy) -> Self {
+        self.policy = policy;
+        self
+    }
+
+    /// How long [`Subscriber::subscribe`] waits for the publisher. Default: 10 s.
+    pub fn confirm_within(mut self, time: Duration) -> Self {
+        self.confirm_within = time;
+        self
+    }
+
+    /// What reading an event may cost.
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Settings of the socket.
+    pub fn transport(mut self, options: TransportOptions) -> Self {
+        self.transport = options;
+        self
+    }
+
+    /// Opens the socket, without a subscription yet and whether or not the publisher is there.
+    ///
+    /// # Errors
+    /// For what is no endpoint.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime with time and I/O enabled.
+    pub async fn connect<T: Topic>(
+        self,
+        endpoint: impl AsRef<str>,
+    ) -> Result<Subscriber<T>, TransportError> {
+        let endpoint: Endpoint = endpoint.as_ref().parse()?;
+        let (sender, receiver) = transport::connect_subscribe(&endpoint, &self.transport).await?;
+        let shared = Arc::new(Shared {
+            sender,
+            state: Mutex::new(State {
+                buffer: Buffer::new(self.events_max, self.bytes_max, self.policy),
+                waker: None,
+                subscriptions: HashMap::new(),
+                malformed: 0,
+                closed: false,
+            }),
+        });
+        Ok(Subscriber {
+            driver: tokio::spawn(drive(Arc::clone(&shared), receiver)),
+            shared,
+            incoming: Incoming::new(TOPICS_MAX),
+            ready: VecDeque::new(),
+            limits: self.limits,
+            confirm_within: self.confirm_within,
+        })
+    }
+}
+
+impl Subscriber<()> {
+    /// To set more than the endpoint.
+    pub fn builder() -> SubscriberBuilder {
+        SubscriberBuilder::default()
+    }
+}
+
+impl<T: Topic> Subscriber<T> {
+    /// With default settings; see [`SubscriberBuilder::connect`].
+    ///
+    /// # Errors
+    /// For what is no endpoint.
+    pub async fn connect(endpoint: impl AsRef<str>) -> Result<Self, TransportError> {
+        SubscriberBuilder::default().connect(endpoint).await
+    }
+
+    /// Asks for the events with these keys; returns when the publisher has confirmed it. Every
+    /// event that is published from then on is delivered or reported missed.
+    ///
+    /// Cancel safe: the subscription then stays asked for.
+    ///
+    /// # Errors
+    /// [`SubscribeError::Unconfirmed`] with no publisher there, or one that is not Bowline's (see
+    /// [`subscribe_unconfirmed`](Self::subscribe_unconfirmed)).
+    pub async fn subscribe(&self, keys: Keys<'_>) -> Result<(), SubscribeError> {
+        let prefix = keys.prefix(T::NAME);
+        let (confirm, confirmed) = oneshot::channel();
+        self.shared.subscribe(prefix, Some(confirm)).await?;
+        match timeout(self.confirm_within, confirmed).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(SubscribeError::Closed),
+            Err(_) => Err(SubscribeError::Unconfirmed),
+        }
+    }
+
+    /// Asks for the events with these keys and does not wait: for a publisher that is a plain PUB
+    /// socket in another language. Gaps between events are still reported; what was published
+    /// before the first one is not.
+    ///
+    /// # Errors
+    /// [`SubscribeError::Closed`].
+    pub async fn subscribe_unconfirmed(&self, keys: Keys<'_>) -> Result<(), SubscribeError> {
+        self.shared.subscribe(keys.prefix(T::NAME), None).await
+    }
+
+    /// Takes a subscription back. What has arrived before still comes.
+    ///
+    /// # Errors
+    /// [`SubscribeError::Closed`].
+    pub async fn unsubscribe(&mut self, keys: Keys<'_>) -> Result<(), SubscribeError> {
+        let prefix = keys.prefix(T::NAME);
+        self.incoming.forget(&prefix);
+        self.shared.unsubscribe(prefix).await
+    }
+
+    /// The next event; `None` once the subscriber is closed. Cancel safe.
+    pub async fn next(&mut self) -> Option<Event<T>> {
+        std::future::poll_fn(|cx| Pin::new(&mut *self).poll_next(cx)).await
+    }
+
+    /// Whether the publisher is there now.
+    pub fn is_connected(&self) -> bool {
+        self.shared.sender.is_connected()
+    }
+
+    /// What it has counted.
+    pub fn counters(&self) -> SubscriberCounters {
+        let state = self.shared.lock();
+        SubscriberCounters {
+            dropped: state.buffer.dropped(),
+            malformed: state.malformed,
+        }
+    }
+
+    /// Closes the socket.
+    pub async fn close(self) {
+        self.shared.sender.close().await;
+    }
+
+    /// Turns an arrival into events: at most one of its own, after what it says was missed.
+    fn accept(&mut self, arrived: Arrived) {
+        let Arrived {
+            topic,
+            epoch,
+            content,
+        } = arrived;
+        let (restarted, missed, is_new) = match &content {
+            Content::Confirmed { tails } => {
+                let (restarted, missed) =
+                    self.incoming
+                        .confirmed(epoch, &topic, tails.iter().cloned());
+                (restarted, missed, false)
+            }
+            Content::Tail { last } => {
+                let arrival = self.incoming.tail(epoch, &topic, *last);
+                let missed = arrival.missed.map(|range| (topic.clone(), range));
+                (arrival.restarted, missed.into_iter().collect(), false)
+            }
+            Content::Event { number, .. } => {
+                let arrival = self.incoming.event(epoch, &topic, *number);
+                let missed = arrival.missed.map(|range| (topic.clone(), range));
+                (
+                    arrival.restarted,
+                    missed.into_iter().collect(),
+                    arrival.is_new,
+                )
+            }
+        };
+        self.ready
+            .extend(restarted.map(|epoch| Event::Restarted { epoch }));
+        for (topic, range) in missed {
+            self.ready.push_back(Event::Missed {
+                topic: TopicName(topic),
+                from: *range.start(),
+                to: *range.end(),
+            });
+        }
+        if let Content::Event {
+            number,
+            metadata,
+            body,
+        } = content
+            && is_new
+        {
+            self.ready.push_back(Event::Message(EventMessage {
+                body,
+                limits: self.limits,
+                topic: TopicName(topic),
+                sequence: number,
+                epoch,
+                metadata,
+                type_: PhantomData,
+            }));
+        }
+    }
+}
+
+impl<T: Topic> Stream for Subscriber<T> {
+    type Item = Event<T>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Event<T>>> {
+        loop {
+            if let Some(event) = self.ready.pop_front() {
+                return Poll::Ready(Some(event));
+            }
+            let arrived = {
+                let mut state = self.shared.lock();
+                match state.buffer.pop() {
+                    Some(arrived) => arrived,
+                    None if state.closed || state.buffer.is_overflowed() => {
+                        return Poll::Ready(None);
+                    }
+                    None => {
+                        state.waker = Some(cx.waker().clone());
+                        return Poll::Pending;
+                    }
+                }
+            };
+            self.accept(arrived);
+        }
+    }
+}
+
+impl<T> Unpin for Subscriber<T> {}
+
+impl<T> Drop for Subscriber<T> {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+impl<T: Plain> EventMessage<T> {
+    /// Opens the event for reading in place.
+    ///
+    /// # Errors
+    /// As [`Msg::open`].
+    pub fn open(&self) -> Result<Msg<T>, MessageError> {
+        Msg::open(self.body.clone(), &self.limits)
+    }
+
+    /// The event as a plain struct.
+    ///
+    /// # Errors
+    /// As [`Msg::open`] and [`Msg::plain`].
+    pub fn plain(&self) -> Result<T, MessageError> {
+        self.open()?.plain()
+    }
+
+    /// Reads the event in place.
+    ///
+    /// # Errors
+    /// As [`Msg::open`] and [`Msg::get`], and what `read` returns.
+    pub fn read<R, E: From<MessageError>>(
+        &self,
+        read: impl FnOnce(<T::Capnp as Owned>::Reader<'_>) -> Result<R, E>,
+    ) -> Result<R, E> {
+        read(self.open()?.get()?)
+    }
+}
+
+impl<T> EventMessage<T> {
+    /// Its full topic.
+    pub fn topic(&self) -> &TopicName {
+        &self.topic
+    }
+
+    /// Its number in that topic.
+    pub fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    /// The epoch of its publisher.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// What the publisher sent beside it.
+    pub fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
+}
+
+impl<T> fmt::Debug for EventMessage<T> {
+    /// Not the body: it may be secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "EventMessage({} {})", self.topic, self.sequence)
+    }
+}
+
+#[derive(Debug)]
+struct Shared {
+    sender: SubscribeSender,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    buffer: Buffer,
+    waker: Option<Waker>,
+    /// By their prefixes.
+    subscriptions: HashMap<Bytes, Subscription>,
+    malformed: u64,
+    closed: bool,
+}
+
+#[derive(Debug)]
+struct Subscription {
+    /// Of the confirmation that is asked for; none is for a publisher that cannot.
+    nonce: Option<u128>,
+    waiting: Vec<oneshot::Sender<()>>,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn subscribe(
+        &self,
+        prefix: Bytes,
+        confirm: Option<oneshot::Sender<()>>,
+    ) -> Result<(), SubscribeError> {
+        let closed = |Closed| SubscribeError::Closed;
+        let nonce = confirm.is_some().then(|| Uuid::now_v7().as_u128());
+        let (is_first, before) = {
+            let mut state = self.lock();
+            let is_first = !state.subscriptions.contains_key(&prefix);
+            let subscription = state
+                .subscriptions
+                .entry(prefix.clone())
+                .or_insert(Subscription {
+                    nonce: None,
+                    waiting: Vec::new(),
+                });
+            subscription.waiting.extend(confirm);
+            let before = match nonce {
+                Some(nonce) => subscription.nonce.replace(nonce),
+                None => None,
+            };
+            (is_first, before)
+        };
+        if is_first {
+            self.sender
+                .subscribe(prefix.clone())
+                .await
+                .map_err(closed)?;
+        }
+        self.ask(&prefix, before, nonce).await.map_err(closed)
+    }
+
+    /// Asks for a confirmation, instead of one that was asked for before.
+    async fn ask(
+        &self,
+        prefix: &Bytes,
+        before: Option<u128>,
+        nonce: Option<u128>,
+    ) -> Result<(), Closed> {
+        if let Some(before) = before {
+            self.sender
+                .unsubscribe(confirmation_of(before, prefix))
+                .await?;
+        }
+        if let Some(nonce) = nonce {
+            self.sender
+                .subscribe(confirmation_of(nonce, prefix))
+                .await?;
+        }
+        Ok(())
+    }
+
+    async fn unsubscribe(&self, prefix: Bytes) -> Result<(), SubscribeError> {
+        let Some(subscription) = self.lock().subscriptions.remove(&prefix) else {
+            return Ok(());
+        };
+        let closed = |Closed| SubscribeError::Closed;
+        self.ask(&prefix, subscription.nonce, None)
+            .await
+            .map_err(closed)?;
+        self.sender.unsubscribe(prefix).await.map_err(closed)
+    }
+
+    /// After a new connection, which has the subscriptions again: what was missed in between?
+    async fn ask_again(&self) -> Result<(), Closed> {
+        let mut again = Vec::new();
+        for (prefix, subscription) in &mut self.lock().subscriptions {
+            if let Some(before) = subscription.nonce {
+                let nonce = Uuid::now_v7().as_u128();
+                subscription.nonce = Some(nonce);
+                again.push((prefix.clone(), before, nonce));
+            }
+        }
+        for (prefix, before, nonce) in again {
+            self.ask(&prefix, Some(before), Some(nonce)).await?;
+        }
+        Ok(())
+    }
+
+    /// Takes in what has arrived; wakes whoever waits for it.
+    fn accept(&self, batch: &mut Vec<Result<TopicFrames, transport::Malformed>>) {
+        let mut state = self.lock();
+        for received in batch.drain(..) {
+            let arrived = match received {
+                Ok(frames) => state.read(frames),
+                Err(_) => None,
+            };
+            match arrived {
+                Some(arrived) => state.buffer.push(arrived),
+                None => state.malformed += 1,
+            }
+        }
+        let waker = state.waker.take();
+        drop(state);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    fn end(&self) {
+        let mut state = self.lock();
+        state.closed = true;
+        state.subscriptions.clear();
+        let waker = state.waker.take();
+        drop(state);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
+impl State {
+    fn read(&mut self, frames: TopicFrames) -> Option<Arrived> {
+        let header = EventHeader::decode(&frames.header).ok()?;
+        let (topic, content) = match (header.kind, is_confirmation(&frames.topic)) {
+            (EventKind::Confirmed, Some((nonce, prefix))) => {
+                let prefix = frames.topic.slice_ref(prefix);
+                let tails = read_tails(frames.body).ok()?;
+                if let Some(subscription) = self.subscriptions.get_mut(&prefix)
+                    && subscription.nonce == Some(nonce)
+                {
+                    for waiting in subscription.waiting.drain(..) {
+                        // Whoever gave up waiting does not need to know.
+                        let _ = waiting.send(());
+                    }
+                }
+                (prefix, Content::Confirmed { tails })
+            }
+            (EventKind::Event, None) => {
+                let content = Content::Event {
+                    number: header.sequence,
+                    metadata: header.metadata,
+                    body: frames.body,
+                };
+                (frames.topic, content)
+            }
+            (EventKind::Tail, None) => {
+                let last = header.sequence;
+                (frames.topic, Content::Tail { last })
+            }
+            _ => return None,
+        };
+        Some(Arrived {
+            topic,
+            epoch: header.epoch,
+            content,
+        })
+    }
+}
+
+fn read_tails(body: Bytes) -> Result<Vec<(Bytes, u64)>, MessageError> {
+    let message = crate::message::open(body, &Limits::default())?;
+    let root = message.get_root::<tails::Reader<'_>>()?;
+    let mut tails = Vec::new();
+    for tail in root.get_tails()? {
+        let topic = Bytes::copy_from_slice(tail.get_topic()?);
+        tails.push((topic, tail.get_sequence()));
+    }
+    Ok(tails)
+}
+
+async fn drive(shared: Arc<Shared>, mut receiver: SubscribeReceiver) {
+    let mut batch = Vec::new();
+    let mut seen = shared.sender.connection_generation();
+    let mut was_connected = shared.sender.is_connected();
+    loop {
+        tokio::select! {
+            biased;
+            received = receiver.receive(&mut batch) => {
+                if received.is_err() {
+                    break;
+                }
+                shared.accept(&mut batch);
+                if shared.lock().buffer.is_overflowed() {
+                    shared.sender.close().await;
+                    break;
+                }
+            }
+            changed = shared.sender.connection_changed(seen) => {
+                let Ok(generation) = changed else { break };
+                let again = was_connected || generation > seen + 1;
+                seen = generation;
+                if shared.sender.is_connected() {
+                    if again && shared.ask_again().await.is_err() {
+                        break;
+                    }
+                    was_connected = true;
+                }
+            }
+        }
+    }
+    shared.end();
+}

@@ -1,0 +1,349 @@
+//! Topics in process: publish and subscribe.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, LazyLock, Mutex, Weak};
+
+use bytes::Bytes;
+use tokio::sync::{mpsc, watch};
+
+use super::{Registry, lock};
+use crate::transport::{
+    BATCH_MAX, Closed, Malformed, PublishRefused, SubscriptionChange, TopicFrames, TransportError,
+    TransportOptions,
+};
+
+static PUBLISHERS: LazyLock<Registry<Publisher>> = LazyLock::new(Registry::new);
+
+// ---- publish ----
+
+#[derive(Debug)]
+struct Publisher {
+    name: String,
+    subscribers: Mutex<Subscribers>,
+    changes: mpsc::UnboundedSender<SubscriptionChange>,
+    dropped: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Subscribers {
+    by_id: HashMap<u64, Subscribed>,
+    last: u64,
+    closed: bool,
+}
+
+#[derive(Debug)]
+struct Subscribed {
+    prefixes: Vec<Bytes>,
+    messages: mpsc::Sender<TopicFrames>,
+}
+
+impl Publisher {
+    fn attach(&self, messages: mpsc::Sender<TopicFrames>, prefixes: &[Bytes]) -> Option<u64> {
+        let mut subscribers = lock(&self.subscribers);
+        if subscribers.closed {
+            return None;
+        }
+        subscribers.last += 1;
+        let id = subscribers.last;
+        let subscribed = Subscribed {
+            prefixes: Vec::new(),
+            messages,
+        };
+        subscribers.by_id.insert(id, subscribed);
+        drop(subscribers);
+        for prefix in prefixes {
+            self.add(id, prefix.clone());
+        }
+        Some(id)
+    }
+
+    fn add(&self, peer: u64, prefix: Bytes) {
+        if let Some(subscribed) = lock(&self.subscribers).by_id.get_mut(&peer) {
+            subscribed.prefixes.push(prefix.clone());
+            self.tell(SubscriptionChange::Added { peer, prefix });
+        }
+    }
+
+    fn remove(&self, peer: u64, prefix: &Bytes) {
+        if let Some(subscribed) = lock(&self.subscribers).by_id.get_mut(&peer)
+            && let Some(index) = subscribed.prefixes.iter().position(|p| p == prefix)
+        {
+            let prefix = subscribed.prefixes.swap_remove(index);
+            self.tell(SubscriptionChange::Removed { peer, prefix });
+        }
+    }
+
+    fn detach(&self, peer: u64) {
+        if lock(&self.subscribers).by_id.remove(&peer).is_some() {
+            self.tell(SubscriptionChange::Gone { peer });
+        }
+    }
+
+    fn tell(&self, change: SubscriptionChange) {
+        // A publisher whose watch is gone is closing.
+        let _ = self.changes.send(change);
+    }
+
+    fn close(&self) {
+        PUBLISHERS.unbind(&self.name, self);
+        let mut subscribers = lock(&self.subscribers);
+        subscribers.closed = true;
+        subscribers.by_id.clear();
+    }
+}
+
+impl Drop for Publisher {
+    fn drop(&mut self) {
+        PUBLISHERS.unbind(&self.name, self);
+    }
+}
+
+pub(in crate::transport) fn bind_publish(
+    name: &str,
+    _: &TransportOptions,
+) -> Result<(PublishSender, SubscriptionWatch), TransportError> {
+    // Not bounded, since those who subscribe are of this process: what they ask for is theirs already.
+    let (changes, watched) = mpsc::unbounded_channel();
+    let publisher = Arc::new(Publisher {
+        name: name.to_owned(),
+        subscribers: Mutex::default(),
+        changes,
+        dropped: AtomicU64::new(0),
+    });
+    PUBLISHERS.bind(name, &publisher)?;
+    Ok((
+        PublishSender { publisher },
+        SubscriptionWatch { changes: watched },
+    ))
+}
+
+#[derive(Debug)]
+pub(crate) struct PublishSender {
+    publisher: Arc<Publisher>,
+}
+
+impl PublishSender {
+    pub fn try_send(&self, frames: TopicFrames) -> Result<(), PublishRefused> {
+        let subscribers = lock(&self.publisher.subscribers);
+        if subscribers.closed {
+            return Err(PublishRefused::Closed);
+        }
+        for subscribed in subscribers.by_id.values() {
+            if subscribed
+                .prefixes
+                .iter()
+                .any(|prefix| frames.topic.starts_with(prefix))
+                && subscribed.messages.try_send(frames.clone()).is_err()
+            {
+                self.publisher.dropped.fetch_add(1, Relaxed);
+            }
+        }
+        Ok(())
+    }
+
+    pub fn dropped(&self) -> u64 {
+        self.publisher.dropped.load(Relaxed)
+    }
+
+    pub fn close(&self) {
+        self.publisher.close();
+    }
+}
+
+impl Drop for PublishSender {
+    fn drop(&mut self) {
+        self.publisher.close();
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct SubscriptionWatch {
+    changes: mpsc::UnboundedReceiver<SubscriptionChange>,
+}
+
+impl SubscriptionWatch {
+    pub async fn next(&mut self) -> Result<SubscriptionChange, Closed> {
+        self.changes.recv().await.ok_or(Closed)
+    }
+}
+
+// ---- subscribe ----
+
+/// What the two halves of a subscriber share.
+#[derive(Debug)]
+struct Subscriber {
+    name: String,
+    messages_max: usize,
+    state: Mutex<State>,
+    generation: watch::Sender<u64>,
+    closed: watch::Sender<bool>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    prefixes: Vec<Bytes>,
+    link: Option<(u64, Weak<Publisher>)>,
+}
+
+impl Subscriber {
+    /// Finds the publisher of the name, if there is one now.
+    fn attach(&self) -> Option<mpsc::Receiver<TopicFrames>> {
+        let publisher = PUBLISHERS.find(&self.name)?;
+        let (messages, received) = mpsc::channel(self.messages_max);
+        let mut state = lock(&self.state);
+        let id = publisher.attach(messages, &state.prefixes)?;
+        state.link = Some((id, Arc::downgrade(&publisher)));
+        drop(state);
+        self.generation.send_modify(|generation| *generation += 1);
+        Some(received)
+    }
+
+    fn detach(&self) {
+        if let Some((id, publisher)) = lock(&self.state).link.take() {
+            if let Some(publisher) = publisher.upgrade() {
+                publisher.detach(id);
+            }
+            self.generation.send_modify(|generation| *generation += 1);
+        }
+    }
+}
+
+pub(in crate::transport) fn connect_subscribe(
+    name: &str,
+    options: &TransportOptions,
+) -> (SubscribeSender, SubscribeReceiver) {
+    let subscriber = Arc::new(Subscriber {
+        name: name.to_owned(),
+        messages_max: options.send_queue_max.max(1) as usize,
+        state: Mutex::default(),
+        generation: watch::Sender::new(0),
+        closed: watch::Sender::new(false),
+    });
+    let bound = PUBLISHERS.bound.subscribe();
+    let messages = subscriber.attach();
+    let receiver = SubscribeReceiver {
+        messages,
+        bound,
+        closed: subscriber.closed.subscribe(),
+        subscriber: Arc::clone(&subscriber),
+    };
+    (SubscribeSender { subscriber }, receiver)
+}
+
+#[derive(Debug)]
+pub(crate) struct SubscribeSender {
+    subscriber: Arc<Subscriber>,
+}
+
+impl SubscribeSender {
+    pub fn subscribe(&self, prefix: Bytes) -> Result<(), Closed> {
+        self.open()?;
+        let mut state = lock(&self.subscriber.state);
+        state.prefixes.push(prefix.clone());
+        if let Some((id, publisher)) = &state.link
+            && let Some(publisher) = publisher.upgrade()
+        {
+            publisher.add(*id, prefix);
+        }
+        Ok(())
+    }
+
+    pub fn unsubscribe(&self, prefix: &Bytes) -> Result<(), Closed> {
+        self.open()?;
+        let mut state = lock(&self.subscriber.state);
+        if let Some(index) = state.prefixes.iter().position(|p| p == prefix) {
+            state.prefixes.swap_remove(index);
+        }
+        if let Some((id, publisher)) = &state.link
+            && let Some(publisher) = publisher.upgrade()
+        {
+            publisher.remove(*id, prefix);
+        }
+        Ok(())
+    }
+
+    pub fn is_connected(&self) -> bool {
+        lock(&self.subscriber.state).link.is_some()
+    }
+
+    pub fn connection_generation(&self) -> u64 {
+        *self.subscriber.generation.borrow()
+    }
+
+    pub async fn connection_changed(&self, seen: u64) -> Result<u64, Closed> {
+        let mut closed = self.subscriber.closed.subscribe();
+        let mut generation = self.subscriber.generation.subscribe();
+        tokio::select! {
+            changed = generation.wait_for(|generation| *generation != seen) => {
+                changed.map(|generation| *generation).map_err(|_| Closed)
+            }
+            _ = closed.wait_for(|closed| *closed) => Err(Closed),
+        }
+    }
+
+    pub fn close(&self) {
+        self.subscriber.closed.send_replace(true);
+        self.subscriber.detach();
+    }
+
+    fn open(&self) -> Result<(), Closed> {
+        match *self.subscriber.closed.borrow() {
+            true => Err(Closed),
+            false => Ok(()),
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct SubscribeReceiver {
+    subscriber: Arc<Subscriber>,
+    messages: Option<mpsc::Receiver<TopicFrames>>,
+    bound: watch::Receiver<()>,
+    closed: watch::Receiver<bool>,
+}
+
+impl SubscribeReceiver {
+    pub async fn receive(
+        &mut self,
+        batch: &mut Vec<Result<TopicFrames, Malformed>>,
+    ) -> Result<(), Closed> {
+        loop {
+            if *self.closed.borrow() {
+                return Err(Closed);
+            }
+            let Some(messages) = &mut self.messages else {
+                self.messages = self.subscriber.attach();
+                if self.messages.is_none() {
+                    tokio::select! {
+                        _ = self.bound.changed() => {}
+                        _ = self.closed.changed() => {}
+                    }
+                }
+                continue;
+            };
+            let mut next = tokio::select! {
+                next = messages.recv() => next,
+                _ = self.closed.changed() => continue,
+            };
+            while let Some(frames) = next {
+                batch.push(Ok(frames));
+                if batch.len() >= BATCH_MAX {
+                    return Ok(());
+                }
+                next = messages.try_recv().ok();
+            }
+            if !batch.is_empty() {
+                return Ok(());
+            }
+            self.messages = None;
+            self.subscriber.detach();
+        }
+    }
+}
+
+impl Drop for SubscribeReceiver {
+    fn drop(&mut self) {
+        self.subscriber.detach();
+    }
+}
