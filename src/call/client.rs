@@ -9,9 +9,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
+use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout_at};
 use tower_service::Service;
 
 use super::correlation::{Correlation, TooMany};
@@ -28,6 +28,9 @@ use crate::wire::{Code, ReplyHeader, ReplyStatus, RequestHeader, Status, Work};
 const DEADLINE_TICK: Duration = Duration::from_millis(10);
 /// Ticks without a call in flight before the clock rests.
 const IDLE_TICKS: u32 = 100;
+
+/// How long a call that waits for its server waits before it is sent again.
+const RESEND_AFTER: Duration = Duration::from_millis(20);
 
 /// A connection to one server. Cheap to clone; all clones share it.
 ///
@@ -135,6 +138,7 @@ impl ClientBuilder {
                 correlation: Correlation::new(self.in_flight_max),
                 malformed: 0,
             }),
+            connected: watch::Sender::new(false),
             resting: AtomicBool::new(false),
             woken: Notify::new(),
             endpoint,
@@ -171,7 +175,7 @@ impl Client {
 
     /// Whether the server is there now.
     pub fn is_connected(&self) -> bool {
-        self.0.shared.sender.is_connected()
+        self.0.shared.is_connected()
     }
 
     /// What it has counted.
@@ -216,6 +220,9 @@ impl Drop for Inner {
 struct Shared {
     sender: DealerSender,
     calls: Mutex<Calls>,
+    /// As the driver knows it, who ends the calls of a connection before it says that there is
+    /// another: so no call is taken for one of a connection that came after it.
+    connected: watch::Sender<bool>,
     /// The driver's clock does not tick, and has to be woken.
     resting: AtomicBool,
     woken: Notify,
@@ -245,19 +252,19 @@ impl Shared {
         self.calls.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns when the server is there, or the socket closed.
+    fn is_connected(&self) -> bool {
+        *self.connected.borrow()
+    }
+
+    /// Returns when the server is there.
     async fn connected(&self) {
-        loop {
-            let seen = self.sender.connection_generation();
-            if self.sender.is_connected() || self.sender.connection_changed(seen).await.is_err() {
-                return;
-            }
-        }
+        // The sender is in `self`, so it does not go away.
+        let _ = self.connected.subscribe().wait_for(|is| *is).await;
     }
 
     /// Sends the request and returns its correlation number.
     fn begin(&self, request: &RawRequest, deadline: Instant) -> Result<u64, NotBegun> {
-        if !self.sender.is_connected() {
+        if !self.is_connected() {
             return Err(NotBegun::NoServer);
         }
         let remaining = deadline.saturating_duration_since(Instant::now());
@@ -323,7 +330,7 @@ impl Service<RawRequest> for Client {
             .deadline
             .unwrap_or_else(|| deadline_after(self.0.shared.timeout));
         let state = match self.0.shared.begin(&request, deadline) {
-            Ok(number) if request.wait_for_ready && request.effect.may_be_resent() => {
+            Ok(number) if request.wait_for_ready => {
                 let begun = Ticket::new(&self.0, number);
                 State::Slow(Box::pin(persist(
                     self.clone(),
@@ -450,14 +457,19 @@ async fn persist(
             },
         };
         match ticket.await {
-            Err(status)
-                if request.wait_for_ready
-                    && request.effect.may_be_resent()
-                    && status.code() == Code::Unavailable
-                    && !shared.sender.is_connected() =>
-            {
-                work = Work::OutcomeUnknown;
+            Err(status) if request.wait_for_ready && status.code() == Code::Unavailable => {
+                let was_not_done = status.work() == Work::NotDone;
+                if !was_not_done && !request.effect.may_be_resent() {
+                    return Err(status);
+                }
+                if !was_not_done {
+                    work = Work::OutcomeUnknown;
+                }
                 request.attempt = request.attempt.saturating_add(1);
+                // A server that is leaving refuses at once: give it the time to be gone.
+                if timeout_at(deadline, sleep(RESEND_AFTER)).await.is_err() {
+                    return Err(Status::deadline_exceeded(work));
+                }
             }
             ended => return ended,
         }
@@ -467,7 +479,8 @@ async fn persist(
 async fn drive(shared: Arc<Shared>, mut receiver: DealerReceiver) {
     let mut batch = Vec::new();
     let mut wake = Vec::new();
-    let mut seen = shared.sender.connection_generation();
+    let seen = shared.sender.connection_generation();
+    shared.connected.send_replace(shared.sender.is_connected());
     let mut ticking = true;
     let mut idle_ticks = 0;
     tokio::pin! {
@@ -486,9 +499,11 @@ async fn drive(shared: Arc<Shared>, mut receiver: DealerReceiver) {
             }
             now = &mut changed => match now {
                 Ok(generation) => {
-                    seen = generation;
-                    changed.set(shared.sender.connection_changed(seen));
-                    shared.end_all(|| lost(&shared.endpoint));
+                    changed.set(shared.sender.connection_changed(generation));
+                    if shared.connected.send_replace(false) {
+                        shared.end_all(|| lost(&shared.endpoint));
+                    }
+                    shared.connected.send_replace(shared.sender.is_connected());
                 }
                 Err(_) => break,
             },
@@ -515,6 +530,7 @@ async fn drive(shared: Arc<Shared>, mut receiver: DealerReceiver) {
         }
         wake.drain(..).for_each(Waker::wake);
     }
+    shared.connected.send_replace(false);
     shared.end_all(|| lost(&shared.endpoint));
 }
 

@@ -9,7 +9,7 @@ use capnp::traits::Owned;
 use tokio::time::Instant;
 
 use super::raw::deadline_after;
-use super::typed::{built, encoded, received};
+use super::typed::{built, received};
 use super::{CallService, MethodError, RawReply, RawRequest, Response};
 use crate::message::{Limits, Link, Plain};
 use crate::schema::{Effect, MethodInfo};
@@ -42,7 +42,8 @@ impl<S: Clone, R, E> Call<S, R, E> {
     /// Parameters without an encoding, such as an enumerant that the schema does not have, fail
     /// the call with `InvalidArgument` when it is awaited.
     pub fn plain<P: Plain>(service: &S, method: &'static MethodInfo, params: &P) -> Self {
-        let request = encoded(params)
+        let request = params
+            .to_bytes()
             .map(|body| RawRequest::new(method, body))
             .map_err(Status::from);
         Self::new(service, request)

@@ -153,12 +153,6 @@ pub(super) fn built<P: Plain>(build: impl FnOnce(<P::Capnp as Owned>::Builder<'_
     }
 }
 
-pub(super) fn encoded<P: Plain>(plain: &P) -> Result<Bytes, MessageError> {
-    Ok(message::build::<P::Capnp, capnp::Error>(|to| {
-        plain.write(to)
-    })?)
-}
-
 /// Turns what a handler returned into what is sent; generated servers call this.
 ///
 /// # Errors
@@ -170,7 +164,7 @@ pub fn answer<R: Plain, E: MethodError>(result: Result<Reply<R>, E>) -> Result<R
     };
     let body = match reply.content {
         Content::Built(body) => body,
-        Content::Plain(plain) => encoded(&plain).map_err(cannot_encode)?,
+        Content::Plain(plain) => plain.to_bytes().map_err(cannot_encode)?,
     };
     let mut raw = RawReply::new(Outcome::Success, body);
     raw.metadata = reply.metadata;
@@ -320,7 +314,7 @@ impl<E: Plain> MethodError for Failure<E> {
     fn into_reply(self) -> Result<RawReply, Status> {
         match self {
             Self::Application(error) => {
-                let body = encoded(&error).map_err(cannot_encode)?;
+                let body = error.to_bytes().map_err(cannot_encode)?;
                 Ok(RawReply::new(Outcome::ApplicationError, body))
             }
             Self::Status(status) => Err(status),

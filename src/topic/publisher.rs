@@ -196,8 +196,7 @@ impl<T: Topic> Publisher<T> {
     /// # Errors
     /// See [`PublishError`].
     pub async fn publish(&self, event: &T) -> Result<Published, PublishError> {
-        let body = message::build::<T::Capnp, capnp::Error>(|to| event.write(to))
-            .map_err(MessageError::from)?;
+        let body = event.to_bytes()?;
         let topic = TopicName::new(T::NAME, event.key().as_deref().unwrap_or_default());
         self.inner
             .shared
@@ -302,31 +301,42 @@ impl Shared {
             trace: None,
             metadata,
         };
-        let TopicName(topic) = topic;
         loop {
-            // Under one lock, so that events leave in the order of their numbers.
-            let mut state = self.lock();
-            header.sequence = match state.outgoing.next(&topic) {
-                Ok(sequence) => sequence,
-                Err(TooManyTopics) => return Err(PublishError::TooManyTopics),
-            };
-            let frames = TopicFrames {
-                topic: topic.clone(),
-                header: header.encode(),
-                body: body.clone(),
-            };
-            match self.sender.try_send(frames) {
-                Ok(()) => {
-                    state.outgoing.sent(Instant::now(), &topic);
-                    return Ok(Published {
-                        sequence: header.sequence,
-                        matched: state.matching(&topic),
-                    });
-                }
-                Err(PublishRefused::Closed) => return Err(PublishError::Closed),
-                Err(PublishRefused::Full) => drop(state),
+            if let Some(published) = self.try_publish(&topic.0, &mut header, &body)? {
+                return Ok(published);
             }
             self.sender.writable().await;
+        }
+    }
+
+    /// `None` where the socket has no room.
+    fn try_publish(
+        &self,
+        topic: &Bytes,
+        header: &mut EventHeader,
+        body: &Bytes,
+    ) -> Result<Option<Published>, PublishError> {
+        // Under one lock, so that events leave in the order of their numbers.
+        let mut state = self.lock();
+        header.sequence = match state.outgoing.next(topic) {
+            Ok(sequence) => sequence,
+            Err(TooManyTopics) => return Err(PublishError::TooManyTopics),
+        };
+        let frames = TopicFrames {
+            topic: topic.clone(),
+            header: header.encode(),
+            body: body.clone(),
+        };
+        match self.sender.try_send(frames) {
+            Ok(()) => {
+                state.outgoing.sent(Instant::now(), topic);
+                Ok(Some(Published {
+                    sequence: header.sequence,
+                    matched: state.matching(topic),
+                }))
+            }
+            Err(PublishRefused::Full) => Ok(None),
+            Err(PublishRefused::Closed) => Err(PublishError::Closed),
         }
     }
 

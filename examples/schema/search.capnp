@@ -1,0 +1,61 @@
+@0xb0f1a3c5d7e90403;
+# A search engine of four services: who are you, what is there, what fits, and how far are we.
+
+using Bowline = import "/bowline/bowline.capnp";
+
+interface Login $Bowline.timeout("2s") {
+  logIn @0 (user :Text, password :Text $Bowline.secret) -> (session :Text) $Bowline.idempotent $Bowline.fails("Denied");
+  whoIs @1 (session :Text) -> (user :Text) $Bowline.idempotent $Bowline.fails("Denied");
+}
+
+struct Denied {
+  reason @0 :Text;
+}
+
+interface Index $Bowline.timeout("10s") {
+  add @0 (session :Text, job :Text, documents :List(Document)) -> (documents :UInt32) $Bowline.idempotent $Bowline.fails("Denied");
+  # Takes documents in; one with a known path replaces the one before.
+
+  lookUp @1 (terms :List(Text)) -> (documents :UInt32, averageWords :Float64, found :List(Term)) $Bowline.idempotent;
+  # Where the terms are.
+
+  fetch @2 (path :Text) -> Document $Bowline.idempotent $Bowline.fails("Missing");
+}
+
+struct Document {
+  path @0 :Text;
+  text @1 :Text;
+}
+
+struct Missing {
+  path @0 :Text;
+}
+
+struct Term {
+  postings @0 :List(Posting);
+
+  struct Posting {
+    path  @0 :Text;
+    count @1 :UInt32;
+    # How often the term is in the document.
+    words @2 :UInt32;
+    # Words of the document.
+  }
+}
+
+interface Search $Bowline.timeout("5s") {
+  search @0 (session :Text, query :Text, limit :UInt16) -> (hits :List(Hit), documents :UInt32) $Bowline.idempotent $Bowline.fails("Denied");
+}
+
+struct Hit {
+  path     @0 :Text;
+  score    @1 :Float64;
+  document @2 :Bowline.Link(Document);
+  # The document itself, wherever it is.
+}
+
+struct Progress $Bowline.topic("indexing") {
+  job       @0 :Text $Bowline.key;
+  documents @1 :UInt32;
+  bytes     @2 :UInt64;
+}
