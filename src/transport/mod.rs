@@ -137,6 +137,7 @@ pub(crate) async fn bind_router(
     options: &TransportOptions,
 ) -> Result<(RouterSender, RouterReceiver, Endpoint), TransportError> {
     refuse_insecure(endpoint, options)?;
+    refuse_in_use(endpoint).await?;
     match (endpoint, options.carrier) {
         (Endpoint::Inproc(name), _) => {
             let (sender, receiver) = memory::bind_router(name, options)?;
@@ -172,6 +173,7 @@ pub(crate) async fn bind_publish(
     options: &TransportOptions,
 ) -> Result<(PublishSender, SubscriptionWatch, Endpoint), TransportError> {
     refuse_insecure(endpoint, options)?;
+    refuse_in_use(endpoint).await?;
     match (endpoint, options.carrier) {
         (Endpoint::Inproc(name), _) => {
             let (sender, watch) = memory::bind_publish(name, options)?;
@@ -214,6 +216,19 @@ pub(crate) async fn connect_subscribe(
             ))
         }
     }
+}
+
+/// A library removes a Unix socket that is in its way, even one that somebody listens on.
+async fn refuse_in_use(endpoint: &Endpoint) -> Result<(), TransportError> {
+    if let Endpoint::Ipc(path) = endpoint
+        && !path.as_os_str().as_encoded_bytes().starts_with(b"@")
+        && tokio::net::UnixStream::connect(path).await.is_ok()
+    {
+        return Err(TransportError::InUse {
+            endpoint: endpoint.clone(),
+        });
+    }
+    Ok(())
 }
 
 /// The sending half of a client's socket; shared by all its callers.
