@@ -72,13 +72,14 @@ fn joined(topic: &str, key: &str) -> Bytes {
 
 /// Begins the topics over which a publisher confirms; no schema can name such a topic.
 const CONFIRMATIONS: &[u8] = b"\0bowline/";
-const NONCE_BYTES: usize = 16;
+/// In hexadecimal: there are ZeroMQ libraries that take only text for a subscription.
+const NONCE_BYTES: usize = 32;
 
 /// The topic that asks for a confirmation of the subscription to `prefix`, and carries it.
 pub(super) fn confirmation_of(nonce: u128, prefix: &[u8]) -> Bytes {
     let mut topic = BytesMut::with_capacity(CONFIRMATIONS.len() + NONCE_BYTES + prefix.len());
     topic.put_slice(CONFIRMATIONS);
-    topic.put_u128(nonce);
+    topic.put_slice(format!("{nonce:032x}").as_bytes());
     topic.put_slice(prefix);
     topic.freeze()
 }
@@ -88,7 +89,8 @@ pub(super) fn is_confirmation(topic: &[u8]) -> Option<(u128, &[u8])> {
     let (nonce, prefix) = topic
         .strip_prefix(CONFIRMATIONS)?
         .split_first_chunk::<NONCE_BYTES>()?;
-    Some((u128::from_be_bytes(*nonce), prefix))
+    let nonce = u128::from_str_radix(std::str::from_utf8(nonce).ok()?, 16).ok()?;
+    Some((nonce, prefix))
 }
 
 #[cfg(test)]

@@ -13,6 +13,8 @@ mod endpoint;
 mod memory;
 mod omq;
 mod options;
+#[cfg(feature = "zeromq")]
+mod zeromq;
 
 use bytes::Bytes;
 
@@ -128,6 +130,14 @@ pub(crate) async fn connect_dealer(
             let (sender, receiver) = omq::connect_dealer(endpoint, options).await?;
             Ok((DealerSender::Omq(sender), DealerReceiver::Omq(receiver)))
         }
+        #[cfg(feature = "zeromq")]
+        (_, Carrier::Zeromq) => {
+            let (sender, receiver) = zeromq::connect_dealer(endpoint, options).await?;
+            Ok((
+                DealerSender::Zeromq(sender),
+                DealerReceiver::Zeromq(receiver),
+            ))
+        }
     }
 }
 
@@ -152,6 +162,15 @@ pub(crate) async fn bind_router(
             Ok((
                 RouterSender::Omq(sender),
                 RouterReceiver::Omq(receiver),
+                endpoint,
+            ))
+        }
+        #[cfg(feature = "zeromq")]
+        (_, Carrier::Zeromq) => {
+            let (sender, receiver, endpoint) = zeromq::bind_router(endpoint, options).await?;
+            Ok((
+                RouterSender::Zeromq(sender),
+                RouterReceiver::Zeromq(receiver),
                 endpoint,
             ))
         }
@@ -191,6 +210,15 @@ pub(crate) async fn bind_publish(
                 endpoint,
             ))
         }
+        #[cfg(feature = "zeromq")]
+        (_, Carrier::Zeromq) => {
+            let (sender, watch, endpoint) = zeromq::bind_publish(endpoint, options).await?;
+            Ok((
+                PublishSender::Zeromq(sender),
+                SubscriptionWatch::Zeromq(watch),
+                endpoint,
+            ))
+        }
     }
 }
 
@@ -215,6 +243,14 @@ pub(crate) async fn connect_subscribe(
                 SubscribeReceiver::Omq(receiver),
             ))
         }
+        #[cfg(feature = "zeromq")]
+        (_, Carrier::Zeromq) => {
+            let (sender, receiver) = zeromq::connect_subscribe(endpoint, options).await?;
+            Ok((
+                SubscribeSender::Zeromq(sender),
+                SubscribeReceiver::Zeromq(receiver),
+            ))
+        }
     }
 }
 
@@ -236,6 +272,8 @@ async fn refuse_in_use(endpoint: &Endpoint) -> Result<(), TransportError> {
 pub(crate) enum DealerSender {
     Memory(memory::DealerSender),
     Omq(omq::DealerSender),
+    #[cfg(feature = "zeromq")]
+    Zeromq(zeromq::DealerSender),
 }
 
 impl DealerSender {
@@ -244,6 +282,8 @@ impl DealerSender {
         match self {
             Self::Memory(sender) => sender.try_send(frames),
             Self::Omq(sender) => sender.try_send(frames),
+            #[cfg(feature = "zeromq")]
+            Self::Zeromq(sender) => sender.try_send(frames),
         }
     }
 
@@ -252,6 +292,8 @@ impl DealerSender {
         match self {
             Self::Memory(sender) => sender.writable().await,
             Self::Omq(sender) => sender.writable().await,
+            #[cfg(feature = "zeromq")]
+            Self::Zeromq(sender) => sender.writable().await,
         }
     }
 
@@ -260,6 +302,8 @@ impl DealerSender {
         match self {
             Self::Memory(sender) => sender.is_connected(),
             Self::Omq(sender) => sender.is_connected(),
+            #[cfg(feature = "zeromq")]
+            Self::Zeromq(sender) => sender.is_connected(),
         }
     }
 
@@ -268,6 +312,8 @@ impl DealerSender {
         match self {
             Self::Memory(sender) => sender.connection_generation(),
             Self::Omq(sender) => sender.connection_generation(),
+            #[cfg(feature = "zeromq")]
+            Self::Zeromq(sender) => sender.connection_generation(),
         }
     }
 
@@ -276,6 +322,8 @@ impl DealerSender {
         match self {
             Self::Memory(sender) => sender.connection_changed(seen).await,
             Self::Omq(sender) => sender.connection_changed(seen).await,
+            #[cfg(feature = "zeromq")]
+            Self::Zeromq(sender) => sender.connection_changed(seen).await,
         }
     }
 
@@ -284,6 +332,8 @@ impl DealerSender {
         match self {
             Self::Memory(sender) => sender.close(),
             Self::Omq(sender) => sender.close().await,
+            #[cfg(feature = "zeromq")]
+            Self::Zeromq(sender) => sender.close().await,
         }
     }
 }
@@ -293,6 +343,8 @@ impl DealerSender {
 pub(crate) enum DealerReceiver {
     Memory(memory::DealerReceiver),
     Omq(omq::DealerReceiver),
+    #[cfg(feature = "zeromq")]
+    Zeromq(zeromq::DealerReceiver),
 }
 
 impl DealerReceiver {
@@ -301,6 +353,8 @@ impl DealerReceiver {
         match self {
             Self::Memory(receiver) => receiver.receive(batch).await,
             Self::Omq(receiver) => receiver.receive(batch).await,
+            #[cfg(feature = "zeromq")]
+            Self::Zeromq(receiver) => receiver.receive(batch).await,
         }
     }
 }
@@ -310,6 +364,8 @@ impl DealerReceiver {
 pub(crate) enum Peer {
     Memory(u64),
     Omq(omq::Peer),
+    #[cfg(feature = "zeromq")]
+    Zeromq(Bytes),
 }
 
 /// The sending half of a server's socket.
@@ -317,6 +373,8 @@ pub(crate) enum Peer {
 pub(crate) enum RouterSender {
     Memory(memory::RouterSender),
     Omq(omq::RouterSender),
+    #[cfg(feature = "zeromq")]
+    Zeromq(zeromq::RouterSender),
 }
 
 impl RouterSender {
@@ -325,6 +383,8 @@ impl RouterSender {
         match (self, peer) {
             (Self::Memory(sender), Peer::Memory(peer)) => sender.try_send(*peer, frames),
             (Self::Omq(sender), Peer::Omq(peer)) => sender.try_send(peer, frames),
+            #[cfg(feature = "zeromq")]
+            (Self::Zeromq(sender), Peer::Zeromq(peer)) => sender.try_send(peer, frames),
             _ => Err(Refused::NoPeer), // a peer of another socket
         }
     }
@@ -334,6 +394,8 @@ impl RouterSender {
         match self {
             Self::Memory(sender) => sender.stop_accepting(),
             Self::Omq(sender) => sender.stop_accepting().await,
+            #[cfg(feature = "zeromq")]
+            Self::Zeromq(_) => {} // it cannot, once its halves are apart
         }
     }
 
@@ -342,6 +404,8 @@ impl RouterSender {
         match self {
             Self::Memory(sender) => sender.close(),
             Self::Omq(sender) => sender.close().await,
+            #[cfg(feature = "zeromq")]
+            Self::Zeromq(sender) => sender.close().await,
         }
     }
 }
@@ -351,6 +415,8 @@ impl RouterSender {
 pub(crate) enum RouterReceiver {
     Memory(memory::RouterReceiver),
     Omq(omq::RouterReceiver),
+    #[cfg(feature = "zeromq")]
+    Zeromq(zeromq::RouterReceiver),
 }
 
 impl RouterReceiver {
@@ -359,6 +425,8 @@ impl RouterReceiver {
         match self {
             Self::Memory(receiver) => receiver.receive(batch).await,
             Self::Omq(receiver) => receiver.receive(batch).await,
+            #[cfg(feature = "zeromq")]
+            Self::Zeromq(receiver) => receiver.receive(batch).await,
         }
     }
 }
@@ -368,6 +436,8 @@ impl RouterReceiver {
 pub(crate) enum PublishSender {
     Memory(memory::PublishSender),
     Omq(omq::PublishSender),
+    #[cfg(feature = "zeromq")]
+    Zeromq(zeromq::PublishSender),
 }
 
 impl PublishSender {
@@ -377,6 +447,8 @@ impl PublishSender {
         match self {
             Self::Memory(sender) => sender.try_send(frames),
             Self::Omq(sender) => sender.try_send(frames),
+            #[cfg(feature = "zeromq")]
+            Self::Zeromq(sender) => sender.try_send(frames),
         }
     }
 
@@ -385,6 +457,8 @@ impl PublishSender {
         match self {
             Self::Memory(_) => {} // never full as a whole
             Self::Omq(sender) => sender.writable().await,
+            #[cfg(feature = "zeromq")]
+            Self::Zeromq(sender) => sender.writable().await,
         }
     }
 
@@ -393,6 +467,8 @@ impl PublishSender {
         match self {
             Self::Memory(sender) => Some(sender.dropped()),
             Self::Omq(_) => None,
+            #[cfg(feature = "zeromq")]
+            Self::Zeromq(_) => None,
         }
     }
 
@@ -401,6 +477,8 @@ impl PublishSender {
         match self {
             Self::Memory(sender) => sender.close(),
             Self::Omq(sender) => sender.close().await,
+            #[cfg(feature = "zeromq")]
+            Self::Zeromq(sender) => sender.close().await,
         }
     }
 }
@@ -419,6 +497,8 @@ pub(crate) enum PublishRefused {
 pub(crate) enum SubscriptionWatch {
     Memory(memory::SubscriptionWatch),
     Omq(omq::SubscriptionWatch),
+    #[cfg(feature = "zeromq")]
+    Zeromq(zeromq::SubscriptionWatch),
 }
 
 impl SubscriptionWatch {
@@ -427,6 +507,8 @@ impl SubscriptionWatch {
         match self {
             Self::Memory(watch) => watch.next().await,
             Self::Omq(watch) => watch.next().await,
+            #[cfg(feature = "zeromq")]
+            Self::Zeromq(watch) => watch.next().await,
         }
     }
 }
@@ -436,6 +518,8 @@ impl SubscriptionWatch {
 pub(crate) enum SubscribeSender {
     Memory(memory::SubscribeSender),
     Omq(omq::SubscribeSender),
+    #[cfg(feature = "zeromq")]
+    Zeromq(zeromq::SubscribeSender),
 }
 
 impl SubscribeSender {
@@ -444,6 +528,8 @@ impl SubscribeSender {
         match self {
             Self::Memory(sender) => sender.subscribe(prefix),
             Self::Omq(sender) => sender.subscribe(prefix).await,
+            #[cfg(feature = "zeromq")]
+            Self::Zeromq(sender) => sender.subscribe(prefix).await,
         }
     }
 
@@ -452,6 +538,8 @@ impl SubscribeSender {
         match self {
             Self::Memory(sender) => sender.unsubscribe(&prefix),
             Self::Omq(sender) => sender.unsubscribe(prefix).await,
+            #[cfg(feature = "zeromq")]
+            Self::Zeromq(sender) => sender.unsubscribe(prefix).await,
         }
     }
 
@@ -460,6 +548,8 @@ impl SubscribeSender {
         match self {
             Self::Memory(sender) => sender.is_connected(),
             Self::Omq(sender) => sender.is_connected(),
+            #[cfg(feature = "zeromq")]
+            Self::Zeromq(sender) => sender.is_connected(),
         }
     }
 
@@ -468,6 +558,8 @@ impl SubscribeSender {
         match self {
             Self::Memory(sender) => sender.connection_generation(),
             Self::Omq(sender) => sender.connection_generation(),
+            #[cfg(feature = "zeromq")]
+            Self::Zeromq(sender) => sender.connection_generation(),
         }
     }
 
@@ -476,6 +568,8 @@ impl SubscribeSender {
         match self {
             Self::Memory(sender) => sender.connection_changed(seen).await,
             Self::Omq(sender) => sender.connection_changed(seen).await,
+            #[cfg(feature = "zeromq")]
+            Self::Zeromq(sender) => sender.connection_changed(seen).await,
         }
     }
 
@@ -484,6 +578,8 @@ impl SubscribeSender {
         match self {
             Self::Memory(sender) => sender.close(),
             Self::Omq(sender) => sender.close().await,
+            #[cfg(feature = "zeromq")]
+            Self::Zeromq(sender) => sender.close().await,
         }
     }
 }
@@ -493,6 +589,8 @@ impl SubscribeSender {
 pub(crate) enum SubscribeReceiver {
     Memory(memory::SubscribeReceiver),
     Omq(omq::SubscribeReceiver),
+    #[cfg(feature = "zeromq")]
+    Zeromq(zeromq::SubscribeReceiver),
 }
 
 impl SubscribeReceiver {
@@ -504,6 +602,8 @@ impl SubscribeReceiver {
         match self {
             Self::Memory(receiver) => receiver.receive(batch).await,
             Self::Omq(receiver) => receiver.receive(batch).await,
+            #[cfg(feature = "zeromq")]
+            Self::Zeromq(receiver) => receiver.receive(batch).await,
         }
     }
 }
