@@ -395,7 +395,7 @@ impl RouterSender {
             Self::Memory(sender) => sender.stop_accepting(),
             Self::Omq(sender) => sender.stop_accepting().await,
             #[cfg(feature = "zeromq")]
-            Self::Zeromq(_) => {} // it cannot, once its halves are apart
+            Self::Zeromq(sender) => sender.stop_accepting().await,
         }
     }
 

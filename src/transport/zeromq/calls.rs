@@ -5,15 +5,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_core::Stream;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
-use zeromq::{
-    DealerSocket, RouterRecvHalf, RouterSendHalf, RouterSocket, Socket, SocketEvent, SocketRecv,
-    SocketSend, ZmqError, ZmqMessage,
-};
+use zeromq::{DealerSocket, RouterSocket, Socket, SocketEvent, SocketRecv, SocketSend, ZmqMessage};
 
 use super::connection::Connection;
-use super::{actual, linger, message, options, ready, to_error};
+use super::{actual, linger, message, options, to_error};
 use crate::transport::{
     BATCH_MAX, Closed, Endpoint, Frames, Malformed, Peer, Received, Refused, TransportError,
     TransportOptions,
@@ -203,31 +200,69 @@ pub(in crate::transport) async fn bind_router(
         .bind(&endpoint.to_string())
         .await
         .map_err(|error| to_error(endpoint, error))?;
-    let (send, receive) = socket.split();
-    let (outgoing, to_send) = mpsc::channel(from.send_queue_max.max(1) as usize);
+    let (commands, to_do) = mpsc::channel(from.send_queue_max.max(1) as usize);
+    let (received, incoming) = mpsc::channel(from.receive_queue_max.max(1) as usize);
     let sender = RouterSender {
-        task: Arc::new(SendTask(tokio::spawn(send_all(send, to_send)))),
-        outgoing,
+        task: Arc::new(Task(tokio::spawn(route(socket, to_do, received)))),
+        commands,
         linger: from.linger,
     };
-    let receiver = RouterReceiver { socket: receive };
+    let receiver = RouterReceiver { incoming };
     Ok((sender, receiver, actual(endpoint, &bound)))
 }
 
-/// Owns the sends: one that is begun is finished, whoever stops waiting for it.
-async fn send_all(mut socket: RouterSendHalf, mut to_send: mpsc::Receiver<(Bytes, Frames)>) {
-    while let Some((peer, frames)) = to_send.recv().await {
-        let mut message = to_message(frames);
-        message.push_front(peer);
-        // A peer that has gone does not need its reply any more.
-        let _ = socket.send(message).await;
+#[derive(Debug)]
+enum Command {
+    Send(Bytes, Frames),
+    StopAccepting(oneshot::Sender<()>),
+}
+
+/// Owns the socket, and finishes each send that it has begun. The crate queues what a peer does
+/// not read, so that no peer holds up another.
+async fn route(
+    mut socket: RouterSocket,
+    mut to_do: mpsc::Receiver<Command>,
+    received: mpsc::Sender<(Peer, Received)>,
+) {
+    loop {
+        let has_room = received.capacity() > 0;
+        tokio::select! {
+            biased;
+            command = to_do.recv() => match command {
+                Some(Command::Send(peer, frames)) => {
+                    let mut message = to_message(frames);
+                    message.push_front(peer);
+                    // A peer that has gone does not need its reply any more.
+                    let _ = socket.send(message).await;
+                }
+                Some(Command::StopAccepting(done)) => {
+                    // An error is that of an endpoint that is unbound already.
+                    let _ = socket.unbind_all().await;
+                    let _ = done.send(());
+                }
+                None => return,
+            },
+            message = socket.recv(), if has_room => {
+                // An error is that of one peer, who is gone with it.
+                if let Ok(message) = message
+                    && let Some(peer_and_frames) = from_peer(message)
+                    // Room there is; where nobody takes it any more, the commands end next.
+                    && received.try_send(peer_and_frames).is_err()
+                {
+                    return;
+                }
+            }
+            room = received.reserve(), if !has_room => if room.is_err() {
+                return;
+            },
+        }
     }
 }
 
 #[derive(Debug)]
-struct SendTask(JoinHandle<()>);
+struct Task(JoinHandle<()>);
 
-impl Drop for SendTask {
+impl Drop for Task {
     fn drop(&mut self) {
         self.0.abort();
     }
@@ -235,56 +270,52 @@ impl Drop for SendTask {
 
 #[derive(Clone, Debug)]
 pub(crate) struct RouterSender {
-    outgoing: mpsc::Sender<(Bytes, Frames)>,
-    task: Arc<SendTask>,
+    commands: mpsc::Sender<Command>,
+    task: Arc<Task>,
     linger: Duration,
 }
 
 impl RouterSender {
     pub fn try_send(&self, peer: &Bytes, frames: Frames) -> Result<(), Refused> {
-        self.outgoing
-            .try_send((peer.clone(), frames))
+        self.commands
+            .try_send(Command::Send(peer.clone(), frames))
             .map_err(|error| match error {
-                mpsc::error::TrySendError::Full((_, frames)) => Refused::Full(frames),
-                mpsc::error::TrySendError::Closed(_) => Refused::Closed,
+                mpsc::error::TrySendError::Full(Command::Send(_, frames)) => Refused::Full(frames),
+                _ => Refused::Closed,
             })
     }
 
+    pub async fn stop_accepting(&self) {
+        let (done, stopped) = oneshot::channel();
+        if self
+            .commands
+            .send(Command::StopAccepting(done))
+            .await
+            .is_ok()
+        {
+            // Where the task has ended, its endpoint is gone too.
+            let _ = stopped.await;
+        }
+    }
+
     pub async fn close(&self) {
-        linger(&self.outgoing, self.linger).await;
+        linger(&self.commands, self.linger).await;
+        self.stop_accepting().await;
         self.task.0.abort();
     }
 }
 
+#[derive(Debug)]
 pub(crate) struct RouterReceiver {
-    socket: RouterRecvHalf,
-}
-
-impl std::fmt::Debug for RouterReceiver {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("RouterReceiver")
-    }
+    incoming: mpsc::Receiver<(Peer, Received)>,
 }
 
 impl RouterReceiver {
     pub async fn receive(&mut self, batch: &mut Vec<(Peer, Received)>) -> Result<(), Closed> {
-        let mut next = Some(self.socket.recv().await);
-        while let Some(received) = next {
-            match received {
-                Ok(message) => batch.extend(from_peer(message)),
-                Err(ZmqError::NoMessage) if batch.is_empty() => return Err(Closed),
-                // Of one peer, who is gone with it.
-                Err(_) => {}
-            }
-            if batch.len() >= BATCH_MAX {
-                return Ok(());
-            }
-            next = match batch.is_empty() {
-                true => Some(self.socket.recv().await),
-                false => ready(self.socket.recv()).await,
-            };
+        match self.incoming.recv_many(batch, BATCH_MAX).await {
+            0 => Err(Closed),
+            _ => Ok(()),
         }
-        Ok(())
     }
 }
 

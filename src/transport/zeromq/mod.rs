@@ -17,12 +17,11 @@ pub(super) use topics::{
     connect_subscribe,
 };
 
-use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
-use zeromq::{SocketOptions, ZmqError, ZmqMessage, ZmqResult};
+use zeromq::{SocketOptions, ZmqError, ZmqMessage};
 
 use super::{Endpoint, TransportError, TransportOptions};
 
@@ -62,20 +61,6 @@ fn actual(asked: &Endpoint, bound: &zeromq::Endpoint) -> Endpoint {
         },
         _ => asked.clone(),
     }
-}
-
-/// The message that is there already, if one is.
-async fn ready(
-    receive: impl Future<Output = ZmqResult<ZmqMessage>>,
-) -> Option<ZmqResult<ZmqMessage>> {
-    let mut receive = std::pin::pin!(receive);
-    std::future::poll_fn(|cx| {
-        Poll::Ready(match receive.as_mut().poll(cx) {
-            Poll::Ready(received) => Some(received),
-            Poll::Pending => None,
-        })
-    })
-    .await
 }
 
 /// Waits until a queue is sent, for as long as the linger time.
