@@ -1,0 +1,43 @@
+"""Bowline's envelope in Python, from docs/wire.md and the schemas as they stand."""
+
+import pathlib
+import tempfile
+import uuid
+
+import capnp
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+SCHEMA = ROOT / "schema"
+
+capnp.remove_import_hook()
+
+# What `import "/bowline/bowline.capnp"` finds.
+_imports = tempfile.TemporaryDirectory()
+(pathlib.Path(_imports.name) / "bowline").symlink_to(SCHEMA)
+
+wire = capnp.load(str(SCHEMA / "wire.capnp"))
+everything = capnp.load(
+    str(ROOT / "tests/schemas/schema/everything.capnp"), imports=[_imports.name]
+)
+
+def interface_id(interface):
+    return interface.schema.node.id
+
+
+def text(value):
+    """A struct with one Text, such as the parameters and the results of `ping`."""
+    return everything.Denied.new_message(reason=value)
+
+
+def request(interface, method, body, remaining_microseconds=5_000_000):
+    """The two frames of a request, and its correlation number."""
+    request_id = uuid.uuid4().int
+    header = wire.RequestHeader.new_message(
+        method=method,
+        interface=interface_id(interface),
+        requestIdHigh=request_id >> 64,
+        requestIdLow=request_id & (1 << 64) - 1,
+        correlation=314,
+        remainingMicroseconds=remaining_microseconds,
+    )
+    return [header.to_bytes(), body.to_bytes()], 314
