@@ -40,6 +40,11 @@ pub(crate) fn screaming(name: &str) -> String {
     snake(name).to_ascii_uppercase()
 }
 
+/// The static that describes an interface.
+pub(crate) fn service_static(interface: &str) -> String {
+    format!("{}_SERVICE", screaming(interface))
+}
+
 /// The name as an identifier, whatever it means to Rust.
 pub(crate) fn identifier(name: &str) -> String {
     const RAW_IMPOSSIBLE: [&str; 4] = ["self", "Self", "super", "crate"];

@@ -9,7 +9,7 @@ use capnp::schema_capnp::{brand, field, node, type_};
 use capnpc::codegen::GeneratorContext;
 
 use crate::model::{Constant, Enum, File, Type};
-use crate::names::{Scope, identifier, module, pascal, screaming, snake, variant};
+use crate::names::{Scope, identifier, module, pascal, screaming, service_static, snake, variant};
 use crate::{Error, annotations};
 
 /// Reads the files that were asked for.
@@ -137,7 +137,7 @@ impl<'a> Reading<'a> {
                     for suffix in ["", "Client", "Server"] {
                         scope.take(format!("{name}{suffix}"), owner.clone())?;
                     }
-                    scope.take(screaming(&name), owner)?;
+                    scope.take(service_static(&name), owner)?;
                 }
                 node::Const(_) => scope.take(constant_name(outer, schema_name), owner)?,
                 _ => {}

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use bowline::message::Plain;
 use bowline::{Failure, Link, Reply, Request};
 use bowline_examples::search::{
-    Denied, Document, FetchParams, Hit, INDEX, IndexClient, LoginClient, LookUpParams, Search,
-    SearchParams, SearchResults,
+    Denied, Document, FetchParams, Hit, INDEX_SERVICE, IndexClient, LoginClient, LookUpParams,
+    Search, SearchParams, SearchResults,
 };
 
 use crate::words::words;
@@ -70,11 +70,11 @@ impl Search for Ranking {
 
 /// The document of that path, for whoever wants to follow it.
 fn link(path: &str) -> Result<Link<Document>, bowline::MessageError> {
-    let fetch = &INDEX.methods[2];
+    let fetch = &INDEX_SERVICE.methods[2];
     let path = path.to_owned();
     let parameters = FetchParams { path }.to_bytes()?;
     Ok(Link::new(
-        INDEX.name,
+        INDEX_SERVICE.name,
         fetch.interface,
         fetch.ordinal,
         parameters,

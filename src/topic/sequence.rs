@@ -155,7 +155,7 @@ impl Incoming {
         }
         Arrival {
             restarted,
-            missed: (next > expected).then(|| expected..=last),
+            missed: (next > expected).then_some(expected..=last),
             is_new: true,
         }
     }

@@ -10,6 +10,8 @@ mod reply;
 mod request;
 mod request_id;
 mod status;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use event::{EventHeader, EventKind};
 pub use header::HeaderError;

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::docs;
 use crate::model::{Interface, Method};
-use crate::names::{identifier, screaming, snake};
+use crate::names::{identifier, service_static, snake};
 
 pub(super) fn interface(code: &mut String, interface: &Interface) {
     description(code, interface);
@@ -62,7 +62,7 @@ fn description(code: &mut String, interface: &Interface) {
         interface.service,
         interface.id,
         name = interface.name,
-        upper = screaming(&interface.name),
+        upper = service_static(&interface.name),
     );
 }
 
@@ -99,7 +99,7 @@ fn implement(code: &mut String, interface: &Interface) {
 
 fn client(code: &mut String, interface: &Interface) {
     let name = &interface.name;
-    let description = screaming(name);
+    let description = service_static(name);
     *code += &format!(
         "/// Calls a [`{name}`]: over a [`Client`](::bowline::Client), through a tower stack, or in process.\n\
          #[derive(Clone, Debug)]\n\
@@ -168,6 +168,6 @@ fn server(code: &mut String, interface: &Interface) {
          ::std::boxed::Box::pin(async move {{ match (request.interface, request.method) {{\n\
          {arms}\
          (interface, method) => Err(::bowline::Status::unknown_method(interface, method)),\n}} }})\n}}\n}}\n",
-        description = screaming(name),
+        description = service_static(name),
     );
 }

@@ -213,13 +213,16 @@ fn what_the_schema_does_not_have_is_kept_and_not_sent() {
 fn descriptions_have_what_the_annotations_say() {
     use bowline::schema::{Described, Effect};
     use std::time::Duration;
-    assert_eq!(LOGIN.name, "logins");
-    let log_in = &LOGIN.methods[0];
+    assert_eq!(LOGIN_SERVICE.name, "logins");
+    let log_in = &LOGIN_SERVICE.methods[0];
     assert_eq!((log_in.name, log_in.effect), ("logIn", Effect::Once));
     assert_eq!(log_in.timeout, Some(Duration::from_millis(250)));
     assert_eq!(log_in.fails, Some(<Denied as Described>::INFO.id));
-    assert_eq!(LOGIN.methods[1].timeout, Some(Duration::from_secs(2)));
-    let inherited: Vec<_> = LOGIN.methods.iter().map(|m| m.name).collect();
+    assert_eq!(
+        LOGIN_SERVICE.methods[1].timeout,
+        Some(Duration::from_secs(2))
+    );
+    let inherited: Vec<_> = LOGIN_SERVICE.methods.iter().map(|m| m.name).collect();
     assert_eq!(
         inherited,
         ["logIn", "logOut", "match", "pair", "ping", "version"]
