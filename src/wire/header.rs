@@ -2,6 +2,7 @@
 
 use capnp::Word;
 use capnp::message::{Reader, ReaderSegments};
+use capnp::serialize::BufferSegments;
 
 use super::{ENVELOPE_VERSION, HEADER_BYTES_MAX};
 use crate::message::Limits;
@@ -64,7 +65,7 @@ const STACK_WORDS: usize = 64;
 /// Gives `read` a reader over `bytes` without an allocation, for every header without much metadata.
 pub(super) fn open<T>(
     bytes: &[u8],
-    read: impl FnOnce(Reader<Segment<'_>>) -> Result<T, HeaderError>,
+    read: impl FnOnce(Reader<Segments<'_>>) -> Result<T, HeaderError>,
 ) -> Result<T, HeaderError> {
     if bytes.len() > HEADER_BYTES_MAX {
         return Err(HeaderError::TooLarge { bytes: bytes.len() });
@@ -86,33 +87,40 @@ pub(super) fn open<T>(
     read(reader(&copy[..bytes.len()])?)
 }
 
-fn reader(bytes: &[u8]) -> Result<Reader<Segment<'_>>, HeaderError> {
-    let malformed = |what: &str| HeaderError::Malformed(what.to_owned());
-    let (table, rest) = bytes
-        .split_first_chunk::<8>()
-        .ok_or_else(|| malformed("shorter than a segment table"))?;
-    let [0, 0, 0, 0, a, b, c, d] = *table else {
-        return Err(malformed("a header has one segment"));
+fn reader(bytes: &[u8]) -> Result<Reader<Segments<'_>>, HeaderError> {
+    let options = Limits::default().reader_options(bytes.len());
+    let segments = match bytes.split_first_chunk::<8>() {
+        Some(([0, 0, 0, 0, a, b, c, d], rest)) => {
+            let words = u32::from_le_bytes([*a, *b, *c, *d]) as usize;
+            if words.checked_mul(8) != Some(rest.len()) {
+                let what = "its segment table does not fit its length";
+                return Err(HeaderError::Malformed(what.to_owned()));
+            }
+            Segments::One(rest)
+        }
+        _ => Segments::Many(BufferSegments::new(bytes, options)?),
     };
-    let words = u32::from_le_bytes([a, b, c, d]) as usize;
-    if words.checked_mul(8) != Some(rest.len()) {
-        return Err(malformed("its segment table does not fit its length"));
-    }
-    Ok(Reader::new(
-        Segment(rest),
-        Limits::default().reader_options(bytes.len()),
-    ))
+    Ok(Reader::new(segments, options))
 }
 
-/// The one segment of a header.
-pub(super) struct Segment<'a>(&'a [u8]);
+/// The segments of a header: nearly always one.
+pub(super) enum Segments<'a> {
+    One(&'a [u8]),
+    Many(BufferSegments<&'a [u8]>),
+}
 
-impl ReaderSegments for Segment<'_> {
+impl ReaderSegments for Segments<'_> {
     fn get_segment(&self, id: u32) -> Option<&[u8]> {
-        (id == 0).then_some(self.0)
+        match self {
+            Self::One(segment) => (id == 0).then_some(segment),
+            Self::Many(segments) => segments.get_segment(id),
+        }
     }
 
     fn len(&self) -> usize {
-        1
+        match self {
+            Self::One(_) => 1,
+            Self::Many(segments) => segments.len(),
+        }
     }
 }

@@ -144,7 +144,13 @@ fn a_newer_version_is_refused_with_its_correlation_number() {
     bytes[16] = 1 ^ 2; // 2, stored as its difference to the default of 1
     let refused = RequestHeader::decode(&bytes);
     assert!(
-        matches!(refused, Err(HeaderError::Version { correlation: 1, version: 2 })),
+        matches!(
+            refused,
+            Err(HeaderError::Version {
+                correlation: 1,
+                version: 2
+            })
+        ),
         "{refused:?}"
     );
 }
