@@ -139,6 +139,7 @@ impl ClientBuilder {
                 malformed: 0,
             }),
             connected: watch::Sender::new(false),
+            is_connected: AtomicBool::new(false),
             resting: AtomicBool::new(false),
             woken: Notify::new(),
             endpoint,
@@ -223,6 +224,8 @@ struct Shared {
     /// As the driver knows it, who ends the calls of a connection before it says that there is
     /// another: so no call is taken for one of a connection that came after it.
     connected: watch::Sender<bool>,
+    /// The same, for those who do not wait.
+    is_connected: AtomicBool,
     /// The driver's clock does not tick, and has to be woken.
     resting: AtomicBool,
     woken: Notify,
@@ -253,7 +256,12 @@ impl Shared {
     }
 
     fn is_connected(&self) -> bool {
-        *self.connected.borrow()
+        self.is_connected.load(Ordering::Acquire)
+    }
+
+    fn set_connected(&self, is: bool) {
+        self.is_connected.store(is, Ordering::Release);
+        self.connected.send_replace(is);
     }
 
     /// Returns when the server is there.
@@ -392,6 +400,7 @@ impl std::fmt::Debug for ClientFuture {
 struct Ticket {
     client: Arc<Inner>,
     number: u64,
+    has_ended: bool,
 }
 
 impl Ticket {
@@ -399,6 +408,7 @@ impl Ticket {
         Self {
             client: Arc::clone(client),
             number,
+            has_ended: false,
         }
     }
 }
@@ -406,20 +416,26 @@ impl Ticket {
 impl Future for Ticket {
     type Output = Ended;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Ended> {
-        let mut calls = self.client.shared.lock();
-        calls
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Ended> {
+        let number = self.number;
+        let poll = self
+            .client
+            .shared
+            .lock()
             .correlation
-            .poll(self.number, cx.waker())
-            .map(|ended| {
-                ended.unwrap_or_else(|| Err(Status::internal("polled after it was ready")))
-            })
+            .poll(number, cx.waker());
+        poll.map(|ended| {
+            self.has_ended = true;
+            ended.unwrap_or_else(|| Err(Status::internal("polled after it was ready")))
+        })
     }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        self.client.shared.lock().correlation.cancel(self.number);
+        if !self.has_ended {
+            self.client.shared.lock().correlation.cancel(self.number);
+        }
     }
 }
 
@@ -480,7 +496,7 @@ async fn drive(shared: Arc<Shared>, mut receiver: DealerReceiver) {
     let mut batch = Vec::new();
     let mut wake = Vec::new();
     let seen = shared.sender.connection_generation();
-    shared.connected.send_replace(shared.sender.is_connected());
+    shared.set_connected(shared.sender.is_connected());
     let mut ticking = true;
     let mut idle_ticks = 0;
     tokio::pin! {
@@ -500,10 +516,11 @@ async fn drive(shared: Arc<Shared>, mut receiver: DealerReceiver) {
             now = &mut changed => match now {
                 Ok(generation) => {
                     changed.set(shared.sender.connection_changed(generation));
-                    if shared.connected.send_replace(false) {
+                    if shared.is_connected() {
+                        shared.set_connected(false);
                         shared.end_all(|| lost(&shared.endpoint));
                     }
-                    shared.connected.send_replace(shared.sender.is_connected());
+                    shared.set_connected(shared.sender.is_connected());
                 }
                 Err(_) => break,
             },
@@ -530,7 +547,7 @@ async fn drive(shared: Arc<Shared>, mut receiver: DealerReceiver) {
         }
         wake.drain(..).for_each(Waker::wake);
     }
-    shared.connected.send_replace(false);
+    shared.set_connected(false);
     shared.end_all(|| lost(&shared.endpoint));
 }
 

@@ -65,6 +65,10 @@ impl Route {
         }))
     }
 
+    pub(super) fn call(&self, request: RawRequest) -> ReplyFuture {
+        (self.0)(request)
+    }
+
     pub(super) fn layered<S>(service: S) -> Self
     where
         S: CallService + Sync + 'static,
@@ -93,7 +97,7 @@ impl Service<RawRequest> for Route {
     }
 
     fn call(&mut self, request: RawRequest) -> ReplyFuture {
-        (self.0)(request)
+        Self::call(self, request)
     }
 }
 

@@ -15,7 +15,6 @@ use futures_core::Stream;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use uuid::Uuid;
 
 use super::Topic;
 use super::buffer::{Arrived, Buffer, Content, SlowPolicy};
@@ -26,7 +25,7 @@ use crate::transport::{
     self, Closed, Endpoint, SubscribeReceiver, SubscribeSender, TopicFrames, TransportError,
     TransportOptions,
 };
-use crate::wire::{EventHeader, EventKind, Metadata};
+use crate::wire::{EventHeader, EventKind, Metadata, RequestId};
 use crate::wire_capnp::tails;
 
 /// Topics whose numbers a subscriber keeps.
@@ -476,7 +475,7 @@ impl Shared {
         confirm: Option<oneshot::Sender<()>>,
     ) -> Result<(), SubscribeError> {
         let closed = |Closed| SubscribeError::Closed;
-        let nonce = confirm.is_some().then(|| Uuid::now_v7().as_u128());
+        let nonce = confirm.is_some().then(nonce);
         let (is_first, before) = {
             let mut state = self.lock();
             let is_first = !state.subscriptions.contains_key(&prefix);
@@ -539,7 +538,7 @@ impl Shared {
         let mut again = Vec::new();
         for (prefix, subscription) in &mut self.lock().subscriptions {
             if let Some(before) = subscription.nonce {
-                let nonce = Uuid::now_v7().as_u128();
+                let nonce = nonce();
                 subscription.nonce = Some(nonce);
                 again.push((prefix.clone(), before, nonce));
             }
@@ -618,6 +617,14 @@ impl State {
             epoch: header.epoch,
             content,
         })
+    }
+}
+
+/// As fresh as a request ID, and made the same way.
+fn nonce() -> u128 {
+    match RequestId::new() {
+        RequestId::Uuid(uuid) => uuid.as_u128(),
+        RequestId::Key(_) => 0, // never fresh
     }
 }
 

@@ -1,9 +1,13 @@
 //! What makes two requests the same request.
 
 use std::fmt;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use uuid::Uuid;
+use uuid::{Builder, Uuid};
 
 /// Names one logical call, over all its retries and whichever replica they reach.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -15,9 +19,19 @@ pub enum RequestId {
 }
 
 impl RequestId {
-    /// A fresh one.
+    /// A fresh one: a UUIDv7 whose random bits are those of a keyed hash of a counter. The key is
+    /// the operating system's randomness, asked for once a process and not, at the cost of a
+    /// system call, for each request.
     pub fn new() -> Self {
-        Self::Uuid(Uuid::now_v7())
+        static COUNTER: AtomicU64 = AtomicU64::new(0);
+        static KEYS: LazyLock<[RandomState; 2]> = LazyLock::new(Default::default);
+        let since = SystemTime::now().duration_since(UNIX_EPOCH);
+        let milliseconds = since.map_or(0, |since| since.as_millis() as u64);
+        let count = COUNTER.fetch_add(1, Ordering::Relaxed);
+        let mut random = [0; 10];
+        random[..8].copy_from_slice(&KEYS[0].hash_one(count).to_be_bytes());
+        random[8..].copy_from_slice(&KEYS[1].hash_one(count).to_be_bytes()[..2]);
+        Self::Uuid(Builder::from_unix_timestamp_millis(milliseconds, &random).into_uuid())
     }
 
     /// Whether the caller gave none at all, as a minimal client in another language may.
@@ -97,5 +111,21 @@ impl RequestKey {
 impl fmt::Display for RequestKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.0.escape_ascii())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn fresh_ids_are_version_7_and_all_different() {
+        let ids: Vec<RequestId> = (0..100_000).map(|_| RequestId::new()).collect();
+        for id in &ids {
+            let RequestId::Uuid(uuid) = id else { panic!() };
+            assert_eq!(uuid.get_version_num(), 7);
+        }
+        assert_eq!(ids.iter().collect::<HashSet<_>>().len(), ids.len());
     }
 }

@@ -177,21 +177,23 @@ impl ServerBuilder {
                     .map(|method| (method.ordinal, method.effect))
                     .collect();
                 let route = route.clone();
-                routes.0.insert(interface, (route, effects));
+                routes.0.push((interface, route, effects));
             }
         }
         Ok(routes)
     }
 }
 
-/// Which service answers to which interface.
+/// Which service answers to which interface. A server has few, so that looking through them takes
+/// less time than hashing one.
 #[derive(Debug, Default)]
-pub(super) struct Routes(HashMap<u64, (Route, HashMap<u16, Effect>)>);
+pub(super) struct Routes(Vec<(u64, Route, Vec<(u16, Effect)>)>);
 
 impl Routes {
     /// The service for a method, and what it means to call it twice.
     pub fn find(&self, interface: u64, method: u16) -> Option<(&Route, Effect)> {
-        let (route, effects) = self.0.get(&interface)?;
-        Some((route, *effects.get(&method)?))
+        let (_, route, effects) = self.0.iter().find(|(of, ..)| *of == interface)?;
+        let (_, effect) = effects.iter().find(|(of, _)| *of == method)?;
+        Some((route, *effect))
     }
 }

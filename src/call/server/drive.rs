@@ -119,10 +119,7 @@ impl Shared {
         self.counters.handled.count();
         let deadline = request.deadline;
         let request = RawRequest { effect, ..request };
-        let mut future = match catch_unwind(AssertUnwindSafe(|| {
-            let mut route = route.clone();
-            tower_service::Service::call(&mut route, request)
-        })) {
+        let mut future = match catch_unwind(AssertUnwindSafe(|| route.call(request))) {
             Ok(future) => future,
             Err(_) => return self.reply(&to, Err(self.panicked()), handlers),
         };

@@ -42,13 +42,15 @@ pub(crate) struct RouterSender {
 
 impl RouterSender {
     pub fn try_send(&self, peer: &Peer, frames: Frames) -> Result<(), Refused> {
-        let given_back = frames.clone();
         match self
             .socket
             .try_send_to(&peer.0, to_message(&self.pool, frames))
         {
             Ok(()) => Ok(()),
-            Err(TrySendError::Full(_)) => Err(Refused::Full(given_back)),
+            Err(TrySendError::Full(message)) => match to_frames(&message) {
+                Ok(frames) => Err(Refused::Full(frames)),
+                Err(_) => Err(Refused::Closed), // it gives back what it was given
+            },
             Err(TrySendError::Error(Error::Unroutable)) => Err(Refused::NoPeer),
             Err(_) => Err(Refused::Closed),
         }
