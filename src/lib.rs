@@ -1,4 +1,69 @@
-//! Typed calls, topics and queues between Rust services, without a broker.
+//! Typed calls and topics between Rust services, without a broker: Cap'n Proto over ZeroMQ.
+//!
+//! A team writes a schema; [`bowline-build`](https://docs.rs/bowline-build) makes of each
+//! `interface` a trait to implement, a client and a server, and of each `struct` a plain Rust
+//! struct. This crate carries them. It does not store anything, does not find services by
+//! itself, and does not encrypt.
+//!
+//! # A service
+//!
+//! With `greet @0 (name :Text) -> (text :Text);` in the interface `Hello` of
+//! `schema/hello.capnp`, compiled by a `build.rs` that calls `bowline_build::compile("schema/")`:
+//!
+//! ```
+//! # mod hello {
+//! #     pub use bowline_test_schemas::everything::{
+//! #         Base as Hello, BaseClient as HelloClient, BaseServer as HelloServer,
+//! #         PingParams as GreetParams, PingResults as GreetResults,
+//! #     };
+//! # }
+//! // bowline::include_schemas!();
+//! use bowline::{Reply, Request, Server, Status};
+//! use hello::{GreetParams, GreetResults, Hello, HelloClient, HelloServer};
+//!
+//! struct Greeter;
+//!
+//! impl Hello for Greeter {
+//! # /*
+//!     async fn greet(&self, request: Request<GreetParams>) -> Result<Reply<GreetResults>, Status> {
+//!         let text = format!("hello, {}", request.get()?.get_name()?.to_str()?);
+//! # */
+//! #     async fn ping(&self, request: Request<GreetParams>) -> Result<Reply<GreetResults>, Status> {
+//! #         let text = format!("hello, {}", request.get()?.get_text()?.to_str()?);
+//!         Ok(GreetResults { text }.into())
+//!     }
+//! }
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let server = Server::builder()
+//!     .service(HelloServer::new(Greeter))
+//!     .bind("tcp://127.0.0.1:0")
+//!     .await?
+//!     .spawn();
+//!
+//! let hello = HelloClient::connect(server.endpoint().to_string()).await?;
+//! # /*
+//! let reply = hello.greet(|mut params| params.set_name("ann")).await?;
+//! # */
+//! # let reply = hello.ping(|mut params| params.set_text("ann")).await?;
+//! assert_eq!(reply.plain()?.text, "hello, ann");
+//!
+//! server.shutdown().await;
+//! # Ok(()) }
+//! ```
+//!
+//! # The rooms
+//!
+//! - [`call`]: [`Client`] and [`Server`], deadlines, [`Status`] and what it says about the work, and the
+//!   [`RawRequest`](call::RawRequest) that tower layers see.
+//! - [`topic`]: [`Publisher`] and [`Subscriber`], numbered events, and what was missed.
+//! - [`message`]: [`Msg`], reading in place, plain structs, [`Limits`].
+//! - [`schema`]: what a schema says about its services, as static data.
+//!
+//! # Features
+//!
+//! - `zeromq`: the `zeromq` crate as a second [`Carrier`]. It changes no default.
 
 pub mod call;
 pub mod message;
@@ -13,7 +78,7 @@ pub use call::{
 };
 pub use message::{Limits, Link, MessageError, Msg};
 pub use topic::{Publisher, Subscriber};
-pub use transport::{Carrier, Endpoint, EndpointError, TransportError, TransportOptions};
+pub use transport::{Carrier, Endpoint, EndpointError, Prefer, TransportError, TransportOptions};
 pub use wire::{
     Code, ENVELOPE_VERSION, HEADER_BYTES_MAX, HeaderError, Metadata, MetadataError, RequestId,
     RequestKey, RequestKeyError, Status, TraceContext, Work,

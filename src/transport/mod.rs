@@ -19,7 +19,7 @@ mod zeromq;
 use bytes::Bytes;
 
 pub use endpoint::{Endpoint, EndpointError};
-pub use options::{Carrier, TransportOptions};
+pub use options::{Carrier, Prefer, TransportOptions};
 
 /// Most messages that one receive hands over: enough to spread the cost of a wake-up, few enough
 /// that the first need not wait for the last.

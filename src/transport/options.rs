@@ -8,6 +8,8 @@ use std::time::Duration;
 pub struct TransportOptions {
     /// Which library carries `tcp` and `ipc`. `inproc` is always carried in memory.
     pub carrier: Carrier,
+    /// What sockets are tuned for. Default: [`Prefer::Throughput`].
+    pub prefer: Prefer,
     /// Largest message in bytes, header and body together; a peer that sends more is disconnected. Default: 64 MiB and a header.
     pub message_bytes_max: usize,
     /// Messages that wait to be sent to one peer. Default: 4,096.
@@ -44,10 +46,23 @@ pub enum Carrier {
     Zeromq,
 }
 
+/// What a socket is tuned for. Only `omq` knows the difference.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Prefer {
+    /// Many messages at once: those that are ready together leave with one system call.
+    #[default]
+    Throughput,
+    /// One message at a time: each leaves at once, from the task that sends it. Quicker for calls
+    /// that follow each other, and slower for many at once; docs/benchmarks.md says by how much.
+    Latency,
+}
+
 impl Default for TransportOptions {
     fn default() -> Self {
         Self {
             carrier: Carrier::default(),
+            prefer: Prefer::default(),
             message_bytes_max: (64 << 20) + crate::wire::HEADER_BYTES_MAX,
             send_queue_max: 4096,
             receive_queue_max: 1024,
@@ -67,6 +82,12 @@ impl TransportOptions {
     /// Sets [`carrier`](Self::carrier).
     pub fn with_carrier(mut self, carrier: Carrier) -> Self {
         self.carrier = carrier;
+        self
+    }
+
+    /// Sets [`prefer`](Self::prefer).
+    pub fn with_prefer(mut self, prefer: Prefer) -> Self {
+        self.prefer = prefer;
         self
     }
 

@@ -1,5 +1,7 @@
 //! A service without a schema, for tests of what carries calls: its method says what it does.
 
+#![allow(dead_code, reason = "each test file uses its part")]
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};

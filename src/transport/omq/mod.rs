@@ -17,7 +17,7 @@ use bytes::Bytes;
 use omq_tokio::options::WorkloadProfile;
 use omq_tokio::{Error, Message, MessagePool, Options, ReconnectPolicy};
 
-use super::{Endpoint, Frames, Malformed, Received, TransportError, TransportOptions};
+use super::{Endpoint, Frames, Malformed, Prefer, Received, TransportError, TransportOptions};
 
 /// omq counts a slot of this size for each part of a message against its size limit.
 const PART_BYTES: usize = 64;
@@ -28,7 +28,10 @@ const TABLES_KEPT: usize = 256;
 
 fn options(from: &TransportOptions) -> Options {
     Options::new()
-        .workload_profile(WorkloadProfile::Throughput)
+        .workload_profile(match from.prefer {
+            Prefer::Throughput => WorkloadProfile::Throughput,
+            Prefer::Latency => WorkloadProfile::Latency,
+        })
         .max_message_size(from.message_bytes_max + PARTS * PART_BYTES)
         .send_hwm(from.send_queue_max)
         .recv_hwm(from.receive_queue_max)

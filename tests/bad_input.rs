@@ -1,0 +1,218 @@
+//! What strangers may send: each gets a status where it can be told, is counted, and harms nobody.
+
+mod common;
+
+use std::time::Duration;
+
+use bowline::call::RawRequest;
+use bowline::{Client, Code, Limits, Server, ServerHandle, TransportOptions, Work};
+use bytes::Bytes;
+use common::{ECHO, Probe, call, send};
+use omq_tokio::{Message, Options, Socket, SocketType};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+async fn start() -> (ServerHandle, Client) {
+    let server = Server::builder().service(Probe::default());
+    let server = server.bind("tcp://127.0.0.1:0").await.unwrap().spawn();
+    let client = Client::connect(server.endpoint().to_string())
+        .await
+        .unwrap();
+    (server, client)
+}
+
+/// A dealer that sends what it likes.
+async fn stranger(server: &ServerHandle) -> Socket {
+    let dealer = Socket::new(SocketType::Dealer, Options::new());
+    dealer.connect(server.endpoint().to_string()).await.unwrap();
+    dealer
+}
+
+#[tokio::test]
+async fn messages_of_any_number_of_parts_are_answered_and_counted() {
+    let (server, client) = start().await;
+    let stranger = stranger(&server).await;
+    let mut sent = 0;
+    for parts in [1, 2, 4, 17, 1000] {
+        let message = Message::multipart((0..parts).map(|_| Bytes::from_static(b"part")));
+        stranger.send(message).await.unwrap();
+        let answer = tokio::time::timeout(Duration::from_secs(10), stranger.recv()).await;
+        assert_eq!(answer.unwrap().unwrap().len(), 3, "{parts} parts");
+        sent += 1;
+        assert_eq!(server.counters().malformed, sent);
+    }
+    stranger
+        .send(Message::multipart([Bytes::new()]))
+        .await
+        .unwrap();
+    assert_eq!(call(&client, &ECHO, "alive").await.unwrap(), "alive");
+    server.shutdown().await;
+}
+
+#[tokio::test]
+async fn headers_that_are_none_are_answered_and_counted() {
+    let (server, client) = start().await;
+    let stranger = stranger(&server).await;
+    let headers: [&[u8]; 6] = [
+        b"",
+        b"nonsense",
+        &[0; 8],
+        &[0xff; 88],
+        &[0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff],
+        &[0; 70_000],
+    ];
+    for (i, header) in headers.into_iter().enumerate() {
+        let parts = [Bytes::new(), Bytes::copy_from_slice(header), Bytes::new()];
+        stranger.send(Message::multipart(parts)).await.unwrap();
+        let answer = tokio::time::timeout(Duration::from_secs(10), stranger.recv()).await;
+        assert_eq!(answer.unwrap().unwrap().len(), 3);
+        // An empty message is a header of nothing but defaults: a method that nobody has.
+        let counters = server.counters();
+        assert_eq!(counters.malformed + counters.unknown, i as u64 + 1, "{i}");
+    }
+    assert_eq!(call(&client, &ECHO, "alive").await.unwrap(), "alive");
+    server.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_body_at_the_limit_is_taken_and_one_byte_more_is_refused() {
+    let limits = Limits::default().with_message_bytes_max(1000);
+    let server = Server::builder().service(Probe::default()).limits(limits);
+    let server = server.bind("tcp://127.0.0.1:0").await.unwrap().spawn();
+    let client = Client::connect(server.endpoint().to_string())
+        .await
+        .unwrap();
+    assert_eq!(
+        call(&client, &ECHO, vec![0; 1000]).await.unwrap().len(),
+        1000
+    );
+    let status = call(&client, &ECHO, vec![0; 1001]).await.unwrap_err();
+    assert_eq!(
+        (status.code(), status.work()),
+        (Code::InvalidArgument, Work::NotDone)
+    );
+    server.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_message_over_the_sockets_limit_costs_its_sender_the_connection_and_nobody_else() {
+    let options = TransportOptions::default().with_message_bytes_max(10_000);
+    let server = Server::builder()
+        .service(Probe::default())
+        .transport(options);
+    let server = server.bind("tcp://127.0.0.1:0").await.unwrap().spawn();
+    let other = Client::connect(server.endpoint().to_string())
+        .await
+        .unwrap();
+    let client = Client::connect(server.endpoint().to_string())
+        .await
+        .unwrap();
+    let mut request = RawRequest::new(&ECHO, Bytes::from(vec![0; 20_000]));
+    request.deadline = Some(tokio::time::Instant::now() + Duration::from_secs(5));
+    let status = send(&client, request).await.unwrap_err();
+    assert_eq!(
+        (status.code(), status.work()),
+        (Code::Unavailable, Work::OutcomeUnknown)
+    );
+    assert_eq!(call(&other, &ECHO, "alive").await.unwrap(), "alive");
+    server.shutdown().await;
+}
+
+#[tokio::test]
+async fn what_is_no_zeromq_at_all_is_cut_off() {
+    let (server, client) = start().await;
+    let address = server.endpoint().to_string().replace("tcp://", "");
+    // A greeting, and a frame that declares 2^62 bytes.
+    let mut greeting = vec![0xff, 0, 0, 0, 0, 0, 0, 0, 1, 0x7f, 3, 0];
+    greeting.extend(b"NULL");
+    greeting.resize(64, 0);
+    let hostile: [&[u8]; 3] = [
+        b"GET / HTTP/1.1\r\n\r\n",
+        &[greeting.clone(), vec![0x02, 0x40, 0, 0, 0, 0, 0, 0, 0]].concat(),
+        &[greeting, vec![0x04, 0xff]].concat(),
+    ];
+    for bytes in hostile {
+        let mut stream = TcpStream::connect(&address).await.unwrap();
+        stream.write_all(bytes).await.unwrap();
+        let mut answer = Vec::new();
+        // Cut off, or left to the handshake's timeout.
+        let _ =
+            tokio::time::timeout(Duration::from_millis(200), stream.read_to_end(&mut answer)).await;
+    }
+    assert_eq!(call(&client, &ECHO, "alive").await.unwrap(), "alive");
+    server.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_holds_up_nobody() {
+    let server = Server::builder()
+        .service(Probe::default())
+        .send_wait_max(Duration::from_millis(100))
+        .transport(TransportOptions::default().with_send_queue_max(4));
+    let server = server.bind("tcp://127.0.0.1:0").await.unwrap().spawn();
+    let client = Client::connect(server.endpoint().to_string())
+        .await
+        .unwrap();
+    // Greets as a DEALER does, asks for large echoes, and never reads one.
+    let stranger = Socket::new(SocketType::Dealer, Options::new().recv_hwm(1));
+    stranger
+        .connect(server.endpoint().to_string())
+        .await
+        .unwrap();
+    let header = header_of_an_echo(&server).await;
+    let body = Bytes::from(vec![0; 256 * 1024]);
+    for _ in 0..200 {
+        let parts = [Bytes::new(), header.clone(), body.clone()];
+        let message = Message::multipart(parts);
+        if tokio::time::timeout(Duration::from_millis(50), stranger.send(message))
+            .await
+            .is_err()
+        {
+            break; // the server takes no more from it: just as well
+        }
+    }
+    for i in 0..100u8 {
+        assert_eq!(call(&client, &ECHO, vec![i]).await.unwrap(), vec![i]);
+    }
+    tokio::time::timeout(Duration::from_secs(15), server.shutdown())
+        .await
+        .expect("the exit does not hang");
+}
+
+/// What a client of ours sends in front of an echo, seen by a router of a stranger.
+async fn header_of_an_echo(_: &ServerHandle) -> Bytes {
+    let router = Socket::new(SocketType::Router, Options::new());
+    let endpoint = router.bind("tcp://127.0.0.1:0").await.unwrap();
+    let client = Client::connect(endpoint.to_string()).await.unwrap();
+    let calling = tokio::spawn(async move { call(&client, &ECHO, "x").await });
+    let message = router.recv().await.unwrap();
+    calling.abort();
+    // identity, delimiter, header, body
+    message.part_bytes(2).unwrap()
+}
+
+#[tokio::test]
+async fn a_client_takes_no_harm_from_a_server_that_answers_nonsense() {
+    let router = Socket::new(SocketType::Router, Options::new());
+    let endpoint = router.bind("tcp://127.0.0.1:0").await.unwrap();
+    let client = Client::connect(endpoint.to_string()).await.unwrap();
+    let mut request = RawRequest::new(&ECHO, Bytes::from_static(b"x"));
+    request.deadline = Some(tokio::time::Instant::now() + Duration::from_millis(300));
+    let calling = tokio::spawn({
+        let client = client.clone();
+        async move { send(&client, request).await }
+    });
+    let message = router.recv().await.unwrap();
+    let peer = message.part_bytes(0).unwrap();
+    for parts in [
+        vec![],
+        vec![Bytes::new()],
+        vec![Bytes::new(), Bytes::from_static(b"no"), Bytes::new()],
+    ] {
+        let parts: Vec<Bytes> = [peer.clone()].into_iter().chain(parts).collect();
+        let _ = router.send(Message::multipart(parts)).await;
+    }
+    let status = calling.await.unwrap().unwrap_err();
+    assert_eq!(status.code(), Code::DeadlineExceeded);
+    assert!(client.counters().malformed >= 2);
+}
