@@ -10,7 +10,7 @@
 //! frame. A message that does not fit spills into further segments and is then copied once; its
 //! buffer comes back larger.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::ptr::NonNull;
 
 use bytes::Bytes;
@@ -81,6 +81,8 @@ pub(crate) fn aligned(bytes: Bytes) -> Bytes {
 
 thread_local! {
     static POOL: RefCell<Vec<Vec<Word>>> = const { RefCell::new(Vec::new()) };
+    /// Words that a new buffer has: as many as a message of late has needed.
+    static WORDS_NEW: Cell<usize> = const { Cell::new(WORDS_INITIAL) };
 }
 
 fn take() -> Buffer {
@@ -88,7 +90,12 @@ fn take() -> Buffer {
         .try_with(|pool| pool.borrow_mut().pop())
         .ok()
         .flatten()
-        .unwrap_or_else(|| Word::allocate_zeroed_vec(WORDS_INITIAL));
+        .unwrap_or_else(|| {
+            let words = WORDS_NEW.get();
+            // Shrinks slowly: one large message does not make all buffers large for ever.
+            WORDS_NEW.set((words - words / 64).max(WORDS_INITIAL));
+            Word::allocate_zeroed_vec(words)
+        });
     Buffer {
         words,
         used: 0,
@@ -124,6 +131,7 @@ impl Buffer {
     fn grow_to_hold(&mut self, words: usize) {
         let words = (words + words / 4).next_power_of_two();
         if words <= WORDS_KEPT_MAX && words > self.words.len() {
+            WORDS_NEW.set(words);
             self.words = Word::allocate_zeroed_vec(words);
             self.used = 0;
         }

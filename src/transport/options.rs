@@ -14,6 +14,9 @@ pub struct TransportOptions {
     pub message_bytes_max: usize,
     /// Messages that wait to be sent to one peer. Default: 4,096.
     pub send_queue_max: u32,
+    /// Bytes that wait to be sent to one peer, over `tcp` and `ipc` by `omq`; a larger message waits
+    /// alone. Default: 8 MiB.
+    pub send_bytes_max: usize,
     /// Messages of one peer that wait to be received. Default: 1,024.
     pub receive_queue_max: u32,
     /// How long closing waits for what is still to be sent. Default: 1 s.
@@ -65,6 +68,7 @@ impl Default for TransportOptions {
             prefer: Prefer::default(),
             message_bytes_max: (64 << 20) + crate::wire::HEADER_BYTES_MAX,
             send_queue_max: 4096,
+            send_bytes_max: 8 << 20,
             receive_queue_max: 1024,
             linger: Duration::from_secs(1),
             heartbeat_interval: Duration::from_secs(5),
@@ -100,6 +104,12 @@ impl TransportOptions {
     /// Sets [`send_queue_max`](Self::send_queue_max).
     pub fn with_send_queue_max(mut self, messages: u32) -> Self {
         self.send_queue_max = messages;
+        self
+    }
+
+    /// Sets [`send_bytes_max`](Self::send_bytes_max).
+    pub fn with_send_bytes_max(mut self, bytes: usize) -> Self {
+        self.send_bytes_max = bytes;
         self
     }
 

@@ -34,6 +34,7 @@ fn options(from: &TransportOptions) -> Options {
         })
         .max_message_size(from.message_bytes_max + PARTS * PART_BYTES)
         .send_hwm(from.send_queue_max)
+        .transmit_slot_cap(from.send_bytes_max)
         .recv_hwm(from.receive_queue_max)
         .linger(from.linger)
         .heartbeat_interval(from.heartbeat_interval)

@@ -123,6 +123,11 @@ struct Progress $Bowline.topic("progress") {
   done @1 :UInt32;
 }
 
+struct Sample $Bowline.topic("sample") {
+  series @0 :Text $Bowline.key;
+  payload @1 :Data;
+}
+
 struct Tick $Bowline.topic("tick") $Bowline.queue("ticks") {
   number @0 :UInt64 $Bowline.key;
 }
