@@ -395,7 +395,7 @@ mod suite {
     }
 
     pub async fn a_closed_client_ends_its_calls(carried: Carried) {
-        let (server, client) = carried.both().await;
+        let (_server, client) = carried.both().await;
         let in_flight = tokio::spawn({
             let client = client.clone();
             async move { call(&client, &HANG, "x").await }

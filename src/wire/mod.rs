@@ -21,6 +21,14 @@ pub(crate) use request::RequestHeader;
 pub use request_id::{RequestId, RequestKey, RequestKeyError};
 pub use status::{Code, Status, Work};
 
+/// Reads bytes as each of the three headers, for tests of what others may send.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn decode_all(bytes: &[u8]) {
+    let _ = RequestHeader::decode(bytes);
+    let _ = ReplyHeader::decode(bytes);
+    let _ = EventHeader::decode(bytes);
+}
+
 /// The version of the envelope that this crate speaks.
 pub const ENVELOPE_VERSION: u16 = 1;
 

@@ -93,12 +93,6 @@ prop_compose! {
     }
 }
 
-fn decode_all(bytes: &[u8]) {
-    let _ = RequestHeader::decode(bytes);
-    let _ = ReplyHeader::decode(bytes);
-    let _ = EventHeader::decode(bytes);
-}
-
 proptest! {
     #[test]
     fn headers_read_back_wherever_they_lie(request in request(), reply in reply(), event in event(), shift in 0..8usize) {

@@ -177,7 +177,11 @@ impl ServerBuilder {
                     .map(|method| (method.ordinal, method.effect))
                     .collect();
                 let route = route.clone();
-                routes.0.push((interface, route, effects));
+                routes.0.push(Served {
+                    interface,
+                    route,
+                    effects,
+                });
             }
         }
         Ok(routes)
@@ -187,13 +191,21 @@ impl ServerBuilder {
 /// Which service answers to which interface. A server has few, so that looking through them takes
 /// less time than hashing one.
 #[derive(Debug, Default)]
-pub(super) struct Routes(Vec<(u64, Route, Vec<(u16, Effect)>)>);
+pub(super) struct Routes(Vec<Served>);
+
+#[derive(Debug)]
+struct Served {
+    interface: u64,
+    route: Route,
+    /// By method.
+    effects: Vec<(u16, Effect)>,
+}
 
 impl Routes {
     /// The service for a method, and what it means to call it twice.
     pub fn find(&self, interface: u64, method: u16) -> Option<(&Route, Effect)> {
-        let (_, route, effects) = self.0.iter().find(|(of, ..)| *of == interface)?;
-        let (_, effect) = effects.iter().find(|(of, _)| *of == method)?;
-        Some((route, *effect))
+        let served = self.0.iter().find(|served| served.interface == interface)?;
+        let (_, effect) = served.effects.iter().find(|(of, _)| *of == method)?;
+        Some((&served.route, *effect))
     }
 }

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use bowline::topic::{Event, Keys};
-use bowline::{Code, Failure, Publisher, Reply, Request, Server, Status, Subscriber, Work};
+use bowline::{
+    Carrier, Code, Failure, Publisher, Reply, Request, Server, Status, Subscriber,
+    TransportOptions, Work,
+};
 use bowline_test_schemas::common::Versioned;
 use bowline_test_schemas::everything::*;
 
@@ -128,12 +131,21 @@ async fn two_services_of_one_interface_do_not_share_a_server() {
     );
 }
 
-async fn events_arrive(endpoint: &str) {
-    let publisher = Publisher::<Progress>::bind(endpoint).await.unwrap();
-    let mut all = Subscriber::<Progress>::connect(publisher.endpoint().to_string())
+async fn events_arrive(endpoint: &str, carrier: Carrier) {
+    let options = || TransportOptions::default().with_carrier(carrier);
+    let publisher = Publisher::builder()
+        .transport(options())
+        .bind::<Progress>(endpoint)
         .await
         .unwrap();
-    let mut one = Subscriber::<Progress>::connect(publisher.endpoint().to_string())
+    let mut all = Subscriber::builder()
+        .transport(options())
+        .connect::<Progress>(publisher.endpoint().to_string())
+        .await
+        .unwrap();
+    let mut one = Subscriber::builder()
+        .transport(options())
+        .connect::<Progress>(publisher.endpoint().to_string())
         .await
         .unwrap();
     all.subscribe(Keys::All).await.unwrap();
@@ -172,12 +184,24 @@ async fn events_arrive(endpoint: &str) {
 
 #[tokio::test]
 async fn events_arrive_in_process() {
-    events_arrive("inproc://events").await;
+    events_arrive("inproc://events", Carrier::Omq).await;
 }
 
 #[tokio::test]
 async fn events_arrive_over_tcp() {
-    events_arrive("tcp://127.0.0.1:0").await;
+    events_arrive("tcp://127.0.0.1:0", Carrier::Omq).await;
+}
+
+#[tokio::test]
+async fn events_arrive_over_ipc() {
+    let path = std::env::temp_dir().join(format!("bowline-events-{}", std::process::id()));
+    events_arrive(&format!("ipc://{}", path.display()), Carrier::Omq).await;
+}
+
+#[cfg(feature = "zeromq")]
+#[tokio::test]
+async fn events_arrive_over_the_zeromq_crate() {
+    events_arrive("tcp://127.0.0.1:0", Carrier::Zeromq).await;
 }
 
 #[tokio::test]
