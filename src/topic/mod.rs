@@ -2,7 +2,7 @@
 //!
 //! An event that a subscriber has no room for is dropped, and never silently: per publisher epoch
 //! and topic, what is delivered and what is reported missed are together what was published since
-//! the subscription was confirmed. The numbers behind that are in [`sequence`], a state machine;
+//! the subscription was confirmed. The numbers behind that are a state machine, `sequence`;
 //! `publisher` and `subscriber` drive sockets. Nothing here is stored: what must not be lost is a
 //! queue's work.
 

@@ -7,12 +7,15 @@
 //! The seam is made of enums and not of traits: there are few transports, all in this folder, and
 //! an enum costs neither a box nor a task hop. Each sends without waiting (`try_send`, then
 //! `writable`), and receives in batches: what has arrived together is handled together. A third
-//! kind of transport is a folder beside [`memory`] and [`omq`] and one more arm in each `match`.
+//! kind of transport is a folder beside [`memory`] and [`omq`], an arm in each `match` below and in
+//! the macros of [`sockets`].
 
+mod connection;
 mod endpoint;
 mod memory;
 mod omq;
 mod options;
+mod sockets;
 #[cfg(feature = "zeromq")]
 mod zeromq;
 
@@ -20,6 +23,10 @@ use bytes::Bytes;
 
 pub use endpoint::{Endpoint, EndpointError};
 pub use options::{Carrier, Prefer, TransportOptions};
+pub(crate) use sockets::{
+    DealerReceiver, DealerSender, Peer, PublishSender, RouterReceiver, RouterSender,
+    SubscribeReceiver, SubscribeSender, SubscriptionWatch,
+};
 
 /// Most messages that one receive hands over: enough to spread the cost of a wake-up, few enough
 /// that the first need not wait for the last.
@@ -74,6 +81,15 @@ pub(crate) enum Refused {
     /// There is no such peer, or none at all.
     NoPeer,
     /// The socket is closed, or the message is over its limits.
+    Closed,
+}
+
+/// Why a message could not be published now.
+#[derive(Debug)]
+pub(crate) enum PublishRefused {
+    /// Wait until the socket is writable.
+    Full,
+    /// The socket is closed.
     Closed,
 }
 
@@ -265,345 +281,4 @@ async fn refuse_in_use(endpoint: &Endpoint) -> Result<(), TransportError> {
         });
     }
     Ok(())
-}
-
-/// The sending half of a client's socket; shared by all its callers.
-#[derive(Debug)]
-pub(crate) enum DealerSender {
-    Memory(memory::DealerSender),
-    Omq(omq::DealerSender),
-    #[cfg(feature = "zeromq")]
-    Zeromq(zeromq::DealerSender),
-}
-
-impl DealerSender {
-    /// Sends, or says at once why not.
-    pub fn try_send(&self, frames: Frames) -> Result<(), Refused> {
-        match self {
-            Self::Memory(sender) => sender.try_send(frames),
-            Self::Omq(sender) => sender.try_send(frames),
-            #[cfg(feature = "zeromq")]
-            Self::Zeromq(sender) => sender.try_send(frames),
-        }
-    }
-
-    /// Returns when sending is worth another try.
-    pub async fn writable(&self) {
-        match self {
-            Self::Memory(sender) => sender.writable().await,
-            Self::Omq(sender) => sender.writable().await,
-            #[cfg(feature = "zeromq")]
-            Self::Zeromq(sender) => sender.writable().await,
-        }
-    }
-
-    /// Whether the server is there.
-    pub fn is_connected(&self) -> bool {
-        match self {
-            Self::Memory(sender) => sender.is_connected(),
-            Self::Omq(sender) => sender.is_connected(),
-            #[cfg(feature = "zeromq")]
-            Self::Zeromq(sender) => sender.is_connected(),
-        }
-    }
-
-    /// Counts up whenever the server comes or goes.
-    pub fn connection_generation(&self) -> u64 {
-        match self {
-            Self::Memory(sender) => sender.connection_generation(),
-            Self::Omq(sender) => sender.connection_generation(),
-            #[cfg(feature = "zeromq")]
-            Self::Zeromq(sender) => sender.connection_generation(),
-        }
-    }
-
-    /// Waits until the generation is another than `seen`.
-    pub async fn connection_changed(&self, seen: u64) -> Result<u64, Closed> {
-        match self {
-            Self::Memory(sender) => sender.connection_changed(seen).await,
-            Self::Omq(sender) => sender.connection_changed(seen).await,
-            #[cfg(feature = "zeromq")]
-            Self::Zeromq(sender) => sender.connection_changed(seen).await,
-        }
-    }
-
-    /// Closes the socket, in no more than the linger time.
-    pub async fn close(&self) {
-        match self {
-            Self::Memory(sender) => sender.close(),
-            Self::Omq(sender) => sender.close().await,
-            #[cfg(feature = "zeromq")]
-            Self::Zeromq(sender) => sender.close().await,
-        }
-    }
-}
-
-/// The receiving half of a client's socket.
-#[derive(Debug)]
-pub(crate) enum DealerReceiver {
-    Memory(memory::DealerReceiver),
-    Omq(omq::DealerReceiver),
-    #[cfg(feature = "zeromq")]
-    Zeromq(zeromq::DealerReceiver),
-}
-
-impl DealerReceiver {
-    /// Waits for a message, then appends all that are there to `batch`. Cancel safe.
-    pub async fn receive(&mut self, batch: &mut Vec<Received>) -> Result<(), Closed> {
-        match self {
-            Self::Memory(receiver) => receiver.receive(batch).await,
-            Self::Omq(receiver) => receiver.receive(batch).await,
-            #[cfg(feature = "zeromq")]
-            Self::Zeromq(receiver) => receiver.receive(batch).await,
-        }
-    }
-}
-
-/// Whom a router received from: where a reply goes.
-#[derive(Clone, Debug)]
-pub(crate) enum Peer {
-    Memory(u64),
-    Omq(omq::Peer),
-    #[cfg(feature = "zeromq")]
-    Zeromq(Bytes),
-}
-
-/// The sending half of a server's socket.
-#[derive(Clone, Debug)]
-pub(crate) enum RouterSender {
-    Memory(memory::RouterSender),
-    Omq(omq::RouterSender),
-    #[cfg(feature = "zeromq")]
-    Zeromq(zeromq::RouterSender),
-}
-
-impl RouterSender {
-    /// Sends to one peer, or says at once why not. `Full` means that peer only.
-    pub fn try_send(&self, peer: &Peer, frames: Frames) -> Result<(), Refused> {
-        match (self, peer) {
-            (Self::Memory(sender), Peer::Memory(peer)) => sender.try_send(*peer, frames),
-            (Self::Omq(sender), Peer::Omq(peer)) => sender.try_send(peer, frames),
-            #[cfg(feature = "zeromq")]
-            (Self::Zeromq(sender), Peer::Zeromq(peer)) => sender.try_send(peer, frames),
-            _ => Err(Refused::NoPeer), // a peer of another socket
-        }
-    }
-
-    /// Stops to accept connections; those that are open stay.
-    pub async fn stop_accepting(&self) {
-        match self {
-            Self::Memory(sender) => sender.stop_accepting(),
-            Self::Omq(sender) => sender.stop_accepting().await,
-            #[cfg(feature = "zeromq")]
-            Self::Zeromq(sender) => sender.stop_accepting().await,
-        }
-    }
-
-    /// Closes the socket, in no more than the linger time.
-    pub async fn close(&self) {
-        match self {
-            Self::Memory(sender) => sender.close(),
-            Self::Omq(sender) => sender.close().await,
-            #[cfg(feature = "zeromq")]
-            Self::Zeromq(sender) => sender.close().await,
-        }
-    }
-}
-
-/// The receiving half of a server's socket.
-#[derive(Debug)]
-pub(crate) enum RouterReceiver {
-    Memory(memory::RouterReceiver),
-    Omq(omq::RouterReceiver),
-    #[cfg(feature = "zeromq")]
-    Zeromq(zeromq::RouterReceiver),
-}
-
-impl RouterReceiver {
-    /// Waits for a message, then appends all that are there to `batch`. Cancel safe.
-    pub async fn receive(&mut self, batch: &mut Vec<(Peer, Received)>) -> Result<(), Closed> {
-        match self {
-            Self::Memory(receiver) => receiver.receive(batch).await,
-            Self::Omq(receiver) => receiver.receive(batch).await,
-            #[cfg(feature = "zeromq")]
-            Self::Zeromq(receiver) => receiver.receive(batch).await,
-        }
-    }
-}
-
-/// A publisher's socket.
-#[derive(Debug)]
-pub(crate) enum PublishSender {
-    Memory(memory::PublishSender),
-    Omq(omq::PublishSender),
-    #[cfg(feature = "zeromq")]
-    Zeromq(zeromq::PublishSender),
-}
-
-impl PublishSender {
-    /// Hands the message to every subscriber that has room for it. Sends it to nobody where
-    /// the socket itself has no room.
-    pub fn try_send(&self, frames: TopicFrames) -> Result<(), PublishRefused> {
-        match self {
-            Self::Memory(sender) => sender.try_send(frames),
-            Self::Omq(sender) => sender.try_send(frames),
-            #[cfg(feature = "zeromq")]
-            Self::Zeromq(sender) => sender.try_send(frames),
-        }
-    }
-
-    /// Returns when sending is worth another try.
-    pub async fn writable(&self) {
-        match self {
-            Self::Memory(_) => {} // never full as a whole
-            Self::Omq(sender) => sender.writable().await,
-            #[cfg(feature = "zeromq")]
-            Self::Zeromq(sender) => sender.writable().await,
-        }
-    }
-
-    /// Messages dropped for single subscribers that had no room, where the transport counts them.
-    pub fn dropped(&self) -> Option<u64> {
-        match self {
-            Self::Memory(sender) => Some(sender.dropped()),
-            Self::Omq(_) => None,
-            #[cfg(feature = "zeromq")]
-            Self::Zeromq(_) => None,
-        }
-    }
-
-    /// Closes the socket, in no more than the linger time.
-    pub async fn close(&self) {
-        match self {
-            Self::Memory(sender) => sender.close(),
-            Self::Omq(sender) => sender.close().await,
-            #[cfg(feature = "zeromq")]
-            Self::Zeromq(sender) => sender.close().await,
-        }
-    }
-}
-
-/// Why a message could not be published now.
-#[derive(Debug)]
-pub(crate) enum PublishRefused {
-    /// Wait until the socket is writable.
-    Full,
-    /// The socket is closed.
-    Closed,
-}
-
-/// The subscriptions of a publisher, as they change.
-#[derive(Debug)]
-pub(crate) enum SubscriptionWatch {
-    Memory(memory::SubscriptionWatch),
-    Omq(omq::SubscriptionWatch),
-    #[cfg(feature = "zeromq")]
-    Zeromq(zeromq::SubscriptionWatch),
-}
-
-impl SubscriptionWatch {
-    /// Waits for the next change. Cancel safe.
-    pub async fn next(&mut self) -> Result<SubscriptionChange, Closed> {
-        match self {
-            Self::Memory(watch) => watch.next().await,
-            Self::Omq(watch) => watch.next().await,
-            #[cfg(feature = "zeromq")]
-            Self::Zeromq(watch) => watch.next().await,
-        }
-    }
-}
-
-/// The controlling half of a subscriber's socket.
-#[derive(Debug)]
-pub(crate) enum SubscribeSender {
-    Memory(memory::SubscribeSender),
-    Omq(omq::SubscribeSender),
-    #[cfg(feature = "zeromq")]
-    Zeromq(zeromq::SubscribeSender),
-}
-
-impl SubscribeSender {
-    /// Asks for all topics that begin with `prefix`, now and on every later connection.
-    pub async fn subscribe(&self, prefix: Bytes) -> Result<(), Closed> {
-        match self {
-            Self::Memory(sender) => sender.subscribe(prefix),
-            Self::Omq(sender) => sender.subscribe(prefix).await,
-            #[cfg(feature = "zeromq")]
-            Self::Zeromq(sender) => sender.subscribe(prefix).await,
-        }
-    }
-
-    /// Takes it back.
-    pub async fn unsubscribe(&self, prefix: Bytes) -> Result<(), Closed> {
-        match self {
-            Self::Memory(sender) => sender.unsubscribe(&prefix),
-            Self::Omq(sender) => sender.unsubscribe(prefix).await,
-            #[cfg(feature = "zeromq")]
-            Self::Zeromq(sender) => sender.unsubscribe(prefix).await,
-        }
-    }
-
-    /// Whether the publisher is there.
-    pub fn is_connected(&self) -> bool {
-        match self {
-            Self::Memory(sender) => sender.is_connected(),
-            Self::Omq(sender) => sender.is_connected(),
-            #[cfg(feature = "zeromq")]
-            Self::Zeromq(sender) => sender.is_connected(),
-        }
-    }
-
-    /// Counts up whenever the publisher comes or goes.
-    pub fn connection_generation(&self) -> u64 {
-        match self {
-            Self::Memory(sender) => sender.connection_generation(),
-            Self::Omq(sender) => sender.connection_generation(),
-            #[cfg(feature = "zeromq")]
-            Self::Zeromq(sender) => sender.connection_generation(),
-        }
-    }
-
-    /// Waits until the generation is another than `seen`.
-    pub async fn connection_changed(&self, seen: u64) -> Result<u64, Closed> {
-        match self {
-            Self::Memory(sender) => sender.connection_changed(seen).await,
-            Self::Omq(sender) => sender.connection_changed(seen).await,
-            #[cfg(feature = "zeromq")]
-            Self::Zeromq(sender) => sender.connection_changed(seen).await,
-        }
-    }
-
-    /// Closes the socket.
-    pub async fn close(&self) {
-        match self {
-            Self::Memory(sender) => sender.close(),
-            Self::Omq(sender) => sender.close().await,
-            #[cfg(feature = "zeromq")]
-            Self::Zeromq(sender) => sender.close().await,
-        }
-    }
-}
-
-/// The receiving half of a subscriber's socket.
-#[derive(Debug)]
-pub(crate) enum SubscribeReceiver {
-    Memory(memory::SubscribeReceiver),
-    Omq(omq::SubscribeReceiver),
-    #[cfg(feature = "zeromq")]
-    Zeromq(zeromq::SubscribeReceiver),
-}
-
-impl SubscribeReceiver {
-    /// Waits for a message, then appends all that are there to `batch`. Cancel safe.
-    pub async fn receive(
-        &mut self,
-        batch: &mut Vec<Result<TopicFrames, Malformed>>,
-    ) -> Result<(), Closed> {
-        match self {
-            Self::Memory(receiver) => receiver.receive(batch).await,
-            Self::Omq(receiver) => receiver.receive(batch).await,
-            #[cfg(feature = "zeromq")]
-            Self::Zeromq(receiver) => receiver.receive(batch).await,
-        }
-    }
 }

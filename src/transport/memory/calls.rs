@@ -6,6 +6,7 @@ use std::sync::{Arc, LazyLock, Mutex, Weak};
 use tokio::sync::{mpsc, watch};
 
 use super::{Registry, lock};
+use crate::transport::connection::Connection;
 use crate::transport::{
     BATCH_MAX, Closed, Frames, Peer, Received, Refused, TransportError, TransportOptions,
 };
@@ -100,11 +101,11 @@ impl RouterSender {
         }
     }
 
-    pub fn stop_accepting(&self) {
+    pub async fn stop_accepting(&self) {
         self.router.stop_accepting();
     }
 
-    pub fn close(&self) {
+    pub async fn close(&self) {
         self.router.close();
     }
 }
@@ -154,8 +155,7 @@ struct Dealer {
     name: String,
     replies_max: usize,
     link: Mutex<Option<Link>>,
-    generation: watch::Sender<u64>,
-    closed: watch::Sender<bool>,
+    connection: Connection,
 }
 
 impl Dealer {
@@ -169,7 +169,7 @@ impl Dealer {
             router: Arc::downgrade(&router),
             requests: router.requests.clone(),
         });
-        self.generation.send_modify(|generation| *generation += 1);
+        self.connection.set(true);
         Some(received)
     }
 
@@ -178,7 +178,7 @@ impl Dealer {
             if let Some(router) = link.router.upgrade() {
                 lock(&router.peers).replies.remove(&link.id);
             }
-            self.generation.send_modify(|generation| *generation += 1);
+            self.connection.set(false);
         }
     }
 }
@@ -191,8 +191,7 @@ pub(in crate::transport) fn connect_dealer(
         name: name.to_owned(),
         replies_max: options.receive_queue_max.max(1) as usize,
         link: Mutex::new(None),
-        generation: watch::Sender::new(0),
-        closed: watch::Sender::new(false),
+        connection: Connection::new(),
     });
     let bound = ROUTERS.bound.subscribe();
     let replies = dealer.attach();
@@ -200,7 +199,6 @@ pub(in crate::transport) fn connect_dealer(
         dealer: Arc::clone(&dealer),
         replies,
         bound,
-        closed: dealer.closed.subscribe(),
     };
     (DealerSender { dealer }, receiver)
 }
@@ -212,7 +210,7 @@ pub(crate) struct DealerSender {
 
 impl DealerSender {
     pub fn try_send(&self, frames: Frames) -> Result<(), Refused> {
-        if *self.dealer.closed.borrow() {
+        if self.dealer.connection.is_closed() {
             return Err(Refused::Closed);
         }
         let link = lock(&self.dealer.link);
@@ -236,27 +234,20 @@ impl DealerSender {
     }
 
     pub fn is_connected(&self) -> bool {
-        lock(&self.dealer.link).is_some()
+        self.dealer.connection.is_connected()
     }
 
     pub fn connection_generation(&self) -> u64 {
-        *self.dealer.generation.borrow()
+        self.dealer.connection.generation()
     }
 
     pub async fn connection_changed(&self, seen: u64) -> Result<u64, Closed> {
-        let mut closed = self.dealer.closed.subscribe();
-        let mut generation = self.dealer.generation.subscribe();
-        tokio::select! {
-            changed = generation.wait_for(|generation| *generation != seen) => {
-                changed.map(|generation| *generation).map_err(|_| Closed)
-            }
-            _ = closed.wait_for(|closed| *closed) => Err(Closed),
-        }
+        self.dealer.connection.changed(seen).await
     }
 
-    pub fn close(&self) {
-        self.dealer.closed.send_replace(true);
+    pub async fn close(&self) {
         self.dealer.detach();
+        self.dealer.connection.close();
     }
 }
 
@@ -265,13 +256,12 @@ pub(crate) struct DealerReceiver {
     dealer: Arc<Dealer>,
     replies: Option<mpsc::Receiver<Frames>>,
     bound: watch::Receiver<()>,
-    closed: watch::Receiver<bool>,
 }
 
 impl DealerReceiver {
     pub async fn receive(&mut self, batch: &mut Vec<Received>) -> Result<(), Closed> {
         loop {
-            if *self.closed.borrow() {
+            if self.dealer.connection.is_closed() {
                 return Err(Closed);
             }
             let Some(replies) = &mut self.replies else {
@@ -279,14 +269,14 @@ impl DealerReceiver {
                 if self.replies.is_none() {
                     tokio::select! {
                         _ = self.bound.changed() => {}
-                        _ = self.closed.changed() => {}
+                        () = self.dealer.connection.closed() => {}
                     }
                 }
                 continue;
             };
             let mut next = tokio::select! {
                 next = replies.recv() => next,
-                _ = self.closed.changed() => continue,
+                () = self.dealer.connection.closed() => continue,
             };
             while let Some(frames) = next {
                 batch.push(Ok(frames));

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
 
 use super::{Registry, lock};
+use crate::transport::connection::Connection;
 use crate::transport::{
     BATCH_MAX, Closed, Malformed, PublishRefused, SubscriptionChange, TopicFrames, TransportError,
     TransportOptions,
@@ -146,7 +147,10 @@ impl PublishSender {
         self.publisher.dropped.load(Relaxed)
     }
 
-    pub fn close(&self) {
+    /// Never full as a whole: a subscriber without room is passed over.
+    pub async fn writable(&self) {}
+
+    pub async fn close(&self) {
         self.publisher.close();
     }
 }
@@ -176,8 +180,7 @@ struct Subscriber {
     name: String,
     messages_max: usize,
     state: Mutex<State>,
-    generation: watch::Sender<u64>,
-    closed: watch::Sender<bool>,
+    connection: Connection,
 }
 
 #[derive(Debug, Default)]
@@ -195,7 +198,7 @@ impl Subscriber {
         let id = publisher.attach(messages, &state.prefixes)?;
         state.link = Some((id, Arc::downgrade(&publisher)));
         drop(state);
-        self.generation.send_modify(|generation| *generation += 1);
+        self.connection.set(true);
         Some(received)
     }
 
@@ -204,7 +207,7 @@ impl Subscriber {
             if let Some(publisher) = publisher.upgrade() {
                 publisher.detach(id);
             }
-            self.generation.send_modify(|generation| *generation += 1);
+            self.connection.set(false);
         }
     }
 }
@@ -217,15 +220,13 @@ pub(in crate::transport) fn connect_subscribe(
         name: name.to_owned(),
         messages_max: options.send_queue_max.max(1) as usize,
         state: Mutex::default(),
-        generation: watch::Sender::new(0),
-        closed: watch::Sender::new(false),
+        connection: Connection::new(),
     });
     let bound = PUBLISHERS.bound.subscribe();
     let messages = subscriber.attach();
     let receiver = SubscribeReceiver {
         messages,
         bound,
-        closed: subscriber.closed.subscribe(),
         subscriber: Arc::clone(&subscriber),
     };
     (SubscribeSender { subscriber }, receiver)
@@ -237,7 +238,7 @@ pub(crate) struct SubscribeSender {
 }
 
 impl SubscribeSender {
-    pub fn subscribe(&self, prefix: Bytes) -> Result<(), Closed> {
+    pub async fn subscribe(&self, prefix: Bytes) -> Result<(), Closed> {
         self.open()?;
         let mut state = lock(&self.subscriber.state);
         state.prefixes.push(prefix.clone());
@@ -249,46 +250,39 @@ impl SubscribeSender {
         Ok(())
     }
 
-    pub fn unsubscribe(&self, prefix: &Bytes) -> Result<(), Closed> {
+    pub async fn unsubscribe(&self, prefix: Bytes) -> Result<(), Closed> {
         self.open()?;
         let mut state = lock(&self.subscriber.state);
-        if let Some(index) = state.prefixes.iter().position(|p| p == prefix) {
+        if let Some(index) = state.prefixes.iter().position(|p| *p == prefix) {
             state.prefixes.swap_remove(index);
         }
         if let Some((id, publisher)) = &state.link
             && let Some(publisher) = publisher.upgrade()
         {
-            publisher.remove(*id, prefix);
+            publisher.remove(*id, &prefix);
         }
         Ok(())
     }
 
     pub fn is_connected(&self) -> bool {
-        lock(&self.subscriber.state).link.is_some()
+        self.subscriber.connection.is_connected()
     }
 
     pub fn connection_generation(&self) -> u64 {
-        *self.subscriber.generation.borrow()
+        self.subscriber.connection.generation()
     }
 
     pub async fn connection_changed(&self, seen: u64) -> Result<u64, Closed> {
-        let mut closed = self.subscriber.closed.subscribe();
-        let mut generation = self.subscriber.generation.subscribe();
-        tokio::select! {
-            changed = generation.wait_for(|generation| *generation != seen) => {
-                changed.map(|generation| *generation).map_err(|_| Closed)
-            }
-            _ = closed.wait_for(|closed| *closed) => Err(Closed),
-        }
+        self.subscriber.connection.changed(seen).await
     }
 
-    pub fn close(&self) {
-        self.subscriber.closed.send_replace(true);
+    pub async fn close(&self) {
         self.subscriber.detach();
+        self.subscriber.connection.close();
     }
 
     fn open(&self) -> Result<(), Closed> {
-        match *self.subscriber.closed.borrow() {
+        match self.subscriber.connection.is_closed() {
             true => Err(Closed),
             false => Ok(()),
         }
@@ -300,7 +294,6 @@ pub(crate) struct SubscribeReceiver {
     subscriber: Arc<Subscriber>,
     messages: Option<mpsc::Receiver<TopicFrames>>,
     bound: watch::Receiver<()>,
-    closed: watch::Receiver<bool>,
 }
 
 impl SubscribeReceiver {
@@ -309,7 +302,7 @@ impl SubscribeReceiver {
         batch: &mut Vec<Result<TopicFrames, Malformed>>,
     ) -> Result<(), Closed> {
         loop {
-            if *self.closed.borrow() {
+            if self.subscriber.connection.is_closed() {
                 return Err(Closed);
             }
             let Some(messages) = &mut self.messages else {
@@ -317,14 +310,14 @@ impl SubscribeReceiver {
                 if self.messages.is_none() {
                     tokio::select! {
                         _ = self.bound.changed() => {}
-                        _ = self.closed.changed() => {}
+                        () = self.subscriber.connection.closed() => {}
                     }
                 }
                 continue;
             };
             let mut next = tokio::select! {
                 next = messages.recv() => next,
-                _ = self.closed.changed() => continue,
+                () = self.subscriber.connection.closed() => continue,
             };
             while let Some(frames) = next {
                 batch.push(Ok(frames));

@@ -6,7 +6,7 @@ use omq_tokio::{Error, Identity, IdentitySocket, MessagePool, Socket, SocketType
 
 use super::{TABLES_KEPT, actual, options, to_error, to_frames, to_message};
 use crate::transport::{
-    BATCH_MAX, Closed, Endpoint, Frames, Received, Refused, TransportError, TransportOptions,
+    self, BATCH_MAX, Closed, Endpoint, Frames, Received, Refused, TransportError, TransportOptions,
 };
 
 /// The peer's routing identity, as omq knows it. Not a principal: any peer may claim any.
@@ -74,22 +74,19 @@ pub(crate) struct RouterReceiver {
 impl RouterReceiver {
     pub async fn receive(
         &mut self,
-        batch: &mut Vec<(super::super::Peer, Received)>,
+        batch: &mut Vec<(transport::Peer, Received)>,
     ) -> Result<(), Closed> {
-        let (peer, message) = self.socket.recv_from().await.map_err(|_| Closed)?;
-        let mut received = (peer, message);
-        for _ in 0..BATCH_MAX {
-            let (peer, message) = received;
-            batch.push((super::super::Peer::Omq(Peer(peer)), to_frames(&message)));
+        let mut next = self.socket.recv_from().await.map_err(|_| Closed)?;
+        loop {
+            let (peer, message) = next;
+            batch.push((transport::Peer::Omq(Peer(peer)), to_frames(&message)));
+            if batch.len() >= BATCH_MAX {
+                return Ok(());
+            }
             match self.socket.try_recv_from() {
-                Ok(next) => received = next,
+                Ok(received) => next = received,
                 Err(_) => return Ok(()),
             }
         }
-        batch.push((
-            super::super::Peer::Omq(Peer(received.0)),
-            to_frames(&received.1),
-        ));
-        Ok(())
     }
 }

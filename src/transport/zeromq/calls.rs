@@ -9,8 +9,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use zeromq::{DealerSocket, RouterSocket, Socket, SocketEvent, SocketRecv, SocketSend, ZmqMessage};
 
-use super::connection::Connection;
 use super::{actual, linger, message, options, to_error};
+use crate::transport::connection::Connection;
 use crate::transport::{
     BATCH_MAX, Closed, Endpoint, Frames, Malformed, Peer, Received, Refused, TransportError,
     TransportOptions,

@@ -6,7 +6,6 @@
 //! listed in docs/transports.md.
 
 mod calls;
-mod connection;
 mod topics;
 
 pub(super) use calls::{

@@ -10,8 +10,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use zeromq::{Socket, SocketEvent, SocketRecv, SocketSend, SubSocket, XPubSocket};
 
-use super::connection::Connection;
 use super::{actual, linger, message, options, to_error};
+use crate::transport::connection::Connection;
 use crate::transport::{
     BATCH_MAX, Closed, Endpoint, Malformed, PublishRefused, SubscriptionChange, TopicFrames,
     TransportError, TransportOptions,

@@ -1,4 +1,4 @@
-//! Whether the other side is there.
+//! Whether the other side is there, for carriers that do not keep count themselves.
 
 use tokio::sync::watch;
 
@@ -6,7 +6,7 @@ use crate::transport::Closed;
 
 /// Counts up whenever the peer comes (to an odd number) or goes (to an even one).
 #[derive(Debug)]
-pub(super) struct Connection {
+pub(in crate::transport) struct Connection {
     generation: watch::Sender<u64>,
     closed: watch::Sender<bool>,
 }

@@ -1,0 +1,208 @@
+//! The sockets of the seam: each is one of the carriers', and every call goes straight to it.
+
+use bytes::Bytes;
+
+#[cfg(feature = "zeromq")]
+use super::zeromq;
+use super::{
+    Closed, Frames, Malformed, PublishRefused, Received, Refused, SubscriptionChange, TopicFrames,
+    memory, omq,
+};
+
+/// A socket of each carrier under one name.
+macro_rules! sockets {
+    ($($(#[$doc:meta])* $name:ident;)*) => {$(
+        $(#[$doc])*
+        #[derive(Debug)]
+        pub(crate) enum $name {
+            Memory(memory::$name),
+            Omq(omq::$name),
+            #[cfg(feature = "zeromq")]
+            Zeromq(zeromq::$name),
+        }
+    )*};
+}
+
+sockets! {
+    /// The sending half of a client's socket; shared by all its callers.
+    DealerSender;
+    /// The receiving half of a client's socket.
+    DealerReceiver;
+    /// The sending half of a server's socket; shared by all its handlers.
+    RouterSender;
+    /// The receiving half of a server's socket.
+    RouterReceiver;
+    /// A publisher's socket.
+    PublishSender;
+    /// The subscriptions of a publisher, as they change.
+    SubscriptionWatch;
+    /// The controlling half of a subscriber's socket.
+    SubscribeSender;
+    /// The receiving half of a subscriber's socket.
+    SubscribeReceiver;
+}
+
+/// The same call, whichever carrier's the socket is.
+macro_rules! carried {
+    ($self:ident, $socket:ident => $call:expr) => {
+        match $self {
+            Self::Memory($socket) => $call,
+            Self::Omq($socket) => $call,
+            #[cfg(feature = "zeromq")]
+            Self::Zeromq($socket) => $call,
+        }
+    };
+}
+
+/// Whom a router received from: where a reply goes.
+#[derive(Clone, Debug)]
+pub(crate) enum Peer {
+    Memory(u64),
+    Omq(omq::Peer),
+    #[cfg(feature = "zeromq")]
+    Zeromq(Bytes),
+}
+
+impl DealerSender {
+    /// Sends, or says at once why not.
+    pub fn try_send(&self, frames: Frames) -> Result<(), Refused> {
+        carried!(self, socket => socket.try_send(frames))
+    }
+
+    /// Returns when sending is worth another try.
+    pub async fn writable(&self) {
+        carried!(self, socket => socket.writable().await);
+    }
+
+    /// Whether the server is there.
+    pub fn is_connected(&self) -> bool {
+        carried!(self, socket => socket.is_connected())
+    }
+
+    /// Counts up whenever the server comes or goes.
+    pub fn connection_generation(&self) -> u64 {
+        carried!(self, socket => socket.connection_generation())
+    }
+
+    /// Waits until the generation is another than `seen`.
+    pub async fn connection_changed(&self, seen: u64) -> Result<u64, Closed> {
+        carried!(self, socket => socket.connection_changed(seen).await)
+    }
+
+    /// Closes the socket, in no more than the linger time.
+    pub async fn close(&self) {
+        carried!(self, socket => socket.close().await);
+    }
+}
+
+impl DealerReceiver {
+    /// Waits for a message, then appends all that are there to `batch`. Cancel safe.
+    pub async fn receive(&mut self, batch: &mut Vec<Received>) -> Result<(), Closed> {
+        carried!(self, socket => socket.receive(batch).await)
+    }
+}
+
+impl RouterSender {
+    /// Sends to one peer, or says at once why not. `Full` means that peer only.
+    pub fn try_send(&self, peer: &Peer, frames: Frames) -> Result<(), Refused> {
+        match (self, peer) {
+            (Self::Memory(socket), Peer::Memory(peer)) => socket.try_send(*peer, frames),
+            (Self::Omq(socket), Peer::Omq(peer)) => socket.try_send(peer, frames),
+            #[cfg(feature = "zeromq")]
+            (Self::Zeromq(socket), Peer::Zeromq(peer)) => socket.try_send(peer, frames),
+            _ => Err(Refused::NoPeer), // a peer of another socket
+        }
+    }
+
+    /// Stops to accept connections; those that are open stay.
+    pub async fn stop_accepting(&self) {
+        carried!(self, socket => socket.stop_accepting().await);
+    }
+
+    /// Closes the socket, in no more than the linger time.
+    pub async fn close(&self) {
+        carried!(self, socket => socket.close().await);
+    }
+}
+
+impl RouterReceiver {
+    /// Waits for a message, then appends all that are there to `batch`. Cancel safe.
+    pub async fn receive(&mut self, batch: &mut Vec<(Peer, Received)>) -> Result<(), Closed> {
+        carried!(self, socket => socket.receive(batch).await)
+    }
+}
+
+impl PublishSender {
+    /// Hands the message to every subscriber that has room for it. Sends it to nobody where the
+    /// socket itself has no room.
+    pub fn try_send(&self, frames: TopicFrames) -> Result<(), PublishRefused> {
+        carried!(self, socket => socket.try_send(frames))
+    }
+
+    /// Returns when sending is worth another try.
+    pub async fn writable(&self) {
+        carried!(self, socket => socket.writable().await);
+    }
+
+    /// Messages dropped for single subscribers that had no room, where the carrier counts them.
+    pub fn dropped(&self) -> Option<u64> {
+        match self {
+            Self::Memory(socket) => Some(socket.dropped()),
+            _ => None,
+        }
+    }
+
+    /// Closes the socket, in no more than the linger time.
+    pub async fn close(&self) {
+        carried!(self, socket => socket.close().await);
+    }
+}
+
+impl SubscriptionWatch {
+    /// Waits for the next change. Cancel safe.
+    pub async fn next(&mut self) -> Result<SubscriptionChange, Closed> {
+        carried!(self, socket => socket.next().await)
+    }
+}
+
+impl SubscribeSender {
+    /// Asks for all topics that begin with `prefix`, now and on every later connection.
+    pub async fn subscribe(&self, prefix: Bytes) -> Result<(), Closed> {
+        carried!(self, socket => socket.subscribe(prefix).await)
+    }
+
+    /// Takes it back.
+    pub async fn unsubscribe(&self, prefix: Bytes) -> Result<(), Closed> {
+        carried!(self, socket => socket.unsubscribe(prefix).await)
+    }
+
+    /// Whether the publisher is there.
+    pub fn is_connected(&self) -> bool {
+        carried!(self, socket => socket.is_connected())
+    }
+
+    /// Counts up whenever the publisher comes or goes.
+    pub fn connection_generation(&self) -> u64 {
+        carried!(self, socket => socket.connection_generation())
+    }
+
+    /// Waits until the generation is another than `seen`.
+    pub async fn connection_changed(&self, seen: u64) -> Result<u64, Closed> {
+        carried!(self, socket => socket.connection_changed(seen).await)
+    }
+
+    /// Closes the socket.
+    pub async fn close(&self) {
+        carried!(self, socket => socket.close().await);
+    }
+}
+
+impl SubscribeReceiver {
+    /// Waits for a message, then appends all that are there to `batch`. Cancel safe.
+    pub async fn receive(
+        &mut self,
+        batch: &mut Vec<Result<TopicFrames, Malformed>>,
+    ) -> Result<(), Closed> {
+        carried!(self, socket => socket.receive(batch).await)
+    }
+}
