@@ -110,6 +110,27 @@ fn codec(criterion: &mut Criterion) {
     });
     group.finish();
 
+    let request = RawRequest::new(&BASE_SERVICE.methods[0], small_bytes.clone());
+    let header = bowline::__measured::build_header(&request);
+    // As it arrives: behind other bytes, not at a multiple of eight.
+    let arrived = bytes::Bytes::from([&[0; 3][..], &header].concat()).slice(3..);
+    let arrived_body = bytes::Bytes::from([&[0; 3][..], &small_bytes].concat()).slice(3..);
+    let mut group = criterion.benchmark_group("header and body");
+    group.bench_function("build", |b| {
+        b.iter(|| {
+            let body = Reply::<PingParams>::build(|mut p| p.set_text(black_box("hello")));
+            (bowline::__measured::build_header(black_box(&request)), body)
+        });
+    });
+    group.bench_function("open, as they arrive", |b| {
+        b.iter(|| {
+            let method = bowline::__measured::open_header(black_box(&arrived)).unwrap();
+            let body = Msg::<PingParams>::open(black_box(&arrived_body).clone(), &limits).unwrap();
+            (method, body.get().unwrap().get_text().unwrap().len())
+        });
+    });
+    group.finish();
+
     let large = lists(100);
     let large_bytes = large.to_bytes().unwrap();
     let mut group = criterion.benchmark_group("100 numbers, texts and structs");

@@ -124,6 +124,35 @@ pub mod __private {
     pub use {bytes, capnp, serde, tower_service};
 }
 
+/// What benches/codec.rs measures of the envelope, which is no business of users.
+#[doc(hidden)]
+pub mod __measured {
+    use crate::call::RawRequest;
+    use crate::wire::{Metadata, RequestHeader};
+
+    /// The header that a client would send for a request.
+    pub fn build_header(request: &RawRequest) -> bytes::Bytes {
+        let header = RequestHeader {
+            interface: request.interface,
+            method: request.method,
+            attempt: request.attempt,
+            correlation: 1,
+            id: request.id.clone(),
+            remaining: Some(std::time::Duration::from_secs(1)),
+            trace: None,
+            metadata: Metadata::new(),
+        };
+        header.encode()
+    }
+
+    /// What a server reads first of it: the method.
+    pub fn open_header(bytes: &[u8]) -> Option<u16> {
+        RequestHeader::decode(bytes)
+            .ok()
+            .map(|header| header.method)
+    }
+}
+
 /// What the fuzz targets of fuzz/ call.
 #[cfg(fuzzing)]
 #[doc(hidden)]
