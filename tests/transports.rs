@@ -221,7 +221,7 @@ mod suite {
             async move { call(&client, &SLEEP, milliseconds(100)).await }
         });
         for _ in 0..20 {
-            let dropped = call(&client, &SLEEP, milliseconds(50));
+            let dropped = call(&client, &SLEEP, milliseconds(1000));
             let _ = tokio::time::timeout(Duration::from_millis(2), dropped).await;
         }
         assert_eq!(kept.await.unwrap().unwrap(), milliseconds(100));
@@ -291,7 +291,7 @@ mod suite {
         let mut running = JoinSet::new();
         for _ in 0..2 {
             let client = client.clone();
-            running.spawn(async move { call(&client, &SLEEP, milliseconds(300)).await });
+            running.spawn(async move { call(&client, &SLEEP, milliseconds(1500)).await });
         }
         eventually("both run", || server.counters().handled == 2).await;
         let status = call(&client, &SLEEP, milliseconds(1)).await.unwrap_err();
@@ -319,7 +319,7 @@ mod suite {
             .unwrap();
         let first = tokio::spawn({
             let client = client.clone();
-            async move { call(&client, &SLEEP, milliseconds(200)).await }
+            async move { call(&client, &SLEEP, milliseconds(1000)).await }
         });
         eventually("the first is in flight", || {
             client.counters().in_flight == 1
@@ -338,7 +338,7 @@ mod suite {
         let (server, client) = carried.both().await;
         let running = tokio::spawn({
             let client = client.clone();
-            async move { call(&client, &SLEEP, milliseconds(300)).await }
+            async move { call(&client, &SLEEP, milliseconds(1500)).await }
         });
         eventually("the first runs", || server.counters().handled == 1).await;
         let draining = tokio::spawn(server.shutdown());
@@ -348,7 +348,7 @@ mod suite {
             (refused.code(), refused.work()),
             (Code::Unavailable, Work::NotDone)
         );
-        assert_eq!(running.await.unwrap().unwrap(), milliseconds(300));
+        assert_eq!(running.await.unwrap().unwrap(), milliseconds(1500));
         draining.await.unwrap();
     }
 
