@@ -7,6 +7,7 @@
 //! queue's work.
 
 mod buffer;
+mod event;
 mod names;
 mod publisher;
 mod sequence;
@@ -18,11 +19,10 @@ use crate::message::Plain;
 use crate::schema::Described;
 
 pub use buffer::SlowPolicy;
+pub use event::{Event, EventMessage};
 pub use names::{Keys, TopicName};
 pub use publisher::{PublishError, Published, Publisher, PublisherBuilder, PublisherCounters};
-pub use subscriber::{
-    Event, EventMessage, SubscribeError, Subscriber, SubscriberBuilder, SubscriberCounters,
-};
+pub use subscriber::{SubscribeError, Subscriber, SubscriberBuilder, SubscriberCounters};
 
 /// A struct with `$topic`: what is published, and under which name.
 ///

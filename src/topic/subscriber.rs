@@ -2,7 +2,6 @@
 //! order with what was missed in between.
 
 use std::collections::{HashMap, VecDeque};
-use std::fmt;
 use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,7 +9,6 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
-use capnp::traits::Owned;
 use futures_core::Stream;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -18,14 +16,15 @@ use tokio::time::timeout;
 
 use super::Topic;
 use super::buffer::{Arrived, Buffer, Content, SlowPolicy};
+use super::event::{Event, EventMessage};
 use super::names::{Keys, TopicName, confirmation_of, is_confirmation};
 use super::sequence::Incoming;
-use crate::message::{Limits, MessageError, Msg, Plain};
+use crate::message::{Limits, MessageError};
 use crate::transport::{
     self, Closed, Endpoint, SubscribeReceiver, SubscribeSender, TopicFrames, TransportError,
     TransportOptions,
 };
-use crate::wire::{EventHeader, EventKind, Metadata, RequestId};
+use crate::wire::{EventHeader, EventKind, RequestId};
 use crate::wire_capnp::tails;
 
 /// Topics whose numbers a subscriber keeps.
@@ -71,39 +70,6 @@ pub struct SubscriberBuilder {
     confirm_within: Duration,
     limits: Limits,
     transport: TransportOptions,
-}
-
-/// What comes from a subscription.
-#[derive(Debug)]
-pub enum Event<T> {
-    /// An event.
-    Message(EventMessage<T>),
-    /// Events that were published and will not come: this subscriber was slow, or the connection lost.
-    Missed {
-        /// Of which topic.
-        topic: TopicName,
-        /// The number of the first one.
-        from: u64,
-        /// The number of the last one.
-        to: u64,
-    },
-    /// The publisher began anew: numbers count from 1 again, and what the old one published last
-    /// may be lost without a trace.
-    Restarted {
-        /// The new epoch.
-        epoch: u64,
-    },
-}
-
-/// An event that has arrived.
-pub struct EventMessage<T> {
-    body: Bytes,
-    limits: Limits,
-    topic: TopicName,
-    sequence: u64,
-    epoch: u64,
-    metadata: Metadata,
-    type_: PhantomData<fn() -> T>,
 }
 
 /// What a subscriber has counted.
@@ -380,64 +346,6 @@ impl<T> Unpin for Subscriber<T> {}
 impl<T> Drop for Subscriber<T> {
     fn drop(&mut self) {
         self.driver.abort();
-    }
-}
-
-impl<T: Plain> EventMessage<T> {
-    /// Opens the event for reading in place.
-    ///
-    /// # Errors
-    /// As [`Msg::open`].
-    pub fn open(&self) -> Result<Msg<T>, MessageError> {
-        Msg::open(self.body.clone(), &self.limits)
-    }
-
-    /// The event as a plain struct.
-    ///
-    /// # Errors
-    /// As [`Msg::open`] and [`Msg::plain`].
-    pub fn plain(&self) -> Result<T, MessageError> {
-        self.open()?.plain()
-    }
-
-    /// Reads the event in place.
-    ///
-    /// # Errors
-    /// As [`Msg::open`] and [`Msg::get`], and what `read` returns.
-    pub fn read<R, E: From<MessageError>>(
-        &self,
-        read: impl FnOnce(<T::Capnp as Owned>::Reader<'_>) -> Result<R, E>,
-    ) -> Result<R, E> {
-        read(self.open()?.get()?)
-    }
-}
-
-impl<T> EventMessage<T> {
-    /// Its full topic.
-    pub fn topic(&self) -> &TopicName {
-        &self.topic
-    }
-
-    /// Its number in that topic.
-    pub fn sequence(&self) -> u64 {
-        self.sequence
-    }
-
-    /// The epoch of its publisher.
-    pub fn epoch(&self) -> u64 {
-        self.epoch
-    }
-
-    /// What the publisher sent beside it.
-    pub fn metadata(&self) -> &Metadata {
-        &self.metadata
-    }
-}
-
-impl<T> fmt::Debug for EventMessage<T> {
-    /// Not the body: it may be secret.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "EventMessage({} {})", self.topic, self.sequence)
     }
 }
 
