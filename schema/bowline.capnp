@@ -12,7 +12,15 @@ annotation idempotent @0xb0f1a3c5d7e90202 (method) :Void;
 # f(x) = f(f(x)) by nature: may be sent again at any time, and nothing is stored.
 
 annotation once @0xb0f1a3c5d7e90203 (method) :Void;
-# At most one recorded outcome per request ID: a retry gets the stored reply.
+# At most one recorded outcome per request ID: a retry gets the stored reply. What a retry gets after a
+# crash in between is "outcome unknown", unless one of the next two says more.
+
+annotation rerun @0xb0f1a3c5d7e9020a (method) :Void;
+# Beside $once: what was begun and not recorded may be run again.
+
+annotation atomic @0xb0f1a3c5d7e9020b (method) :Void;
+# Beside $once: the outcome commits in the transaction of the work itself, so that what was not recorded
+# was not done. Needs a store with transactions.
 
 annotation timeout @0xb0f1a3c5d7e90204 (interface, method) :Text;
 # How long a caller waits unless it says otherwise: a number and a unit of "us", "ms", "s", "min" or "h".

@@ -35,6 +35,9 @@ struct RequestHeader {
 
   trace       @9 :TraceContext;
   metadata    @10 :List(Metadata);
+
+  outcomeOnly @11 :Bool;
+  # There is no body and nothing is to be done: the caller asks for the recorded outcome of a request ID.
 }
 
 struct ReplyHeader {
@@ -60,6 +63,12 @@ struct ReplyHeader {
   # For a person to read, where status is not 0.
 
   metadata    @7 :List(Metadata);
+
+  done        @8 :Bool;
+  # Only with a status of 1 to 16: the work was done, and only its reply is not to be had.
+
+  reason      @9 :UInt16;
+  # Only with a status of 1 to 16: which of the cases in docs/wire.md it is, or 0.
 }
 
 struct EventHeader {

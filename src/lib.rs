@@ -80,8 +80,8 @@ pub use message::{Limits, Link, MessageError, Msg};
 pub use topic::{Publisher, Subscriber};
 pub use transport::{Carrier, Endpoint, EndpointError, Prefer, TransportError, TransportOptions};
 pub use wire::{
-    Code, ENVELOPE_VERSION, HEADER_BYTES_MAX, HeaderError, Metadata, MetadataError, RequestId,
-    RequestKey, RequestKeyError, Status, TraceContext, Work,
+    Code, ENVELOPE_VERSION, HEADER_BYTES_MAX, HeaderError, Metadata, MetadataError, Reason,
+    RequestId, RequestKey, RequestKeyError, Status, TraceContext, Work,
 };
 
 /// Why a generated client could not be connected.
@@ -141,6 +141,7 @@ pub mod __measured {
             remaining: Some(std::time::Duration::from_secs(1)),
             trace: None,
             metadata: Metadata::new(),
+            outcome_only: false,
         };
         header.encode()
     }

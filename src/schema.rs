@@ -42,7 +42,7 @@ pub struct MethodInfo {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
     /// `$once`: the service keeps the outcome, and answers a duplicate from it.
-    Once,
+    Once(Recovery),
     /// `$idempotent`: the second time changes nothing.
     Idempotent,
     /// Neither: it may act twice, so it is never sent again once it may have arrived.
@@ -54,6 +54,21 @@ impl Effect {
     pub fn may_be_resent(self) -> bool {
         self != Self::Unsafe
     }
+}
+
+/// What a retry gets where a `$once` method was begun and its outcome was never recorded, because
+/// the process died in between or its handler said that it does not know.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Recovery {
+    /// Nobody can know what was done: [`Reason::InDoubt`](crate::Reason::InDoubt), until someone
+    /// [resolves](crate::once::Once::resolve) it.
+    #[default]
+    InDoubt,
+    /// `$rerun`: it is run again.
+    Rerun,
+    /// `$atomic`: it is run again, and is known not to have been done, since its work commits
+    /// together with its outcome.
+    Atomic,
 }
 
 /// A struct of a schema.

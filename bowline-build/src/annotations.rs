@@ -21,6 +21,8 @@ pub(crate) enum Annotation {
     Queue,
     Key,
     Secret,
+    Rerun,
+    Atomic,
 }
 
 impl Annotation {
@@ -35,6 +37,8 @@ impl Annotation {
             Self::Queue => "queue",
             Self::Key => "key",
             Self::Secret => "secret",
+            Self::Rerun => "rerun",
+            Self::Atomic => "atomic",
         }
     }
 }

@@ -177,6 +177,16 @@ fn annotations_that_mean_nothing_are_errors_with_their_place() {
             "a.capnp:A.b: $once",
         ),
         (
+            "rerun",
+            "interface A { b @0 () -> () $Bowline.rerun; }",
+            "a.capnp:A.b: $rerun means something only beside $once",
+        ),
+        (
+            "atomic",
+            "interface A { b @0 () -> () $Bowline.once $Bowline.rerun $Bowline.atomic; }",
+            "a.capnp:A.b: $rerun is said already by $atomic",
+        ),
+        (
             "fails",
             r#"interface A { b @0 () -> () $Bowline.fails("Nowhere"); }"#,
             r#"$fails("Nowhere") names no struct"#,

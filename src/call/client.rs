@@ -293,6 +293,7 @@ impl Shared {
             remaining: Some(remaining),
             trace: request.trace.as_deref().cloned(),
             metadata: request.metadata.clone(),
+            outcome_only: request.outcome_only,
         };
         let frames = Frames {
             header: header.encode(),

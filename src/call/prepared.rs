@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::Bytes;
 use capnp::traits::Owned;
 use tokio::time::Instant;
 
@@ -47,6 +48,15 @@ impl<S: Clone, R, E> Call<S, R, E> {
             .map(|body| RawRequest::new(method, body))
             .map_err(Status::from);
         Self::new(service, request)
+    }
+
+    /// Asks how the call of a request ID ended, without sending it again; generated clients call
+    /// this.
+    pub fn outcome(service: &S, method: &'static MethodInfo, id: impl Into<RequestId>) -> Self {
+        let mut request = RawRequest::new(method, Bytes::new());
+        request.id = id.into();
+        request.outcome_only = true;
+        Self::new(service, Ok(request))
     }
 
     /// The call that a link stands for, made on a service that has the link's interface.

@@ -29,6 +29,8 @@ pub struct RawRequest {
     /// When the caller gives up. `None` before a client has set its default, and on a server for
     /// a caller that did not say.
     pub deadline: Option<Instant>,
+    /// Nothing is to be done: the caller asks how the request of this ID ended. There is no body.
+    pub outcome_only: bool,
     /// Whether to wait for a server that is not there, instead of failing at once.
     pub wait_for_ready: bool,
     /// The trace that the call is part of.
@@ -51,6 +53,7 @@ impl RawRequest {
             id: RequestId::new(),
             attempt: 0,
             deadline: method.timeout.map(deadline_after),
+            outcome_only: false,
             wait_for_ready: false,
             trace: None,
             metadata: Metadata::new(),

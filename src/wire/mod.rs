@@ -19,7 +19,7 @@ pub use metadata::{Metadata, MetadataError, TraceContext};
 pub(crate) use reply::{ReplyHeader, ReplyStatus};
 pub(crate) use request::RequestHeader;
 pub use request_id::{RequestId, RequestKey, RequestKeyError};
-pub use status::{Code, Status, Work};
+pub use status::{Code, Reason, Status, Work};
 
 /// Reads bytes as each of the three headers, for tests of what others may send.
 #[cfg(any(test, fuzzing))]

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::header::{check_version, open};
 use super::request::to_microseconds;
-use super::{Code, HeaderError, Metadata, Status, Work};
+use super::{Code, HeaderError, Metadata, Reason, Status, Work};
 use crate::message;
 use crate::wire_capnp::reply_header;
 
@@ -42,6 +42,8 @@ impl ReplyHeader {
                 ReplyStatus::Failed(status) => {
                     to.set_status(status.code().number());
                     to.set_not_done(status.work() == Work::NotDone);
+                    to.set_done(status.work() == Work::Done);
+                    to.set_reason(status.reason().map_or(0, Reason::number));
                     to.set_message(status.message());
                     let retry_after = status.retry_after().map_or(0, to_microseconds);
                     to.set_retry_after_microseconds(retry_after);
@@ -65,15 +67,19 @@ impl ReplyHeader {
                 OK => ReplyStatus::Ok,
                 APPLICATION_ERROR => ReplyStatus::ApplicationError,
                 number => {
-                    let work = match from.get_not_done() {
-                        true => Work::NotDone,
-                        false => Work::OutcomeUnknown,
+                    let work = match (from.get_not_done(), from.get_done()) {
+                        (true, false) => Work::NotDone,
+                        (false, true) => Work::Done,
+                        _ => Work::OutcomeUnknown,
                     };
                     let message = from.get_message()?.to_str()?.to_owned();
                     let mut status = Status::new(Code::from_number(number), work, message);
                     let retry_after = from.get_retry_after_microseconds();
                     if retry_after != 0 {
                         status = status.with_retry_after(Duration::from_micros(retry_after));
+                    }
+                    if let Some(reason) = Reason::from_number(from.get_reason()) {
+                        status = status.with_reason(reason);
                     }
                     ReplyStatus::Failed(status)
                 }

@@ -21,6 +21,8 @@ pub(crate) struct RequestHeader {
     pub remaining: Option<Duration>,
     pub trace: Option<TraceContext>,
     pub metadata: Metadata,
+    /// Nothing is to be done; the caller asks how it ended.
+    pub outcome_only: bool,
 }
 
 impl RequestHeader {
@@ -42,6 +44,7 @@ impl RequestHeader {
             if let Some(trace) = &self.trace {
                 trace.write(to.reborrow().init_trace());
             }
+            to.set_outcome_only(self.outcome_only);
             self.metadata.write(|n| to.init_metadata(n));
             Ok(())
         });
@@ -79,6 +82,7 @@ impl RequestHeader {
                     true => Metadata::read(from.get_metadata()?)?,
                     false => Metadata::new(),
                 },
+                outcome_only: from.get_outcome_only(),
             })
         })
     }

@@ -19,6 +19,7 @@ struct Inner {
     work: Work,
     message: Cow<'static, str>,
     retry_after: Option<Duration>,
+    reason: Option<Reason>,
 }
 
 /// Whether the work of a failed call was done.
@@ -28,6 +29,61 @@ pub enum Work {
     NotDone,
     /// The handler may have started, and nobody knows how far it came.
     OutcomeUnknown,
+    /// It was done; only its reply is not to be had.
+    Done,
+}
+
+/// Which case of its [`Code`] a status is, where a caller does something else in each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Reason {
+    /// The request ID was used for other parameters. Sending it again cannot help: use a fresh one.
+    KeyReused,
+    /// The request ID is older than outcomes are kept. It may have been done, long ago.
+    KeyExpired,
+    /// The first attempt is still running. Ask again after [`Status::retry_after`].
+    InProgress,
+    /// It was begun, and nobody knows whether it was done. Someone has to look, and
+    /// [resolve](crate::once::Once::resolve) it.
+    InDoubt,
+    /// It was done; its reply was too large to be kept.
+    ReplyNotRetained,
+    /// No outcome is recorded under this request ID, and it does not run now.
+    KeyUnknown,
+    /// A later attempt has taken over, and this one's outcome was refused.
+    Superseded,
+    /// The store of outcomes does not answer, so nothing was begun.
+    StoreUnavailable,
+    /// More is asked of the service than it can do. Obey [`Status::retry_after`].
+    Overloaded,
+    /// This client has stopped asking an endpoint that keeps failing.
+    CircuitOpen,
+}
+
+impl Reason {
+    const ALL: [Self; 10] = [
+        Self::KeyReused,
+        Self::KeyExpired,
+        Self::InProgress,
+        Self::InDoubt,
+        Self::ReplyNotRetained,
+        Self::KeyUnknown,
+        Self::Superseded,
+        Self::StoreUnavailable,
+        Self::Overloaded,
+        Self::CircuitOpen,
+    ];
+
+    /// Its number on the wire, from 1.
+    pub fn number(self) -> u16 {
+        self as u16 + 1
+    }
+
+    /// The reason of a number; none for 0, and for one that this version does not have.
+    pub fn from_number(number: u16) -> Option<Self> {
+        let index = number.checked_sub(1)?;
+        Self::ALL.get(usize::from(index)).copied()
+    }
 }
 
 /// What kind of failure. The numbers on the wire are gRPC's.
@@ -111,6 +167,7 @@ impl Status {
             work,
             message: message.into(),
             retry_after: None,
+            reason: None,
         }))
     }
 
@@ -170,6 +227,12 @@ impl Status {
         self
     }
 
+    /// The same, saying which case it is.
+    pub fn with_reason(mut self, reason: Reason) -> Self {
+        self.0.reason = Some(reason);
+        self
+    }
+
     /// What kind of failure.
     pub fn code(&self) -> Code {
         self.0.code
@@ -188,6 +251,11 @@ impl Status {
     /// How long to wait before the next attempt, where the server said so.
     pub fn retry_after(&self) -> Option<Duration> {
         self.0.retry_after
+    }
+
+    /// Which case of its code it is, where that makes a difference.
+    pub fn reason(&self) -> Option<Reason> {
+        self.0.reason
     }
 
     /// Finds the status in an error that came through layers which box theirs.
@@ -225,6 +293,7 @@ impl fmt::Display for Status {
         let work = match self.work() {
             Work::NotDone => "not done",
             Work::OutcomeUnknown => "outcome unknown",
+            Work::Done => "done",
         };
         write!(f, "{:?} ({work}): {}", self.code(), self.message())
     }

@@ -46,7 +46,7 @@ prop_compose! {
         id in request_id(), remaining in prop::option::of(1..u64::MAX), trace in trace(), metadata in metadata(),
     ) -> RequestHeader {
         let remaining = remaining.map(Duration::from_micros);
-        RequestHeader { interface, method, attempt, correlation, id, remaining, trace, metadata }
+        RequestHeader { interface, method, attempt, correlation, id, remaining, trace, metadata, outcome_only: attempt % 2 == 1 }
     }
 }
 
@@ -129,6 +129,7 @@ fn example() -> RequestHeader {
         remaining: Some(Duration::from_secs(2)),
         trace: None,
         metadata: Metadata::new(),
+        outcome_only: false,
     }
 }
 

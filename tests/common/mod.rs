@@ -16,13 +16,13 @@ use tower::Service;
 pub const INTERFACE: u64 = 0xfeed;
 
 macro_rules! method {
-    ($name:literal, $ordinal:literal, $effect:ident) => {
+    ($name:literal, $ordinal:literal, $effect:expr) => {
         MethodInfo {
             service: "probe",
             name: $name,
             interface: INTERFACE,
             ordinal: $ordinal,
-            effect: Effect::$effect,
+            effect: $effect,
             timeout: None,
             params: 0,
             results: 0,
@@ -32,22 +32,22 @@ macro_rules! method {
 }
 
 /// Answers its body at once.
-pub static ECHO: MethodInfo = method!("echo", 0, Idempotent);
+pub static ECHO: MethodInfo = method!("echo", 0, Effect::Idempotent);
 /// Answers after as many milliseconds as the first two bytes say.
-pub static SLEEP: MethodInfo = method!("sleep", 1, Unsafe);
+pub static SLEEP: MethodInfo = method!("sleep", 1, Effect::Unsafe);
 /// Panics at its first poll.
-pub static PANIC: MethodInfo = method!("panic", 2, Unsafe);
+pub static PANIC: MethodInfo = method!("panic", 2, Effect::Unsafe);
 /// Panics after a while.
 pub static PANIC_LATER: MethodInfo = method!("panicLater", 3, Unsafe);
 /// Never answers.
-pub static HANG: MethodInfo = method!("hang", 4, Unsafe);
+pub static HANG: MethodInfo = method!("hang", 4, Effect::Unsafe);
 
 static METHODS: [MethodInfo; 5] = [
-    method!("echo", 0, Idempotent),
-    method!("sleep", 1, Unsafe),
-    method!("panic", 2, Unsafe),
+    method!("echo", 0, Effect::Idempotent),
+    method!("sleep", 1, Effect::Unsafe),
+    method!("panic", 2, Effect::Unsafe),
     method!("panicLater", 3, Unsafe),
-    method!("hang", 4, Unsafe),
+    method!("hang", 4, Effect::Unsafe),
 ];
 static INFO: ServiceInfo = ServiceInfo {
     name: "probe",

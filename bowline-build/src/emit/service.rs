@@ -45,7 +45,7 @@ fn description(code: &mut String, interface: &Interface) {
         let _ = writeln!(
             methods,
             "::bowline::schema::MethodInfo {{ service: {:?}, name: {:?}, interface: {:#x}, ordinal: {}, \
-             effect: ::bowline::schema::Effect::{}, timeout: {timeout}, params: {:#x}, results: {:#x}, fails: {fails} }},",
+             effect: ::bowline::schema::{}, timeout: {timeout}, params: {:#x}, results: {:#x}, fails: {fails} }},",
             interface.service,
             method.name,
             method.interface,
@@ -130,6 +130,13 @@ fn client(code: &mut String, interface: &Interface) {
              ::bowline::Call::plain(&self.service, &{description}.methods[{index}], params)\n}}\n",
             identifier(&snake),
         );
+        if method.effect.starts_with("Effect::Once") {
+            *code += &format!(
+                "/// How the call of `{snake}` with this request ID ended. Does nothing, and sends no parameters.\n\
+                 pub fn {snake}_outcome(&self, id: impl ::core::convert::Into<::bowline::RequestId>) -> {call} {{\n\
+                 ::bowline::Call::outcome(&self.service, &{description}.methods[{index}], id)\n}}\n",
+            );
+        }
     }
     *code += "}\n";
 }

@@ -46,7 +46,10 @@ impl<'a> Reading<'a> {
         {
             let owner = format!("method `{}`", method.name);
             names.take(snake(&method.name), owner.clone())?;
-            names.take(format!("{}_plain", snake(&method.name)), owner)?;
+            names.take(format!("{}_plain", snake(&method.name)), owner.clone())?;
+            if method.effect.starts_with("Effect::Once") {
+                names.take(format!("{}_outcome", snake(&method.name)), owner)?;
+            }
         }
         Ok(Interface {
             id,
@@ -110,21 +113,7 @@ impl<'a> Reading<'a> {
             return Err(Error::unsupported(place, "a generic method"));
         }
         let annotations = Annotations::new(&place, method.get_annotations()?);
-        let effect = match (
-            annotations.has(Annotation::Once),
-            annotations.has(Annotation::Idempotent),
-        ) {
-            (true, true) => {
-                return Err(annotations.error(
-                    Annotation::Once,
-                    "",
-                    "and $idempotent together mean nothing: an idempotent method needs no stored reply",
-                ));
-            }
-            (true, false) => "Once",
-            (false, true) => "Idempotent",
-            (false, false) => "Unsafe",
-        };
+        let effect = effect(&annotations)?;
         let param = |id, brand| -> Result<Param, Error> {
             Ok(Param {
                 id,
@@ -203,4 +192,30 @@ impl<'a> Reading<'a> {
         }
         Ok(None)
     }
+}
+
+/// What it means to call a method twice, as a path in `bowline::schema`.
+fn effect(annotations: &Annotations<'_>) -> Result<&'static str, Error> {
+    let has = |which| annotations.has(which);
+    if has(Annotation::Once) && has(Annotation::Idempotent) {
+        let reason =
+            "and $idempotent together mean nothing: an idempotent method needs no stored reply";
+        return Err(annotations.error(Annotation::Once, "", reason));
+    }
+    for recovery in [Annotation::Rerun, Annotation::Atomic] {
+        if has(recovery) && !has(Annotation::Once) {
+            return Err(annotations.error(recovery, "", "means something only beside $once"));
+        }
+    }
+    if has(Annotation::Rerun) && has(Annotation::Atomic) {
+        let reason = "is said already by $atomic";
+        return Err(annotations.error(Annotation::Rerun, "", reason));
+    }
+    Ok(match () {
+        () if has(Annotation::Atomic) => "Effect::Once(::bowline::schema::Recovery::Atomic)",
+        () if has(Annotation::Rerun) => "Effect::Once(::bowline::schema::Recovery::Rerun)",
+        () if has(Annotation::Once) => "Effect::Once(::bowline::schema::Recovery::InDoubt)",
+        () if has(Annotation::Idempotent) => "Effect::Idempotent",
+        () => "Effect::Unsafe",
+    })
 }

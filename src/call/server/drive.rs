@@ -222,6 +222,7 @@ impl Shared {
             id: header.id,
             attempt: header.attempt,
             deadline: header.remaining.map(deadline_after),
+            outcome_only: header.outcome_only,
             wait_for_ready: false,
             trace: header.trace.map(Box::new),
             metadata: header.metadata,

@@ -211,11 +211,11 @@ fn what_the_schema_does_not_have_is_kept_and_not_sent() {
 
 #[test]
 fn descriptions_have_what_the_annotations_say() {
-    use bowline::schema::{Described, Effect};
+    use bowline::schema::{Described, Effect, Recovery};
     use std::time::Duration;
     assert_eq!(LOGIN_SERVICE.name, "logins");
     let log_in = &LOGIN_SERVICE.methods[0];
-    assert_eq!((log_in.name, log_in.effect), ("logIn", Effect::Once));
+    assert_eq!((log_in.name, log_in.effect), ("logIn", Effect::Once(Recovery::InDoubt)));
     assert_eq!(log_in.timeout, Some(Duration::from_millis(250)));
     assert_eq!(log_in.fails, Some(<Denied as Described>::INFO.id));
     assert_eq!(
