@@ -67,6 +67,7 @@
 
 pub mod call;
 pub mod message;
+pub mod once;
 pub mod schema;
 pub mod topic;
 mod transport;

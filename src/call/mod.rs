@@ -7,7 +7,7 @@
 mod client;
 mod correlation;
 mod prepared;
-mod raw;
+pub(crate) mod raw;
 mod server;
 mod service;
 mod typed;

@@ -1,5 +1,8 @@
 //! Requests and replies as tower layers see them: without the types of the schema.
 
+use std::any::Any;
+use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -41,6 +44,18 @@ pub struct RawRequest {
     pub body: Bytes,
     /// What reading the body may cost.
     pub limits: Limits,
+    /// What the handler of an `$atomic` method commits with.
+    pub(crate) transaction: Option<Transaction>,
+}
+
+/// A store's transaction, of a type that only the store and the handler know.
+#[derive(Clone)]
+pub(crate) struct Transaction(pub Arc<dyn Any + Send + Sync>);
+
+impl fmt::Debug for Transaction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Transaction")
+    }
 }
 
 impl RawRequest {
@@ -59,6 +74,7 @@ impl RawRequest {
             metadata: Metadata::new(),
             body,
             limits: Limits::default(),
+            transaction: None,
         }
     }
 }

@@ -65,7 +65,11 @@ impl Route {
         }))
     }
 
-    pub(super) fn call(&self, request: RawRequest) -> ReplyFuture {
+    pub(crate) fn new(call: impl Fn(RawRequest) -> ReplyFuture + Send + Sync + 'static) -> Self {
+        Self(Arc::new(call))
+    }
+
+    pub(crate) fn call(&self, request: RawRequest) -> ReplyFuture {
         (self.0)(request)
     }
 

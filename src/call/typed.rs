@@ -1,6 +1,7 @@
 //! Requests and replies as handlers and callers see them: with the types of the schema.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -71,6 +72,21 @@ impl<P: Plain> Request<P> {
     /// What the caller sent beside the parameters.
     pub fn metadata(&self) -> &Metadata {
         &self.raw.metadata
+    }
+
+    /// The transaction that the work of an `$atomic` method commits in, together with its outcome:
+    /// the [`Transaction`](crate::once::Store::Transaction) of the server's store.
+    ///
+    /// # Errors
+    /// [`Code::Internal`], not done, where the method is not `$atomic` or the store hands out another type.
+    pub fn transaction<T: Send + Sync + 'static>(&self) -> Result<Arc<T>, Status> {
+        let transaction = self.raw.transaction.clone();
+        transaction
+            .and_then(|transaction| transaction.0.downcast().ok())
+            .ok_or_else(|| {
+                Status::internal("the server's store has no such transaction for this method")
+                    .with_work(Work::NotDone)
+            })
     }
 
     /// The trace that the call is part of.

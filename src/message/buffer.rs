@@ -33,10 +33,18 @@ const ZERO: Word = capnp::word(0, 0, 0, 0, 0, 0, 0, 0);
 pub(crate) fn build<T: Owned, E>(
     write: impl FnOnce(T::Builder<'_>) -> Result<(), E>,
 ) -> Result<Bytes, E> {
+    build_of_length::<T, E>(0, write)
+}
+
+/// The same for a root that may be text, data or a list, of this length.
+pub(crate) fn build_of_length<T: Owned, E>(
+    length: u32,
+    write: impl FnOnce(T::Builder<'_>) -> Result<(), E>,
+) -> Result<Bytes, E> {
     let mut buffer = take();
     let spilled = {
         let mut message = Builder::new(&mut buffer);
-        write(message.init_root::<T::Builder<'_>>())?;
+        write(message.initn_root::<T::Builder<'_>>(length))?;
         if message.get_segments_for_output().len() == 1 {
             None
         } else {

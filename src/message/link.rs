@@ -59,10 +59,15 @@ impl<T: Plain> Plain for Link<T> {
     }
 
     fn write(&self, mut builder: <Self::Capnp as Owned>::Builder<'_>) -> capnp::Result<()> {
-        builder.set_service(&self.service[..]);
+        // What is empty reads the same from a null pointer.
+        if !self.service.is_empty() {
+            builder.set_service(&self.service[..]);
+        }
         builder.set_interface(self.interface);
         builder.set_method(self.method);
-        builder.set_parameters(&self.parameters);
+        if !self.parameters.is_empty() {
+            builder.set_parameters(&self.parameters);
+        }
         Ok(())
     }
 }

@@ -3,6 +3,7 @@
 //! Knows Cap'n Proto and nothing of sockets, calls or topics.
 
 mod buffer;
+mod canonical;
 mod limits;
 mod link;
 mod plain;
@@ -13,7 +14,8 @@ pub use link::Link;
 pub use plain::*;
 pub use received::Msg;
 
-pub(crate) use buffer::build;
+pub(crate) use buffer::{build, build_of_length};
+pub(crate) use canonical::canonical;
 pub(crate) use received::open;
 
 /// Why a message could not be read or built.

@@ -34,15 +34,17 @@ pub trait Plain: Sized {
     /// For an enumerant or a union's member that this program's schema does not have.
     fn write(&self, to: <Self::Capnp as Owned>::Builder<'_>) -> capnp::Result<()>;
 
-    /// The value as a message of its own, which [`Msg::open`](super::Msg::open) reads: for a struct
-    /// that is stored, or travels within another.
+    /// The value as a message of its own, which [`Msg::open`](super::Msg::open) reads: for what
+    /// is stored, or travels within another.
     ///
     /// # Errors
     /// As [`write`](Self::write).
     fn to_bytes(&self) -> Result<Bytes, super::MessageError> {
-        Ok(super::build::<Self::Capnp, capnp::Error>(|to| {
-            self.write(to)
-        })?)
+        let write = |to: <Self::Capnp as Owned>::Builder<'_>| self.write(to);
+        Ok(super::build_of_length::<Self::Capnp, capnp::Error>(
+            self.init_len(),
+            write,
+        )?)
     }
 }
 

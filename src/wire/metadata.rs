@@ -69,7 +69,7 @@ impl Metadata {
         self.entries.is_empty()
     }
 
-    fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.iter()
             .map(|(key, value)| key.len() + value.len())
             .sum()

@@ -529,8 +529,16 @@ fn write(field: &Field, value: &str, in_union: bool) -> String {
                      None => {{ {none} }} }}\n"
                 )
             }
-            Type::Struct { .. } => {
-                format!("{MESSAGE}::Plain::write(&{value}, to.reborrow().init_{name}())?;\n")
+            Type::Struct { arguments, .. } => {
+                let write =
+                    format!("{MESSAGE}::Plain::write(&{value}, to.reborrow().init_{name}())?;");
+                // As below; and so a field that is new and unset leaves a request's fingerprint as it was.
+                match in_union || *has_default || !arguments.is_empty() {
+                    true => write + "\n",
+                    false => {
+                        format!("if {value} != ::core::default::Default::default() {{ {write} }}\n")
+                    }
+                }
             }
             Type::Parameter(_) => format!(
                 "{MESSAGE}::Plain::write(&{value}, to.reborrow().initn_{name}({MESSAGE}::Plain::init_len(&{value})))?;\n"

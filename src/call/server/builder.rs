@@ -13,7 +13,8 @@ use super::drive::{Drive, Shared};
 use crate::call::service::Route;
 use crate::call::{CallService, NamedService, RawReply, RawRequest, ReplyFuture};
 use crate::message::Limits;
-use crate::schema::{Effect, ServiceInfo};
+use crate::once::{Keeper, MemoryStore, Once, OnceError, Store};
+use crate::schema::{Effect, MethodInfo, ServiceInfo};
 use crate::transport::{self, Endpoint, EndpointError, TransportError, TransportOptions};
 use crate::wire::Status;
 
@@ -21,12 +22,26 @@ use crate::wire::Status;
 #[derive(Debug)]
 #[must_use]
 pub struct ServerBuilder {
-    services: Vec<(&'static ServiceInfo, Route)>,
+    services: Vec<Added>,
+    once: Option<Box<dyn Keeper>>,
     pub(super) concurrency_max: usize,
     pub(super) drain_max: Duration,
     pub(super) send_wait_max: Duration,
     pub(super) limits: Limits,
     transport: TransportOptions,
+}
+
+/// A service, and what goes around it from the inside out.
+struct Added {
+    info: &'static ServiceInfo,
+    route: Route,
+    layers: Vec<Arc<dyn Fn(Route) -> Route + Send + Sync>>,
+}
+
+impl std::fmt::Debug for Added {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.info.name)
+    }
 }
 
 /// Why a server could not be bound. Nothing is left open.
@@ -43,6 +58,9 @@ pub enum BindError {
         /// The interface that both have.
         interface: u64,
     },
+    /// The outcomes of a `$once` method cannot be kept as asked.
+    #[error(transparent)]
+    Once(#[from] OnceError),
     /// The socket could not be bound.
     #[error(transparent)]
     Transport(#[from] TransportError),
@@ -58,6 +76,7 @@ impl Default for ServerBuilder {
     fn default() -> Self {
         Self {
             services: Vec::new(),
+            once: None,
             concurrency_max: 1024,
             drain_max: Duration::from_secs(10),
             send_wait_max: Duration::from_secs(1),
@@ -78,19 +97,32 @@ impl ServerBuilder {
             + Sync
             + 'static,
     {
-        self.services.push((S::INFO, Route::direct(service)));
+        self.services.push(Added {
+            info: S::INFO,
+            route: Route::direct(service),
+            layers: Vec::new(),
+        });
         self
     }
 
-    /// Puts a tower layer around each service that was added so far.
+    /// Puts a tower layer around each service that was added so far. It sees every request, also
+    /// one that is answered with a stored outcome.
     pub fn layer<L>(mut self, layer: L) -> Self
     where
-        L: Layer<Route>,
+        L: Layer<Route> + Send + Sync + 'static,
         L::Service: CallService + Sync + 'static,
     {
-        for (_, route) in &mut self.services {
-            *route = Route::layered(layer.layer(route.clone()));
+        let layer: Arc<dyn Fn(Route) -> Route + Send + Sync> =
+            Arc::new(move |route| Route::layered(layer.layer(route)));
+        for service in &mut self.services {
+            service.layers.push(Arc::clone(&layer));
         }
+        self
+    }
+
+    /// Where the outcomes of `$once` methods are kept, and on what terms. Default: in memory.
+    pub fn once<S: Store>(mut self, once: Once<S>) -> Self {
+        self.once = Some(Box::new(once));
         self
     }
 
@@ -134,15 +166,17 @@ impl ServerBuilder {
     ///
     /// # Panics
     /// Outside a tokio runtime with time and I/O enabled.
-    pub async fn bind(self, endpoint: impl AsRef<str>) -> Result<Server, BindError> {
+    pub async fn bind(mut self, endpoint: impl AsRef<str>) -> Result<Server, BindError> {
         let endpoint: Endpoint = endpoint.as_ref().parse()?;
-        let routes = self.routes()?;
+        let once = self.keeper()?;
+        let routes = self.routes(once.as_deref())?;
         let (sender, receiver, endpoint) =
             transport::bind_router(&endpoint, &self.transport).await?;
         let shared = Arc::new(Shared {
             sender,
             endpoint,
             routes,
+            once,
             counters: Counters::default(),
             limits: self.limits,
             concurrency_max: self.concurrency_max,
@@ -154,10 +188,45 @@ impl ServerBuilder {
         })
     }
 
-    fn routes(&self) -> Result<Routes, BindError> {
+    /// What keeps outcomes, where there are any to keep.
+    fn keeper(&mut self) -> Result<Option<Box<dyn Keeper>>, BindError> {
+        let methods = || {
+            self.services
+                .iter()
+                .flat_map(|service| service.info.methods)
+        };
+        let is_once = |method: &MethodInfo| matches!(method.effect, Effect::Once(_));
+        if !methods().any(is_once) {
+            return Ok(None);
+        }
+        let once = match self.once.take() {
+            Some(once) => once,
+            None => Box::new(Once::builder().build(MemoryStore::new())?),
+        };
+        for method in self
+            .services
+            .iter()
+            .flat_map(|service| service.info.methods)
+        {
+            once.check(method)?;
+        }
+        Ok(Some(once))
+    }
+
+    fn routes(&self, once: Option<&dyn Keeper>) -> Result<Routes, BindError> {
         let mut routes = Routes::default();
         let mut owners: HashMap<u64, &'static str> = HashMap::new();
-        for (info, route) in &self.services {
+        for Added {
+            info,
+            route,
+            layers,
+        } in &self.services
+        {
+            let direct = match once {
+                Some(once) => once.wrap(route.clone()),
+                None => route.clone(),
+            };
+            let route = layers.iter().fold(direct, |route, layer| layer(route));
             let mut interfaces: Vec<u64> = info.methods.iter().map(|m| m.interface).collect();
             interfaces.push(info.interface);
             interfaces.sort_unstable();

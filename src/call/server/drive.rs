@@ -14,6 +14,7 @@ use super::counters::Counters;
 use crate::call::raw::deadline_after;
 use crate::call::{Outcome, RawReply, RawRequest, ReplyFuture};
 use crate::message::Limits;
+use crate::once::Keeper;
 use crate::transport::{Endpoint, Frames, Peer, Received, Refused, RouterReceiver, RouterSender};
 use crate::wire::{Code, HeaderError, ReplyHeader, ReplyStatus, RequestHeader, Status, Work};
 
@@ -25,6 +26,7 @@ pub(super) struct Shared {
     pub sender: RouterSender,
     pub endpoint: Endpoint,
     pub routes: Routes,
+    pub once: Option<Box<dyn Keeper>>,
     pub counters: Counters,
     pub limits: Limits,
     pub concurrency_max: usize,
@@ -85,6 +87,9 @@ impl Drive {
                 }
                 () = tokio::time::sleep_until(stop) => break,
             }
+        }
+        if let Some(once) = &self.shared.once {
+            once.drain(stop).await;
         }
         handlers.shutdown().await;
         // What arrived while the last handler ended is told so too.
@@ -228,6 +233,7 @@ impl Shared {
             metadata: header.metadata,
             body,
             limits: self.limits,
+            transaction: None,
         };
         Ok((to, request))
     }

@@ -215,7 +215,10 @@ fn descriptions_have_what_the_annotations_say() {
     use std::time::Duration;
     assert_eq!(LOGIN_SERVICE.name, "logins");
     let log_in = &LOGIN_SERVICE.methods[0];
-    assert_eq!((log_in.name, log_in.effect), ("logIn", Effect::Once(Recovery::InDoubt)));
+    assert_eq!(
+        (log_in.name, log_in.effect),
+        ("logIn", Effect::Once(Recovery::InDoubt))
+    );
     assert_eq!(log_in.timeout, Some(Duration::from_millis(250)));
     assert_eq!(log_in.fails, Some(<Denied as Described>::INFO.id));
     assert_eq!(

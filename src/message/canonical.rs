@@ -1,0 +1,35 @@
+//! The canonical form of a message: the same bytes for the same content.
+//!
+//! <https://capnproto.org/encoding.html#canonicalization>. Trailing defaults are trimmed, so that a
+//! field which a newer schema has and nobody set changes nothing.
+
+use bytes::Bytes;
+use capnp::message::{Builder, HeapAllocator};
+
+use super::{Limits, MessageError, open};
+
+/// Gives `read` the canonical bytes of a message, without its segment table.
+///
+/// # Errors
+/// For bytes that are no message, cost more to read than `limits` allow, or hold capabilities.
+pub(crate) fn canonical<T>(
+    body: &Bytes,
+    limits: &Limits,
+    read: impl FnOnce(&[u8]) -> T,
+) -> Result<T, MessageError> {
+    let reader = open(body.clone(), limits)?;
+    let root = reader.get_root::<capnp::any_pointer::Reader<'_>>()?;
+    // What is aliased is copied as often as it is pointed at. The reader's limits bound that.
+    let words = root.target_size()?.word_count + 1;
+    let words = u32::try_from(words).map_err(|_| MessageError::TooLarge {
+        bytes: usize::MAX,
+        max: limits.message_bytes_max,
+    })?;
+    let allocator = HeapAllocator::new().first_segment_words(words);
+    let mut message = Builder::new(allocator);
+    message.set_root_canonical(root)?;
+    Ok(match message.get_segments_for_output() {
+        capnp::OutputSegments::SingleSegment([segment]) => read(segment),
+        capnp::OutputSegments::MultiSegment(segments) => read(&segments.concat()),
+    })
+}

@@ -1,0 +1,138 @@
+//! Under which key an outcome is recorded, and how old a key is.
+
+use std::fmt;
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use super::Timestamp;
+use crate::wire::RequestId;
+
+/// The key of a record: a request ID, in the scope that it is unique in.
+///
+/// A method's scope is (principal, interface, method): two callers cannot meet in one record, nor
+/// two methods. Keys of one scope that are UUIDv7 sort by the time of their call, which is the
+/// order that an embedded store likes best.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Key {
+    bytes: Bytes,
+    created: Option<Timestamp>,
+}
+
+const METHOD: u8 = 0;
+const NAMED: u8 = 1;
+
+const UUID: u8 = 0;
+const CALLERS_OWN: u8 = 1;
+
+impl Key {
+    /// The key of a call. `principal` is empty for a caller that nobody knows.
+    pub fn of_call(principal: &str, interface: u64, method: u16, id: &RequestId) -> Self {
+        let id = id_bytes(id);
+        let mut bytes = BytesMut::with_capacity(14 + principal.len() + id.1.len());
+        bytes.put_u8(METHOD);
+        bytes.put_u16(principal.len().min(usize::from(u16::MAX)) as u16);
+        bytes.put_slice(principal.as_bytes());
+        bytes.put_u64(interface);
+        bytes.put_u16(method);
+        Self::finish(bytes, id)
+    }
+
+    /// The key of work that is no call: a job, an HTTP request. `scope` names what it is.
+    pub fn named(scope: &str, id: &RequestId) -> Self {
+        let id = id_bytes(id);
+        let mut bytes = BytesMut::with_capacity(4 + scope.len() + id.1.len());
+        bytes.put_u8(NAMED);
+        bytes.put_u16(scope.len().min(usize::from(u16::MAX)) as u16);
+        bytes.put_slice(scope.as_bytes());
+        Self::finish(bytes, id)
+    }
+
+    fn finish(mut bytes: BytesMut, (kind, id, created): IdBytes<'_>) -> Self {
+        bytes.put_u8(kind);
+        bytes.put_slice(&id);
+        Self {
+            bytes: bytes.freeze(),
+            created,
+        }
+    }
+
+    /// Its bytes, as a store keeps them.
+    pub fn as_bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    /// From the bytes of a store. What it says of its age is lost.
+    pub fn from_bytes(bytes: Bytes) -> Self {
+        Self {
+            bytes,
+            created: None,
+        }
+    }
+
+    /// When the call began, which a UUIDv7 says and a caller's own key does not.
+    pub fn created(&self) -> Option<Timestamp> {
+        self.created
+    }
+}
+
+type IdBytes<'a> = (u8, std::borrow::Cow<'a, [u8]>, Option<Timestamp>);
+
+fn id_bytes(id: &RequestId) -> IdBytes<'_> {
+    match id {
+        RequestId::Uuid(uuid) => {
+            let created = uuid.get_timestamp().filter(|_| uuid.get_version_num() == 7);
+            let created = created.map(|time| {
+                let (seconds, nanoseconds) = time.to_unix();
+                Timestamp::EPOCH + Duration::new(seconds, nanoseconds)
+            });
+            (UUID, uuid.as_bytes().to_vec().into(), created)
+        }
+        RequestId::Key(key) => (CALLERS_OWN, key.as_bytes().into(), None),
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Key({})", self.bytes.escape_ascii())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::RequestKey;
+    use proptest::prelude::*;
+    use std::collections::HashMap;
+
+    fn id() -> impl Strategy<Value = RequestId> {
+        prop_oneof![
+            any::<u128>().prop_map(|id| uuid::Uuid::from_u128(id).into()),
+            prop::collection::vec(any::<u8>(), 1..4)
+                .prop_map(|key| RequestKey::new(key).expect("short").into()),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn different_calls_have_different_keys(
+            calls in prop::collection::vec((("[a-b]{0,2}"), 0..3u64, 0..3u16, id()), 1..50)
+        ) {
+            let mut seen = HashMap::new();
+            for call in calls {
+                let key = Key::of_call(&call.0, call.1, call.2, &call.3);
+                let before = seen.insert(key, call.clone());
+                prop_assert!(before.is_none() || before == Some(call));
+            }
+        }
+    }
+
+    #[test]
+    fn a_uuid_v7_says_when_its_call_began() {
+        let key = Key::of_call("", 1, 1, &RequestId::new());
+        let age = Timestamp::now().since(key.created().expect("it says"));
+        assert!(age < Duration::from_secs(60), "{age:?}");
+        let own = RequestKey::new("mine").expect("short");
+        assert_eq!(Key::named("jobs", &own.into()).created(), None);
+    }
+}

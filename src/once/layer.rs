@@ -1,0 +1,116 @@
+//! Where calls meet stored outcomes: a tower layer, and what a server puts around its services.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::time::Instant;
+use tower_layer::Layer;
+use tower_service::Service;
+
+use super::attempt::{Ended, keeps_no_outcomes};
+use super::{Once, OnceError, Store};
+use crate::call::{CallService, RawReply, RawRequest, ReplyFuture, Route};
+use crate::schema::{Effect, MethodInfo};
+use crate::wire::Status;
+
+/// Callers whom no key proves are all the same one.
+const ANONYMOUS: &str = "";
+
+/// A server has this around its services already. For a service in the same process, or in a stack of one's own.
+impl<S: Store, Inner> Layer<Inner> for Once<S> {
+    type Service = OnceService<S, Inner>;
+
+    fn layer(&self, inner: Inner) -> Self::Service {
+        OnceService {
+            once: self.clone(),
+            inner,
+        }
+    }
+}
+
+/// A service whose `$once` methods are run at most once for each request ID.
+#[derive(Debug)]
+pub struct OnceService<S: Store, Inner> {
+    once: Once<S>,
+    inner: Inner,
+}
+
+impl<S: Store, Inner: Clone> Clone for OnceService<S, Inner> {
+    fn clone(&self) -> Self {
+        Self {
+            once: self.once.clone(),
+            inner: self.inner.clone(),
+        }
+    }
+}
+
+impl<S, Inner> Service<RawRequest> for OnceService<S, Inner>
+where
+    S: Store,
+    Inner: CallService + 'static,
+{
+    type Response = RawReply;
+    type Error = Status;
+    type Future = ReplyFuture;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Status>> {
+        let ready = self.inner.poll_ready(cx);
+        ready.map_err(|error| Status::from_error(error.into()))
+    }
+
+    fn call(&mut self, request: RawRequest) -> ReplyFuture {
+        // The one that is ready is called, and its clone is kept.
+        let clone = self.inner.clone();
+        let mut inner = std::mem::replace(&mut self.inner, clone);
+        let work = move |request| -> ReplyFuture {
+            let reply = inner.call(request);
+            Box::pin(async move { reply.await.map_err(|e| Status::from_error(e.into())) })
+        };
+        answer(&self.once, request, work)
+    }
+}
+
+fn answer<S: Store>(
+    once: &Once<S>,
+    request: RawRequest,
+    work: impl FnOnce(RawRequest) -> ReplyFuture + Send + 'static,
+) -> Pin<Box<dyn Future<Output = Ended> + Send>> {
+    match request.effect {
+        Effect::Once(recovery) => {
+            let once = once.clone();
+            Box::pin(once.answer(ANONYMOUS, request, recovery, work))
+        }
+        _ if request.outcome_only => Box::pin(std::future::ready(Err(keeps_no_outcomes()))),
+        _ => work(request),
+    }
+}
+
+/// What a server knows of the [`Once`] that it has, whatever its store.
+pub(crate) trait Keeper: Send + Sync + std::fmt::Debug {
+    /// The route, with this around it.
+    fn wrap(&self, route: Route) -> Route;
+
+    /// Whether a method may be kept on these terms.
+    fn check(&self, method: &MethodInfo) -> Result<(), OnceError>;
+
+    /// Waits until nothing runs; ends what does when the time is up.
+    fn drain(&self, until: Instant) -> Pin<Box<dyn Future<Output = ()> + Send + '_>>;
+}
+
+impl<S: Store> Keeper for Once<S> {
+    fn wrap(&self, route: Route) -> Route {
+        let once = self.clone();
+        Route::new(move |request| {
+            let route = route.clone();
+            answer(&once, request, move |request| route.call(request))
+        })
+    }
+
+    fn check(&self, method: &MethodInfo) -> Result<(), OnceError> {
+        self.check(method)
+    }
+
+    fn drain(&self, until: Instant) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(self.drain(until))
+    }
+}

@@ -1,0 +1,63 @@
+//! Request IDs and stored outcomes: what is sent twice is done once.
+//!
+//! A method with `$once` in its schema has at most one recorded outcome for each (principal, service,
+//! method, request ID). This module decides and records that. It does not send anything again: that
+//! is the caller's, or [`resilience`](crate::resilience)'s.
+//!
+//! # What is promised
+//!
+//! Within the retention time (24 h from completion), the effect happens at most once per request ID
+//! *if it commits together with the record* (`$atomic`, on a store with transactions). Otherwise it
+//! happens at most once as long as no process dies between the work and its record; after such a
+//! death a retry is told that the outcome is unknown, or runs the work again where the schema says
+//! `$rerun`. Whoever is told an outcome is told the same one.
+//!
+//! | store | one winner among | survives | `$atomic` |
+//! |---|---|---|---|
+//! | [`MemoryStore`] | the callers of one process | lost, repeated, reordered messages | no |
+//!
+//! # What a caller is told
+//!
+//! | [`Reason`](crate::Reason) | it means | do |
+//! |---|---|---|
+//! | `KeyReused` | the ID was used with other parameters | correct the program |
+//! | `KeyExpired` | the ID is older than outcomes are kept | look for yourself |
+//! | `InProgress` | the first attempt runs | come back later |
+//! | `InDoubt` | begun, and nobody knows | have it [resolved](Once::resolve) |
+//! | `ReplyNotRetained` | done; the reply was too large to keep | read it another way |
+//! | `KeyUnknown` | nothing recorded, nothing runs | send it |
+//! | `StoreUnavailable` | not begun; or run, and not recorded: see [`Work`](crate::Work) | retry |
+//!
+//! # The rooms
+//!
+//! `record` is what is stored and how it changes, `attempt` what a server does with one request:
+//! state machines both. `driver` drives them with tokio; `memory` and the other stores apply them.
+
+mod attempt;
+mod builder;
+mod driver;
+mod fingerprint;
+mod key;
+mod layer;
+mod memory;
+mod record;
+mod store;
+#[cfg(test)]
+mod tests;
+mod waiters;
+mod work;
+
+pub use attempt::{Duplicates, Terms};
+pub use builder::{OnceBuilder, OnceCounters, OnceError};
+pub use driver::{Once, Resolver};
+pub use fingerprint::Fingerprint;
+pub use key::Key;
+pub use layer::OnceService;
+pub use memory::MemoryStore;
+pub use record::{
+    Age, Change, Claim, Epoch, Record, Recorded, Resolution, State, Timestamp, Verdict, Write, step,
+};
+pub use store::{Bounds, Claimed, Clock, NoTransaction, Store, StoreError, WhenFull};
+pub use work::{Keep, Task};
+
+pub(crate) use layer::Keeper;

@@ -1,0 +1,163 @@
+//! Where records are kept: what a store has to do, and nothing about how.
+
+use std::time::Duration;
+
+use super::{Change, Key, Timestamp, Verdict};
+
+/// Keeps records.
+///
+/// A store does one thing: it applies [`step`](super::step) to the record of a key *atomically*, by its own
+/// clock, and says what that said. Of two that begin at once, over all processes which share the
+/// store, exactly one is told [`Verdict::Run`]. A store that cannot compare and set cannot promise
+/// that, and must not implement this trait.
+///
+/// What [`apply`](Self::apply) has said is as safe as the store says of itself before it returns. Dropping its
+/// future may or may not leave the change applied; asking again with the same epoch is always safe.
+pub trait Store: Send + Sync + 'static {
+    /// What a handler of an `$atomic` method commits its own writes with, together with its
+    /// outcome. [`NoTransaction`] for a store that has none.
+    type Transaction: Send + Sync + 'static;
+
+    /// Applies one change to the record of one key.
+    ///
+    /// At the store's bounds, a [`Change::Begin`] of a key that is not there is [`Verdict::Full`].
+    fn apply(
+        &self,
+        key: &Key,
+        change: Change,
+    ) -> impl Future<Output = Result<Verdict, StoreError>> + Send;
+
+    /// Returns soon after the record of `key` is no longer in flight, and at once if it is not.
+    /// It may return early; whoever waits looks again. Dropping the future is always safe.
+    fn watch(&self, key: &Key) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Forgets up to `max` records whose time is over. Returns how many it forgot.
+    fn expire(&self, max: usize) -> impl Future<Output = Result<usize, StoreError>> + Send;
+
+    /// Up to `max` keys that are in doubt, for someone to resolve.
+    fn in_doubt(&self, max: usize) -> impl Future<Output = Result<Vec<Key>, StoreError>> + Send;
+
+    /// A transaction for the attempt that has `claimed`; `None` where the store has none.
+    fn transaction(&self, claimed: Claimed) -> Option<Self::Transaction> {
+        let _ = claimed;
+        None
+    }
+
+    /// Whether an outcome was committed with this transaction, so that it need not be recorded again.
+    fn is_committed(transaction: &Self::Transaction) -> bool {
+        let _ = transaction;
+        false
+    }
+
+    /// Whether it hands out transactions.
+    const TRANSACTIONS: bool = false;
+}
+
+/// Which attempt a transaction commits the outcome of.
+#[derive(Clone, Debug)]
+pub struct Claimed {
+    /// What it is recorded under.
+    pub key: Key,
+    /// The attempt.
+    pub epoch: super::Epoch,
+    /// How long the outcome is kept.
+    pub retention: Duration,
+    /// Bytes of reply that are kept.
+    pub reply_bytes_max: usize,
+}
+
+/// The transaction of a store that has none. There is no value of it.
+#[derive(Clone, Copy, Debug)]
+pub enum NoTransaction {}
+
+/// A store did not do what it was asked, or it is not known whether it did.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("the store of outcomes failed: {reason}")]
+pub struct StoreError {
+    /// What it said.
+    pub reason: String,
+}
+
+impl StoreError {
+    /// With what the store said.
+    pub fn new(reason: impl ToString) -> Self {
+        Self {
+            reason: reason.to_string(),
+        }
+    }
+}
+
+/// How much a store keeps, and what it does when it is full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Bounds {
+    /// Records. Default: 1,000,000.
+    pub records_max: usize,
+    /// Bytes of stored replies. What runs when the bound is reached still records its reply.
+    /// Default: 256 MiB.
+    pub reply_bytes_max: usize,
+    /// What happens at the bound. Default: [`WhenFull::Refuse`].
+    pub when_full: WhenFull,
+}
+
+/// What a full store does with a new key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WhenFull {
+    /// Refuses it, not done. No promise is broken.
+    Refuse,
+    /// Forgets the outcome that would be forgotten next. A retry of *that* call would run again.
+    ForgetOldest,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self {
+            records_max: 1_000_000,
+            reply_bytes_max: 256 << 20,
+            when_full: WhenFull::Refuse,
+        }
+    }
+}
+
+impl Bounds {
+    /// Sets [`records_max`](Self::records_max).
+    pub fn with_records_max(mut self, records: usize) -> Self {
+        self.records_max = records;
+        self
+    }
+
+    /// Sets [`reply_bytes_max`](Self::reply_bytes_max).
+    pub fn with_reply_bytes_max(mut self, bytes: usize) -> Self {
+        self.reply_bytes_max = bytes;
+        self
+    }
+
+    /// Sets [`when_full`](Self::when_full).
+    pub fn with_when_full(mut self, when_full: WhenFull) -> Self {
+        self.when_full = when_full;
+        self
+    }
+}
+
+/// What time a store has.
+#[derive(Clone, Debug, Default)]
+pub enum Clock {
+    /// This machine's.
+    #[default]
+    System,
+    /// What somebody sets it to, for tests: milliseconds since 1970.
+    Manual(std::sync::Arc<std::sync::atomic::AtomicU64>),
+}
+
+impl Clock {
+    /// The time now.
+    pub fn now(&self) -> Timestamp {
+        match self {
+            Self::System => Timestamp::now(),
+            Self::Manual(milliseconds) => {
+                let milliseconds = milliseconds.load(std::sync::atomic::Ordering::Relaxed);
+                Timestamp::from_milliseconds(milliseconds)
+            }
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! Who waits in this process for a record to change. For stores that know of their changes.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+
+use super::Key;
+
+#[derive(Debug, Default)]
+pub(super) struct Waiters {
+    /// So that a change nobody waits for costs one load.
+    count: AtomicUsize,
+    waiting: Mutex<HashMap<Key, Arc<Notify>>>,
+}
+
+impl Waiters {
+    /// Waits for [`wake`](Self::wake), unless `is_in_flight` says that there is nothing to wait for.
+    /// It is asked after the place in the queue is taken, so that no change is missed.
+    pub async fn wait<E>(
+        &self,
+        key: &Key,
+        is_in_flight: impl Future<Output = Result<bool, E>>,
+    ) -> Result<(), E> {
+        let place = Place::take(self, key);
+        let notified = place.notify.notified();
+        tokio::pin!(notified);
+        notified.as_mut().enable();
+        if is_in_flight.await? {
+            notified.await;
+        }
+        Ok(())
+    }
+
+    /// Wakes all who wait for `key`.
+    pub fn wake(&self, key: &Key) {
+        if self.count.load(Ordering::SeqCst) == 0 {
+            return;
+        }
+        let notify = self.lock().get(key).cloned();
+        if let Some(notify) = notify {
+            notify.notify_waiters();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Arc<Notify>>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One who waits. The last of a key takes its entry along.
+struct Place<'a> {
+    waiters: &'a Waiters,
+    key: Key,
+    notify: Arc<Notify>,
+}
+
+impl<'a> Place<'a> {
+    fn take(waiters: &'a Waiters, key: &Key) -> Self {
+        let notify = Arc::clone(waiters.lock().entry(key.clone()).or_default());
+        waiters.count.fetch_add(1, Ordering::SeqCst);
+        Self {
+            waiters,
+            key: key.clone(),
+            notify,
+        }
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.waiters.count.fetch_sub(1, Ordering::SeqCst);
+        let mut waiting = self.waiters.lock();
+        // One is the map's, one is this place's.
+        if Arc::strong_count(&self.notify) == 2 {
+            waiting.remove(&self.key);
+        }
+    }
+}
