@@ -132,6 +132,15 @@ impl<R: Plain> Reply<R> {
         }
     }
 
+    /// What is encoded already.
+    #[cfg(feature = "durable")]
+    pub(crate) fn encoded(raw: RawReply) -> Self {
+        Self {
+            content: Content::Built(raw.body),
+            metadata: raw.metadata,
+        }
+    }
+
     /// The same, with metadata beside it.
     pub fn with_metadata(mut self, metadata: Metadata) -> Self {
         self.metadata = metadata;

@@ -419,9 +419,10 @@ impl<S: Store> Shared<S> {
             }
         }
         let ended = self.handle(key, claim, request, work).await;
-        match committed {
-            Some(transaction) if S::is_committed(&transaction) => Input::Committed(ended),
-            _ => Input::Ran(ended),
+        match committed.and_then(|transaction| S::committed(&transaction)) {
+            // Whatever the handler did afterwards.
+            Some(reply) => Input::Committed(Ok(reply)),
+            None => Input::Ran(ended),
         }
     }
 

@@ -15,6 +15,7 @@
 //! | store | one winner among | survives | `$atomic` |
 //! |---|---|---|---|
 //! | [`MemoryStore`] | the callers of one process | lost, repeated, reordered messages | no |
+//! | `RedbStore` (feature `durable`) | the callers of one process | the same, and its death | yes |
 //!
 //! # What a caller is told
 //!
@@ -36,17 +37,23 @@
 mod attempt;
 mod builder;
 mod driver;
+#[cfg(feature = "durable")]
+mod encoding;
 mod fingerprint;
 mod key;
 mod layer;
 mod memory;
 mod record;
+#[cfg(feature = "durable")]
+mod redb;
 mod store;
 #[cfg(test)]
 mod tests;
 mod waiters;
 mod work;
 
+#[cfg(feature = "durable")]
+pub use self::redb::{RedbStore, RedbTransaction};
 pub use attempt::{Duplicates, Terms};
 pub use builder::{OnceBuilder, OnceCounters, OnceError};
 pub use driver::{Once, Resolver};

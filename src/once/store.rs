@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{Change, Key, Timestamp, Verdict};
+use crate::call::RawReply;
 
 /// Keeps records.
 ///
@@ -43,10 +44,10 @@ pub trait Store: Send + Sync + 'static {
         None
     }
 
-    /// Whether an outcome was committed with this transaction, so that it need not be recorded again.
-    fn is_committed(transaction: &Self::Transaction) -> bool {
+    /// The reply that was committed with this transaction, which need not be recorded again.
+    fn committed(transaction: &Self::Transaction) -> Option<RawReply> {
         let _ = transaction;
-        false
+        None
     }
 
     /// Whether it hands out transactions.

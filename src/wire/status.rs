@@ -201,6 +201,12 @@ impl Status {
         Self::new(Code::Internal, Work::OutcomeUnknown, message)
     }
 
+    /// A store, a database or a queue that the work needs failed, and nothing was done: for
+    /// `map_err` where the writes that failed are undone.
+    pub fn from_store(error: impl fmt::Display) -> Self {
+        Self::unavailable(error.to_string())
+    }
+
     /// The time was up.
     pub fn deadline_exceeded(work: Work) -> Self {
         Self::new(Code::DeadlineExceeded, work, "the deadline has passed")
