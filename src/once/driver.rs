@@ -11,7 +11,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
-use std::task::Poll;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -26,7 +26,7 @@ use super::{
 use crate::call::raw::Transaction;
 use crate::call::{RawRequest, ReplyFuture};
 use crate::schema::Recovery;
-use crate::wire::{Status, Work};
+use crate::wire::Status;
 
 /// Waits for a record that is watched on another machine's clock are not shorter than this.
 const WAIT_MIN: Duration = Duration::from_millis(10);
@@ -105,16 +105,29 @@ struct Running {
     _superseded: oneshot::Sender<()>,
 }
 
-/// Runs the handler, at most once.
-type Handler = Box<dyn FnOnce(RawRequest) -> ReplyFuture + Send>;
+/// What an attempt runs.
+#[derive(Default)]
+enum Work {
+    /// Its handler, if it comes to that.
+    Handler {
+        request: RawRequest,
+        handler: Box<dyn FnOnce(RawRequest) -> ReplyFuture + Send>,
+    },
+    /// A handler that was begun, and was not ready at once.
+    Begun(ReplyFuture),
+    /// Nothing yet, or nothing any more: its handler has ended or panicked.
+    #[default]
+    None,
+}
 
 /// An attempt on its way, with what it may still have to run.
-struct Job<S> {
+struct Job<S: Store> {
     shared: Arc<Shared<S>>,
     key: Key,
     attempt: Attempt,
     claim: Option<Claim>,
-    work: Option<(RawRequest, Handler)>,
+    work: Work,
+    transaction: Option<Arc<S::Transaction>>,
 }
 
 impl<S: Store> Once<S> {
@@ -178,27 +191,32 @@ impl<S: Store> Once<S> {
         self.store().apply(key, change).await
     }
 
-    /// Answers a request of a `$once` method: runs `work` if nobody has, and otherwise gives what came of it.
-    pub(super) async fn answer(
-        self,
+    /// Answers a request of a `$once` method: runs `handler` if nobody has, and otherwise gives what came of it.
+    ///
+    /// With a store that answers at once and a handler that is ready at once, all is done here.
+    pub(super) fn answer(
+        &self,
         principal: &str,
         request: RawRequest,
         recovery: Recovery,
-        work: impl FnOnce(RawRequest) -> ReplyFuture + Send + 'static,
-    ) -> Ended {
+        handler: impl FnOnce(RawRequest) -> ReplyFuture + Send + 'static,
+    ) -> ReplyFuture {
+        let answer = |ended: Ended| -> ReplyFuture { Box::pin(std::future::ready(ended)) };
         if let Some(status) = needs_an_id(&request) {
-            return Err(status);
+            return answer(Err(status));
         }
         let key = Key::of_call(principal, request.interface, request.method, &request.id);
         if request.outcome_only {
-            return self.outcome(key).await;
+            return Box::pin(self.clone().outcome(key));
         }
         if request.deadline.is_some_and(|at| at <= Instant::now()) {
-            return Err(Status::deadline_exceeded(Work::NotDone));
+            return answer(Err(Status::deadline_exceeded(crate::wire::Work::NotDone)));
         }
-        let fingerprint = Fingerprint::of_parameters(&request.body, &request.limits)?;
-        self.attempt(key, fingerprint, recovery, request, Box::new(work))
-            .await
+        let fingerprint = match Fingerprint::of_parameters(&request.body, &request.limits) {
+            Ok(fingerprint) => fingerprint,
+            Err(error) => return answer(Err(error.into())),
+        };
+        self.attempt(key, fingerprint, recovery, request, handler)
     }
 
     /// How a request ended, without running it. Waits for one that runs, unless duplicates are refused.
@@ -210,19 +228,20 @@ impl<S: Store> Once<S> {
             key,
             attempt,
             claim: None,
-            work: None,
+            work: Work::None,
+            transaction: None,
         };
         self.follow(job, action).await
     }
 
-    pub(super) async fn attempt(
-        self,
+    pub(super) fn attempt(
+        &self,
         key: Key,
         fingerprint: Fingerprint,
         recovery: Recovery,
         request: RawRequest,
-        work: Handler,
-    ) -> Ended {
+        handler: impl FnOnce(RawRequest) -> ReplyFuture + Send + 'static,
+    ) -> ReplyFuture {
         let shared = &self.0.shared;
         let terms = shared.settings.terms;
         let claim = Claim {
@@ -236,14 +255,29 @@ impl<S: Store> Once<S> {
             age: shared.age(&key),
         };
         let (attempt, action) = Attempt::new(terms, claim.clone());
-        let job = Job {
+        let mut job = Job {
             shared: Arc::clone(shared),
             key,
             attempt,
             claim: Some(claim),
-            work: Some((request, work)),
+            work: Work::None,
+            transaction: None,
         };
-        self.follow(job, action).await
+        let mut action = job.go_on_until_run(action);
+        if let Action::Run = action {
+            job.begin(request, handler);
+            action = job.go_on_now(action);
+        } else {
+            let handler = Box::new(handler);
+            job.work = Work::Handler { request, handler };
+        }
+        match action {
+            Action::Answer(ended) => {
+                shared.count(&ended, false);
+                Box::pin(std::future::ready(ended))
+            }
+            action => Box::pin(self.clone().follow(job, action)),
+        }
     }
 
     /// What an attempt does in its caller's task, and may be dropped with it: waiting.
@@ -346,21 +380,117 @@ impl<S: Store> Drop for Owner<S> {
 }
 
 impl<S: Store> Job<S> {
+    /// Has the store apply what it can at once. Returns what it would have to wait for, or to run.
+    fn go_on_until_run(&mut self, mut action: Action) -> Action {
+        while let Action::Apply(change) = &action {
+            match self.shared.store.apply_now(&self.key, change) {
+                Some(Ok(verdict)) => action = self.attempt.step(Input::Verdict(verdict)),
+                _ => break,
+            }
+        }
+        action
+    }
+
+    /// The same, and polls the handler once.
+    fn go_on_now(&mut self, mut action: Action) -> Action {
+        loop {
+            let input = match self.go_on_until_run(action) {
+                Action::Run => {
+                    // The waker of this first poll is lost. Whoever polls next asks again.
+                    match self.poll_handler(&mut Context::from_waker(Waker::noop())) {
+                        Poll::Ready(ended) => self.ran(ended),
+                        Poll::Pending => return Action::Run,
+                    }
+                }
+                other => return other,
+            };
+            action = self.attempt.step(input);
+        }
+    }
+
     /// What an attempt does once it has claimed, or may have: until it is over or waits for another.
     async fn go_on(mut self, mut action: Action) -> (Self, Action) {
         loop {
             let input = match action {
                 Action::Apply(change) => self.shared.apply(&self.key, change).await,
-                Action::Run => match (self.claim.as_ref(), self.work.take()) {
-                    (Some(claim), Some((request, work))) => {
-                        self.shared.run(&self.key, claim, request, work).await
-                    }
-                    _ => Input::Ran(Err(Status::internal("the work is gone"))),
-                },
+                Action::Run => {
+                    let ended = self.run().await;
+                    self.ran(ended)
+                }
                 other => return (self, other),
             };
             action = self.attempt.step(input);
         }
+    }
+
+    async fn run(&mut self) -> Ended {
+        let now = std::future::poll_fn(|cx| Poll::Ready(self.poll_handler(cx))).await;
+        if let Poll::Ready(ended) = now {
+            return ended;
+        }
+        let Some(claim) = &self.claim else {
+            return Err(Status::internal("it runs without a claim"));
+        };
+        let (_renewed, superseded) = Renewed::new(&self.shared, &self.key, claim.epoch);
+        let run_max = self.shared.settings.run_max;
+        let handler = std::future::poll_fn(|cx| self.poll_handler(cx));
+        tokio::select! {
+            biased;
+            ended = timeout(run_max, handler) => {
+                ended.unwrap_or_else(|_| Err(Status::deadline_exceeded(crate::wire::Work::OutcomeUnknown)))
+            }
+            _ = superseded => Err(Status::new(
+                crate::wire::Code::Aborted,
+                crate::wire::Work::OutcomeUnknown,
+                "another attempt has taken over",
+            )),
+        }
+    }
+
+    fn ran(&mut self, ended: Ended) -> Input {
+        self.work = Work::None;
+        let transaction = self.transaction.take();
+        match transaction.and_then(|transaction| S::committed(&transaction)) {
+            // Whatever the handler did afterwards.
+            Some(reply) => Input::Committed(Ok(reply)),
+            None => Input::Ran(ended),
+        }
+    }
+
+    fn poll_handler(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
+        if let Work::Handler { .. } = self.work
+            && let Work::Handler { request, handler } = std::mem::take(&mut self.work)
+        {
+            self.begin(request, handler);
+        }
+        let Work::Begun(handler) = &mut self.work else {
+            return Poll::Ready(Err(panicked()));
+        };
+        catch_unwind(AssertUnwindSafe(|| handler.as_mut().poll(cx)))
+            .unwrap_or_else(|_| Poll::Ready(Err(panicked())))
+    }
+
+    /// Calls the handler, which panics or gives its future.
+    fn begin(&mut self, mut request: RawRequest, handler: impl FnOnce(RawRequest) -> ReplyFuture) {
+        self.shared.counters.ran.fetch_add(1, Ordering::Relaxed);
+        if let Some(claim) = &self.claim
+            && claim.recovery == Recovery::Atomic
+        {
+            let terms = &self.shared.settings.terms;
+            let claimed = Claimed {
+                key: self.key.clone(),
+                epoch: claim.epoch,
+                retention: terms.retention,
+                reply_bytes_max: terms.reply_bytes_max,
+            };
+            if let Some(transaction) = self.shared.store.transaction(claimed) {
+                let transaction = Arc::new(transaction);
+                self.transaction = Some(Arc::clone(&transaction));
+                request.transaction = Some(Transaction(transaction));
+            }
+        }
+        let begun = catch_unwind(AssertUnwindSafe(|| handler(request)));
+        self.work = begun.map_or(Work::None, Work::Begun);
     }
 }
 
@@ -393,70 +523,6 @@ impl<S: Store> Shared<S> {
             }
             sleep(wait).await;
             wait = (wait * 2).min(RECORD_AGAIN.1);
-        }
-    }
-
-    async fn run(
-        self: &Arc<Self>,
-        key: &Key,
-        claim: &Claim,
-        mut request: RawRequest,
-        work: Handler,
-    ) -> Input {
-        self.counters.ran.fetch_add(1, Ordering::Relaxed);
-        let mut committed = None;
-        if claim.recovery == Recovery::Atomic {
-            let claimed = Claimed {
-                key: key.clone(),
-                epoch: claim.epoch,
-                retention: self.settings.terms.retention,
-                reply_bytes_max: self.settings.terms.reply_bytes_max,
-            };
-            if let Some(transaction) = self.store.transaction(claimed) {
-                let transaction = Arc::new(transaction);
-                committed = Some(Arc::clone(&transaction));
-                request.transaction = Some(Transaction(transaction));
-            }
-        }
-        let ended = self.handle(key, claim, request, work).await;
-        match committed.and_then(|transaction| S::committed(&transaction)) {
-            // Whatever the handler did afterwards.
-            Some(reply) => Input::Committed(Ok(reply)),
-            None => Input::Ran(ended),
-        }
-    }
-
-    async fn handle(
-        self: &Arc<Self>,
-        key: &Key,
-        claim: &Claim,
-        request: RawRequest,
-        work: Handler,
-    ) -> Ended {
-        let Ok(mut handler) = catch_unwind(AssertUnwindSafe(|| work(request))) else {
-            return Err(panicked());
-        };
-        let mut handler = std::future::poll_fn(move |cx| {
-            match catch_unwind(AssertUnwindSafe(|| handler.as_mut().poll(cx))) {
-                Ok(poll) => poll,
-                Err(_) => Poll::Ready(Err(panicked())),
-            }
-        });
-        let first = std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut handler).poll(cx))).await;
-        if let Poll::Ready(ended) = first {
-            return ended;
-        }
-        let (_renewed, superseded) = Renewed::new(self, key, claim.epoch);
-        tokio::select! {
-            biased;
-            ended = timeout(self.settings.run_max, handler) => {
-                ended.unwrap_or_else(|_| Err(Status::deadline_exceeded(Work::OutcomeUnknown)))
-            }
-            _ = superseded => Err(Status::new(
-                crate::wire::Code::Aborted,
-                Work::OutcomeUnknown,
-                "another attempt has taken over",
-            )),
         }
     }
 

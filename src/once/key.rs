@@ -1,9 +1,12 @@
 //! Under which key an outcome is recorded, and how old a key is.
 
+use std::cmp::Ordering;
 use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::BufMut;
 
 use super::Timestamp;
 use crate::wire::RequestId;
@@ -13,9 +16,9 @@ use crate::wire::RequestId;
 /// A method's scope is (principal, interface, method): two callers cannot meet in one record, nor
 /// two methods. Keys of one scope that are UUIDv7 sort by the time of their call, which is the
 /// order that an embedded store likes best.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone)]
 pub struct Key {
-    bytes: Bytes,
+    bytes: Arc<[u8]>,
     created: Option<Timestamp>,
 }
 
@@ -29,7 +32,7 @@ impl Key {
     /// The key of a call. `principal` is empty for a caller that nobody knows.
     pub fn of_call(principal: &str, interface: u64, method: u16, id: &RequestId) -> Self {
         let id = id_bytes(id);
-        let mut bytes = BytesMut::with_capacity(14 + principal.len() + id.1.len());
+        let mut bytes = Vec::with_capacity(14 + principal.len() + id.1.len());
         bytes.put_u8(METHOD);
         bytes.put_u16(principal.len().min(usize::from(u16::MAX)) as u16);
         bytes.put_slice(principal.as_bytes());
@@ -41,31 +44,31 @@ impl Key {
     /// The key of work that is no call: a job, an HTTP request. `scope` names what it is.
     pub fn named(scope: &str, id: &RequestId) -> Self {
         let id = id_bytes(id);
-        let mut bytes = BytesMut::with_capacity(4 + scope.len() + id.1.len());
+        let mut bytes = Vec::with_capacity(4 + scope.len() + id.1.len());
         bytes.put_u8(NAMED);
         bytes.put_u16(scope.len().min(usize::from(u16::MAX)) as u16);
         bytes.put_slice(scope.as_bytes());
         Self::finish(bytes, id)
     }
 
-    fn finish(mut bytes: BytesMut, (kind, id, created): IdBytes<'_>) -> Self {
+    fn finish(mut bytes: Vec<u8>, (kind, id, created): Id<'_>) -> Self {
         bytes.put_u8(kind);
-        bytes.put_slice(&id);
+        bytes.put_slice(id);
         Self {
-            bytes: bytes.freeze(),
+            bytes: bytes.into(),
             created,
         }
     }
 
     /// Its bytes, as a store keeps them.
-    pub fn as_bytes(&self) -> &Bytes {
+    pub fn as_bytes(&self) -> &[u8] {
         &self.bytes
     }
 
     /// From the bytes of a store. What it says of its age is lost.
-    pub fn from_bytes(bytes: Bytes) -> Self {
+    pub fn from_bytes(bytes: &[u8]) -> Self {
         Self {
-            bytes,
+            bytes: bytes.into(),
             created: None,
         }
     }
@@ -76,9 +79,9 @@ impl Key {
     }
 }
 
-type IdBytes<'a> = (u8, std::borrow::Cow<'a, [u8]>, Option<Timestamp>);
+type Id<'a> = (u8, &'a [u8], Option<Timestamp>);
 
-fn id_bytes(id: &RequestId) -> IdBytes<'_> {
+fn id_bytes(id: &RequestId) -> Id<'_> {
     match id {
         RequestId::Uuid(uuid) => {
             let created = uuid.get_timestamp().filter(|_| uuid.get_version_num() == 7);
@@ -86,9 +89,38 @@ fn id_bytes(id: &RequestId) -> IdBytes<'_> {
                 let (seconds, nanoseconds) = time.to_unix();
                 Timestamp::EPOCH + Duration::new(seconds, nanoseconds)
             });
-            (UUID, uuid.as_bytes().to_vec().into(), created)
+            (UUID, uuid.as_bytes(), created)
         }
-        RequestId::Key(key) => (CALLERS_OWN, key.as_bytes().into(), None),
+        RequestId::Key(key) => (CALLERS_OWN, key.as_bytes(), None),
+    }
+}
+
+// Its bytes are all of it; what they say of its age is read from them.
+
+impl PartialEq for Key {
+    fn eq(&self, other: &Self) -> bool {
+        self.bytes == other.bytes
+    }
+}
+
+impl Eq for Key {}
+
+impl PartialOrd for Key {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Key {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.bytes.cmp(&other.bytes)
+    }
+}
+
+impl Hash for Key {
+    /// Without the length: no key is the beginning of another in one store often enough to matter.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write(&self.bytes);
     }
 }
 

@@ -76,10 +76,7 @@ fn answer<S: Store>(
     work: impl FnOnce(RawRequest) -> ReplyFuture + Send + 'static,
 ) -> Pin<Box<dyn Future<Output = Ended> + Send>> {
     match request.effect {
-        Effect::Once(recovery) => {
-            let once = once.clone();
-            Box::pin(once.answer(ANONYMOUS, request, recovery, work))
-        }
+        Effect::Once(recovery) => once.answer(ANONYMOUS, request, recovery, work),
         _ if request.outcome_only => Box::pin(std::future::ready(Err(keeps_no_outcomes()))),
         _ => work(request),
     }

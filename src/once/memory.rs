@@ -3,16 +3,18 @@
 //! Safe against lost, repeated and reordered messages, for as long as the process lives. It is not
 //! shared, and it forgets everything when the process ends.
 
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
-use std::hash::{BuildHasher, RandomState};
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use super::store::{Bounds, Clock, NoTransaction, WhenFull};
 use super::waiters::Waiters;
-use super::{Change, Key, Record, State, Store, StoreError, Timestamp, Verdict, Write, step};
+use super::{
+    Change, Key, Record, Recorded, State, Store, StoreError, Timestamp, Verdict, Write, step,
+};
 use crate::schema::Recovery;
 
 /// Shards, so that callers on different threads seldom meet.
@@ -37,7 +39,6 @@ pub struct MemoryStore(Arc<Inner>);
 #[derive(Debug, Default)]
 struct Inner {
     shards: [Mutex<Shard>; SHARDS],
-    hasher: RandomState,
     bounds: Bounds,
     clock: Clock,
     records: AtomicUsize,
@@ -47,10 +48,13 @@ struct Inner {
 
 #[derive(Debug, Default)]
 struct Shard {
-    records: HashMap<Key, Record>,
-    /// When each is over. An entry whose record has changed since is passed over.
-    expiry: BinaryHeap<Reverse<(Timestamp, Key)>>,
+    /// Boxed, so that the map is small to move when it grows.
+    records: HashMap<Key, Box<Record>>,
+    /// When each is over, the next one first. An entry whose record has changed since is passed over.
+    expiry: Expiry,
 }
+
+type Expiry = VecDeque<(Timestamp, Key)>;
 
 impl MemoryStore {
     /// With default bounds.
@@ -85,45 +89,52 @@ impl MemoryStore {
 
 impl Inner {
     fn shard(&self, key: &Key) -> MutexGuard<'_, Shard> {
-        let index = self.hasher.hash_one(key) as usize % SHARDS;
-        lock(&self.shards[index])
+        // The end of a key is random or counts up.
+        let last = key.as_bytes().last().copied().unwrap_or_default();
+        lock(&self.shards[usize::from(last) % SHARDS])
     }
 
     fn apply(&self, key: &Key, change: Change) -> Verdict {
         let now = self.clock.now();
-        let begins = matches!(change, Change::Begin(_));
-        let mut shard = self.shard(key);
-        self.forget(&mut shard, now, FORGOTTEN_IN_PASSING_MAX);
-        let record = shard.records.get(key);
-        if begins && record.is_none() && !self.has_room(&mut shard) {
-            return Verdict::Full;
-        }
-        let (verdict, write) = step(shard.records.get(key), now, change);
+        let mut guard = self.shard(key);
+        let shard = &mut *guard;
+        self.forget(shard, now, FORGOTTEN_IN_PASSING_MAX);
+        let Some(record) = shard.records.get_mut(key) else {
+            return self.apply_first(shard, now, key, change);
+        };
+        let (verdict, write) = step(Some(record), now, change);
         match write {
             Write::Nothing => return verdict,
-            Write::Remove => self.remove(&mut shard, key),
-            Write::Put(record) => self.put(&mut shard, key, record),
+            Write::Remove => self.remove(shard, key),
+            Write::Put(new) => {
+                let new = compact(new);
+                self.reply_bytes.fetch_add(new.bytes(), Ordering::Relaxed);
+                self.reply_bytes
+                    .fetch_sub(record.bytes(), Ordering::Relaxed);
+                // A lease that is renewed keeps its entry, which leads to the later time.
+                if matches!(new.state, State::Done { .. }) {
+                    note_expiry(&mut shard.expiry, key, &new);
+                }
+                **record = new;
+            }
         }
-        drop(shard);
-        if !begins {
-            self.waiters.wake(key);
-        }
+        drop(guard);
+        self.waiters.wake(key);
         verdict
     }
 
-    fn put(&self, shard: &mut Shard, key: &Key, record: Record) {
-        if let Some(over) = record.forgettable(ABANDONED_RETENTION) {
-            // A lease that is renewed does not push again: its entry leads to the later time.
-            if matches!(record.state, State::Done { .. }) || !shard.records.contains_key(key) {
-                shard.expiry.push(Reverse((over, key.clone())));
-            }
+    /// Where nothing is recorded, and so nobody waits.
+    fn apply_first(&self, shard: &mut Shard, now: Timestamp, key: &Key, change: Change) -> Verdict {
+        if matches!(change, Change::Begin(_)) && !self.has_room(shard) {
+            return Verdict::Full;
         }
-        self.reply_bytes
-            .fetch_add(record.bytes(), Ordering::Relaxed);
-        match shard.records.insert(key.clone(), record) {
-            None => self.records.fetch_add(1, Ordering::Relaxed),
-            Some(old) => self.reply_bytes.fetch_sub(old.bytes(), Ordering::Relaxed),
-        };
+        let (verdict, write) = step(None, now, change);
+        if let Write::Put(record) = write {
+            note_expiry(&mut shard.expiry, key, &record);
+            shard.records.insert(key.clone(), Box::new(record));
+            self.records.fetch_add(1, Ordering::Relaxed);
+        }
+        verdict
     }
 
     fn remove(&self, shard: &mut Shard, key: &Key) {
@@ -145,15 +156,17 @@ impl Inner {
                 let done = |record: &Record| matches!(record.state, State::Done { .. });
                 let mut running = Vec::new();
                 while full()
-                    && let Some(Reverse((over, key))) = shard.expiry.pop()
+                    && let Some((over, key)) = shard.expiry.pop_front()
                 {
                     match shard.records.get(&key) {
                         Some(record) if done(record) => self.remove(shard, &key),
-                        Some(_) => running.push(Reverse((over, key))),
+                        Some(_) => running.push((over, key)),
                         None => {}
                     }
                 }
-                shard.expiry.extend(running);
+                for entry in running.into_iter().rev() {
+                    shard.expiry.push_front(entry);
+                }
                 !full()
             }
         }
@@ -161,30 +174,48 @@ impl Inner {
 
     fn forget(&self, shard: &mut Shard, now: Timestamp, max: usize) -> usize {
         let mut forgotten = 0;
-        while forgotten < max {
-            let Some(Reverse((over, _))) = shard.expiry.peek() else {
-                break;
-            };
-            if *over > now {
-                break;
-            }
-            let Some(Reverse((_, key))) = shard.expiry.pop() else {
-                break;
-            };
+        while forgotten < max
+            && let Some((_, key)) = shard.expiry.pop_front_if(|(over, _)| *over <= now)
+        {
             match shard.records.get(&key) {
-                Some(record) => match record.forgettable(ABANDONED_RETENTION) {
-                    Some(over) if over <= now => {
-                        self.remove(shard, &key);
-                        forgotten += 1;
-                    }
-                    Some(later) => shard.expiry.push(Reverse((later, key))),
-                    None => {}
-                },
+                Some(record) if is_over(record, now) => {
+                    self.remove(shard, &key);
+                    forgotten += 1;
+                }
+                Some(record) => note_expiry(&mut shard.expiry, &key, record),
                 None => {}
             }
         }
         forgotten
     }
+}
+
+fn is_over(record: &Record, now: Timestamp) -> bool {
+    let over = record.forgettable(ABANDONED_RETENTION);
+    over.is_some_and(|over| over <= now)
+}
+
+/// Almost always the last: they are kept equally long.
+fn note_expiry(expiry: &mut Expiry, key: &Key, record: &Record) {
+    if let Some(over) = record.forgettable(ABANDONED_RETENTION) {
+        let mut index = expiry.len();
+        if expiry.back().is_some_and(|(last, _)| *last > over) {
+            index = expiry.partition_point(|(at, _)| *at <= over);
+        }
+        expiry.insert(index, (over, key.clone()));
+    }
+}
+
+/// A body may be a small part of a buffer that wants to be used again.
+fn compact(mut record: Record) -> Record {
+    if let State::Done {
+        outcome: Recorded::Reply { body, .. },
+        ..
+    } = &mut record.state
+    {
+        *body = Bytes::copy_from_slice(body);
+    }
+    record
 }
 
 fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
@@ -197,6 +228,10 @@ impl Store for MemoryStore {
 
     async fn apply(&self, key: &Key, change: Change) -> Result<Verdict, StoreError> {
         Ok(self.0.apply(key, change))
+    }
+
+    fn apply_now(&self, key: &Key, change: &Change) -> Option<Result<Verdict, StoreError>> {
+        Some(Ok(self.0.apply(key, change.clone())))
     }
 
     async fn watch(&self, key: &Key) -> Result<(), StoreError> {

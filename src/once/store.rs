@@ -28,6 +28,13 @@ pub trait Store: Send + Sync + 'static {
         change: Change,
     ) -> impl Future<Output = Result<Verdict, StoreError>> + Send;
 
+    /// The same, where it needs no waiting: the way of a store that answers at once, without a future.
+    /// `None` where it would have to wait; nothing is changed then.
+    fn apply_now(&self, key: &Key, change: &Change) -> Option<Result<Verdict, StoreError>> {
+        let _ = (key, change);
+        None
+    }
+
     /// Returns soon after the record of `key` is no longer in flight, and at once if it is not.
     /// It may return early; whoever waits looks again. Dropping the future is always safe.
     fn watch(&self, key: &Key) -> impl Future<Output = Result<(), StoreError>> + Send;

@@ -82,7 +82,7 @@ async fn call_with<S: Store>(
         count.fetch_add(1, Ordering::Relaxed);
         Box::pin(ended)
     };
-    once.clone().answer("", request, recovery, work).await
+    once.answer("", request, recovery, work).await
 }
 
 fn reason(ended: &Result<RawReply, Status>) -> Option<Reason> {
@@ -322,9 +322,7 @@ async fn a_duplicate_is_told_to_come_back_where_that_was_chosen() {
 #[tokio::test]
 async fn a_handler_that_panics_leaves_its_request_in_doubt_and_harms_nobody() {
     let (once, count) = (once(), Arc::default());
-    let at_once = once
-        .clone()
-        .answer("", request(id("a"), "x"), Recovery::InDoubt, |_| panic!());
+    let at_once = once.answer("", request(id("a"), "x"), Recovery::InDoubt, |_| panic!());
     assert_eq!(at_once.await.unwrap_err().code(), Code::Internal);
     let later = async {
         tokio::task::yield_now().await;

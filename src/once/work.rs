@@ -132,9 +132,7 @@ impl<S: Store> Once<S> {
             Box::pin(async move { Ok(RawReply::new(Outcome::Success, work().await?.keep()?)) })
         };
         let request = RawRequest::new(&NO_METHOD, Bytes::new());
-        let ended =
-            self.clone()
-                .attempt(key, task.parameters, task.recovery, request, Box::new(work));
+        let ended = self.attempt(key, task.parameters, task.recovery, request, work);
         T::restore(ended.await?.body)
     }
 

@@ -38,7 +38,7 @@ pub static SLEEP: MethodInfo = method!("sleep", 1, Effect::Unsafe);
 /// Panics at its first poll.
 pub static PANIC: MethodInfo = method!("panic", 2, Effect::Unsafe);
 /// Panics after a while.
-pub static PANIC_LATER: MethodInfo = method!("panicLater", 3, Unsafe);
+pub static PANIC_LATER: MethodInfo = method!("panicLater", 3, Effect::Unsafe);
 /// Never answers.
 pub static HANG: MethodInfo = method!("hang", 4, Effect::Unsafe);
 
@@ -46,7 +46,7 @@ static METHODS: [MethodInfo; 5] = [
     method!("echo", 0, Effect::Idempotent),
     method!("sleep", 1, Effect::Unsafe),
     method!("panic", 2, Effect::Unsafe),
-    method!("panicLater", 3, Unsafe),
+    method!("panicLater", 3, Effect::Unsafe),
     method!("hang", 4, Effect::Unsafe),
 ];
 static INFO: ServiceInfo = ServiceInfo {

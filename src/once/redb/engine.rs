@@ -156,7 +156,7 @@ impl Engine {
     pub fn read(&self, key: &Key) -> Result<Option<Record>, StoreError> {
         let transaction = self.database.begin_read().map_err(failed)?;
         let records = transaction.open_table(RECORDS).map_err(failed)?;
-        let bytes = records.get(&key.as_bytes()[..]).map_err(failed)?;
+        let bytes = records.get(key.as_bytes()).map_err(failed)?;
         bytes
             .map(|bytes| Record::from_bytes(Bytes::copy_from_slice(bytes.value())))
             .transpose()
@@ -174,8 +174,7 @@ impl Engine {
             if found.len() == max {
                 break;
             }
-            let bytes = Bytes::copy_from_slice(entry.map_err(failed)?.0.value());
-            let key = Key::from_bytes(bytes);
+            let key = Key::from_bytes(entry.map_err(failed)?.0.value());
             let is_in_doubt = self.read(&key)?.is_some_and(|record| match record.state {
                 State::InDoubt => true,
                 State::InFlight { until } => until <= now && record.recovery == Recovery::InDoubt,

@@ -193,21 +193,32 @@ impl Store for RedbStore {
 
     const TRANSACTIONS: bool = true;
 
-    /// What is read only is answered from the last commit, without waiting for the disk to write.
     async fn apply(&self, key: &Key, change: Change) -> Result<Verdict, StoreError> {
-        if matches!(change, Change::Begin(_) | Change::Look(_)) {
-            let record = self.0.engine.read(key)?;
-            if record.is_some() || matches!(change, Change::Look(_)) {
-                let now = self.0.clock.now();
-                if let (verdict, Write::Nothing) = step(record.as_ref(), now, change.clone()) {
-                    return Ok(verdict);
-                }
-            }
+        if let Some(verdict) = self.apply_now(key, &change) {
+            return verdict;
         }
         let operation = Operation::Change(key.clone(), change);
         match self.0.ask(operation).await? {
             Done::Verdict(verdict) => Ok(verdict),
             other => Err(StoreError::new(format!("a change gave {other:?}"))),
+        }
+    }
+
+    /// What changes nothing is answered from the last commit.
+    fn apply_now(&self, key: &Key, change: &Change) -> Option<Result<Verdict, StoreError>> {
+        if !matches!(change, Change::Begin(_) | Change::Look(_)) {
+            return None;
+        }
+        let record = match self.0.engine.read(key) {
+            Ok(record) => record,
+            Err(error) => return Some(Err(error)),
+        };
+        if record.is_none() && matches!(change, Change::Begin(_)) {
+            return None;
+        }
+        match step(record.as_ref(), self.0.clock.now(), change.clone()) {
+            (verdict, Write::Nothing) => Some(Ok(verdict)),
+            _ => None,
         }
     }
 
