@@ -15,6 +15,7 @@ use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout_at};
 use tower_service::Service;
 
 use super::correlation::{Correlation, TooMany};
+use super::deadline::inherit;
 use super::raw::deadline_after;
 use super::{Outcome, RawReply, RawRequest, TIMEOUT_DEFAULT};
 use crate::message::Limits;
@@ -338,6 +339,7 @@ impl Service<RawRequest> for Client {
         let deadline = request
             .deadline
             .unwrap_or_else(|| deadline_after(self.0.shared.timeout));
+        let deadline = inherit(deadline);
         let state = match self.0.shared.begin(&request, deadline) {
             Ok(number) if request.wait_for_ready => {
                 let begun = Ticket::new(&self.0, number);

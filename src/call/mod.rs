@@ -6,6 +6,7 @@
 
 mod client;
 mod correlation;
+pub(crate) mod deadline;
 mod prepared;
 pub(crate) mod raw;
 mod server;
@@ -15,6 +16,7 @@ mod typed;
 use std::time::Duration;
 
 pub use client::{Client, ClientBuilder, ClientCounters, ClientFuture};
+pub use deadline::inherited as inherited_deadline;
 pub use prepared::{Call, CallFuture};
 pub use raw::{Outcome, RawReply, RawRequest};
 pub use server::{BindError, Server, ServerBuilder, ServerCounters, ServerHandle};

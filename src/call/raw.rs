@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -44,6 +45,8 @@ pub struct RawRequest {
     pub body: Bytes,
     /// What reading the body may cost.
     pub limits: Limits,
+    /// Which endpoints earlier attempts went to, by bit: one that was tried is not tried first again.
+    pub(crate) tried: Option<Arc<AtomicU64>>,
     /// What the handler of an `$atomic` method commits with.
     pub(crate) transaction: Option<Transaction>,
 }
@@ -74,6 +77,7 @@ impl RawRequest {
             metadata: Metadata::new(),
             body,
             limits: Limits::default(),
+            tried: None,
             transaction: None,
         }
     }

@@ -23,6 +23,7 @@ use super::{
     Age, Change, Claim, Claimed, Epoch, Fingerprint, Key, OnceBuilder, OnceCounters, OnceError,
     Resolution, Store, StoreError, Terms, Timestamp, Verdict,
 };
+use crate::call::deadline::within;
 use crate::call::raw::Transaction;
 use crate::call::{RawRequest, ReplyFuture};
 use crate::schema::Recovery;
@@ -128,6 +129,8 @@ struct Job<S: Store> {
     claim: Option<Claim>,
     work: Work,
     transaction: Option<Arc<S::Transaction>>,
+    /// Of the caller that it runs for, which calls of its handler inherit.
+    deadline: Option<Instant>,
 }
 
 impl<S: Store> Once<S> {
@@ -222,6 +225,7 @@ impl<S: Store> Once<S> {
     /// How a request ended, without running it. Waits for one that runs, unless duplicates are refused.
     pub(super) async fn outcome(self, key: Key) -> Ended {
         let shared = &self.0.shared;
+        let deadline = None;
         let (attempt, action) = Attempt::look(shared.settings.terms, shared.age(&key));
         let job = Job {
             shared: Arc::clone(shared),
@@ -230,6 +234,7 @@ impl<S: Store> Once<S> {
             claim: None,
             work: Work::None,
             transaction: None,
+            deadline,
         };
         self.follow(job, action).await
     }
@@ -244,6 +249,7 @@ impl<S: Store> Once<S> {
     ) -> ReplyFuture {
         let shared = &self.0.shared;
         let terms = shared.settings.terms;
+        let deadline = request.deadline;
         let claim = Claim {
             epoch: Epoch {
                 owner: shared.owner,
@@ -262,6 +268,7 @@ impl<S: Store> Once<S> {
             claim: Some(claim),
             work: Work::None,
             transaction: None,
+            deadline,
         };
         let mut action = job.go_on_until_run(action);
         if let Action::Run = action {
@@ -466,8 +473,8 @@ impl<S: Store> Job<S> {
         let Work::Begun(handler) = &mut self.work else {
             return Poll::Ready(Err(panicked()));
         };
-        catch_unwind(AssertUnwindSafe(|| handler.as_mut().poll(cx)))
-            .unwrap_or_else(|_| Poll::Ready(Err(panicked())))
+        let poll = || within(self.deadline, || handler.as_mut().poll(cx));
+        catch_unwind(AssertUnwindSafe(poll)).unwrap_or_else(|_| Poll::Ready(Err(panicked())))
     }
 
     /// Calls the handler, which panics or gives its future.
@@ -489,7 +496,9 @@ impl<S: Store> Job<S> {
                 request.transaction = Some(Transaction(transaction));
             }
         }
-        let begun = catch_unwind(AssertUnwindSafe(|| handler(request)));
+        let begun = catch_unwind(AssertUnwindSafe(|| {
+            within(self.deadline, || handler(request))
+        }));
         self.work = begun.map_or(Work::None, Work::Begun);
     }
 }

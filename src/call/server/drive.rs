@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::builder::Routes;
 use super::counters::Counters;
+use crate::call::deadline::within;
 use crate::call::raw::deadline_after;
 use crate::call::{Outcome, RawReply, RawRequest, ReplyFuture};
 use crate::message::Limits;
@@ -124,12 +125,18 @@ impl Shared {
         self.counters.handled.count();
         let deadline = request.deadline;
         let request = RawRequest { effect, ..request };
-        let mut future = match catch_unwind(AssertUnwindSafe(|| route.call(request))) {
+        let mut future = match catch_unwind(AssertUnwindSafe(|| {
+            within(deadline, || route.call(request))
+        })) {
             Ok(future) => future,
             Err(_) => return self.reply(&to, Err(self.panicked()), handlers),
         };
         // The waker of this first poll is lost. That is sound: whoever polls next asks again.
-        match self.poll(&mut future, &mut Context::from_waker(Waker::noop())) {
+        match self.poll(
+            &mut future,
+            deadline,
+            &mut Context::from_waker(Waker::noop()),
+        ) {
             Poll::Ready(ended) => self.reply(&to, ended, handlers),
             Poll::Pending => {
                 let shared = Arc::clone(self);
@@ -149,7 +156,7 @@ impl Shared {
             shared: &self,
             to: Some(to.clone()),
         };
-        let handler = std::future::poll_fn(|cx| self.poll(&mut future, cx));
+        let handler = std::future::poll_fn(|cx| self.poll(&mut future, deadline, cx));
         let ended = match deadline {
             None => handler.await,
             Some(deadline) => timeout_at(deadline, handler).await.unwrap_or_else(|_| {
@@ -164,8 +171,14 @@ impl Shared {
         }
     }
 
-    fn poll(&self, future: &mut ReplyFuture, cx: &mut Context<'_>) -> Poll<Ended> {
-        match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
+    fn poll(
+        &self,
+        future: &mut ReplyFuture,
+        deadline: Option<Instant>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Ended> {
+        let poll = || within(deadline, || future.as_mut().poll(cx));
+        match catch_unwind(AssertUnwindSafe(poll)) {
             Ok(poll) => poll,
             Err(_) => Poll::Ready(Err(self.panicked())),
         }
@@ -233,6 +246,7 @@ impl Shared {
             metadata: header.metadata,
             body,
             limits: self.limits,
+            tried: None,
             transaction: None,
         };
         Ok((to, request))

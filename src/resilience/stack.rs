@@ -1,0 +1,173 @@
+//! The whole of it around a client, in the one order that is right.
+
+use std::task::{Context, Poll};
+
+use tower_layer::Layer;
+use tower_service::Service;
+
+use super::balance::Balance;
+use super::breaker::BreakerPolicy;
+use super::budget::BudgetPolicy;
+use super::hedge::{Hedge, HedgeAfter, HedgeLayer};
+use super::retry::{Retry, RetryLayer, RetryPolicy, SharedBudget};
+use super::timeout::{TryTimed, TryTimeout};
+use crate::call::{Client, ClientBuilder, RawReply, RawRequest, ReplyFuture};
+use crate::transport::TransportError;
+use crate::wire::Status;
+
+/// What carries the calls of a resilient client: one connection an endpoint, each attempt timed.
+type Endpoints = Balance<TryTimed<Client>>;
+
+/// A client of a service that runs at several endpoints, any of which may be down.
+///
+/// What a call passes through, from the outside in, and why in this order:
+///
+/// 1. the deadline, which a call made in a handler inherits: everything below happens within it;
+/// 2. the request ID, made once: so all attempts are the same request;
+/// 3. the retry and its budget (and the hedge): outside the choice of an endpoint, so that each attempt chooses anew;
+/// 4. the balance: a retry goes to another endpoint;
+/// 5. the endpoint's breaker, and its ejection: it counts attempts, not calls;
+/// 6. the attempt's own timeout: innermost, so that an endpoint which hangs is one that fails.
+///
+/// ```
+/// # async fn f() -> Result<(), bowline::TransportError> {
+/// use bowline::Client;
+///
+/// let resilient = Client::builder()
+///     .resilient()
+///     .connect(["tcp://10.0.0.1:5555", "tcp://10.0.0.2:5555"])
+///     .await?;
+/// // LoginClient::new(resilient)
+/// # Ok(()) }
+/// ```
+///
+/// Cheap to clone; clones share connections, budget and breakers.
+#[derive(Clone, Debug)]
+pub struct Resilient(Stack);
+
+#[derive(Clone, Debug)]
+enum Stack {
+    Bare(Endpoints),
+    Retried(Retry<Endpoints>),
+    Hedged(Hedge<Endpoints>),
+    Both(Retry<Hedge<Endpoints>>),
+}
+
+/// Settings of a [`Resilient`] client. Each part can be left out with `None`.
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct ResilientBuilder {
+    client: ClientBuilder,
+    retry: Option<RetryPolicy>,
+    budget: BudgetPolicy,
+    hedge: Option<HedgeAfter>,
+    breaker: Option<BreakerPolicy>,
+    try_timeout: Option<TryTimeout>,
+}
+
+impl ClientBuilder {
+    /// A client of several endpoints that retries, balances and leaves out what keeps failing.
+    pub fn resilient(self) -> ResilientBuilder {
+        ResilientBuilder {
+            client: self,
+            retry: Some(RetryPolicy::default()),
+            budget: BudgetPolicy::default(),
+            hedge: None,
+            breaker: Some(BreakerPolicy::default()),
+            try_timeout: Some(TryTimeout::default()),
+        }
+    }
+}
+
+impl ResilientBuilder {
+    /// How calls are sent again.
+    pub fn retry(mut self, policy: impl Into<Option<RetryPolicy>>) -> Self {
+        self.retry = policy.into();
+        self
+    }
+
+    /// How many may be.
+    pub fn budget(mut self, policy: BudgetPolicy) -> Self {
+        self.budget = policy;
+        self
+    }
+
+    /// When slow `$idempotent` calls are made twice. Default: never.
+    pub fn hedge(mut self, after: impl Into<Option<HedgeAfter>>) -> Self {
+        self.hedge = after.into();
+        self
+    }
+
+    /// When an endpoint is left alone.
+    pub fn breaker(mut self, policy: impl Into<Option<BreakerPolicy>>) -> Self {
+        self.breaker = policy.into();
+        self
+    }
+
+    /// How long one attempt may take.
+    pub fn try_timeout(mut self, timeout: impl Into<Option<TryTimeout>>) -> Self {
+        self.try_timeout = timeout.into();
+        self
+    }
+
+    /// Opens a socket for each endpoint.
+    ///
+    /// # Errors
+    /// For what is no endpoint. One where nobody is yet is no error.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime with time and I/O enabled.
+    pub async fn connect<E: AsRef<str>>(
+        self,
+        endpoints: impl IntoIterator<Item = E>,
+    ) -> Result<Resilient, TransportError> {
+        let mut clients = Vec::new();
+        for endpoint in endpoints {
+            clients.push(self.client.clone().connect(endpoint).await?);
+        }
+        Ok(self.over(clients))
+    }
+
+    /// Over connections that there are already.
+    pub fn over(self, clients: impl IntoIterator<Item = Client>) -> Resilient {
+        // All of it is what a call has without a timeout for each attempt.
+        let all = TryTimeout {
+            share: 1.0,
+            ..TryTimeout::default()
+        };
+        let timeout = self.try_timeout.unwrap_or(all);
+        let timed = clients.into_iter().map(|client| timeout.layer(client));
+        let endpoints = Balance::new(timed, self.breaker);
+        let budget = SharedBudget::new(self.budget);
+        let retry = self
+            .retry
+            .map(|policy| RetryLayer::new(policy, budget.clone()));
+        let hedge = self.hedge.map(|after| HedgeLayer::new(after, budget));
+        Resilient(match (retry, hedge) {
+            (None, None) => Stack::Bare(endpoints),
+            (Some(retry), None) => Stack::Retried(retry.layer(endpoints)),
+            (None, Some(hedge)) => Stack::Hedged(hedge.layer(endpoints)),
+            (Some(retry), Some(hedge)) => Stack::Both(retry.layer(hedge.layer(endpoints))),
+        })
+    }
+}
+
+impl Service<RawRequest> for Resilient {
+    type Response = RawReply;
+    type Error = Status;
+    type Future = ReplyFuture;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Status>> {
+        // Every attempt waits for itself.
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: RawRequest) -> ReplyFuture {
+        match &mut self.0 {
+            Stack::Bare(stack) => Box::pin(stack.call(request)),
+            Stack::Retried(stack) => stack.call(request),
+            Stack::Hedged(stack) => stack.call(request),
+            Stack::Both(stack) => stack.call(request),
+        }
+    }
+}
