@@ -86,16 +86,16 @@ impl<'a> Annotations<'a> {
             .transpose()
     }
 
-    pub fn error(
+    pub fn error<'b>(
         &self,
         which: Annotation,
-        argument: impl Into<String>,
+        argument: impl Into<Option<&'b str>>,
         reason: impl Into<String>,
     ) -> Error {
         Error::Annotation {
             place: self.place.to_owned(),
             annotation: which.name(),
-            argument: argument.into(),
+            argument: argument.into().map(str::to_owned),
             reason: reason.into(),
         }
     }

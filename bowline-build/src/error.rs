@@ -22,14 +22,14 @@ pub enum Error {
         reason: String,
     },
     /// An annotation's argument means nothing.
-    #[error("{place}: ${annotation}({argument:?}) {reason}")]
+    #[error("{place}: ${annotation}{} {reason}", in_parentheses(.argument))]
     Annotation {
         /// File and declaration.
         place: String,
         /// The annotation's name.
         annotation: &'static str,
-        /// What it was given.
-        argument: String,
+        /// What it was given, if it takes anything.
+        argument: Option<String>,
         /// What is wrong with it.
         reason: String,
     },
@@ -87,6 +87,12 @@ impl Error {
         let path = path.into();
         move |reason| Self::File { path, reason }
     }
+}
+
+fn in_parentheses(argument: &Option<String>) -> String {
+    argument
+        .as_ref()
+        .map_or_else(String::new, |argument| format!("({argument:?})"))
 }
 
 impl From<capnp::NotInSchema> for Error {

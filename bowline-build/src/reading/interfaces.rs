@@ -200,16 +200,16 @@ fn effect(annotations: &Annotations<'_>) -> Result<&'static str, Error> {
     if has(Annotation::Once) && has(Annotation::Idempotent) {
         let reason =
             "and $idempotent together mean nothing: an idempotent method needs no stored reply";
-        return Err(annotations.error(Annotation::Once, "", reason));
+        return Err(annotations.error(Annotation::Once, None, reason));
     }
     for recovery in [Annotation::Rerun, Annotation::Atomic] {
         if has(recovery) && !has(Annotation::Once) {
-            return Err(annotations.error(recovery, "", "means something only beside $once"));
+            return Err(annotations.error(recovery, None, "means something only beside $once"));
         }
     }
     if has(Annotation::Rerun) && has(Annotation::Atomic) {
         let reason = "is said already by $atomic";
-        return Err(annotations.error(Annotation::Rerun, "", reason));
+        return Err(annotations.error(Annotation::Rerun, None, reason));
     }
     Ok(match () {
         () if has(Annotation::Atomic) => "Effect::Once(::bowline::schema::Recovery::Atomic)",
