@@ -7,14 +7,15 @@ use std::time::{Duration, Instant};
 
 use bowline::call::{NamedService, Outcome, RawReply, RawRequest, ReplyFuture};
 use bowline::resilience::{
-    AdaptivePolicy, BudgetPolicy, HedgeAfter, Limit, Resilient, RetryPolicy, ShedLayer, TryTimeout,
+    AdaptivePolicy, Balance, BudgetPolicy, HedgeAfter, Limit, Resilient, RetryLayer, RetryPolicy,
+    SharedBudget, ShedLayer, TryTimeout,
 };
 use bowline::schema::{Effect, MethodInfo, Recovery, ServiceInfo};
 use bowline::{Client, Code, Reason, Server, ServerHandle, Status, Work};
 use bytes::Bytes;
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
-use tower::{Service, ServiceExt};
+use tower::{Layer, Service, ServiceBuilder, ServiceExt};
 
 const fn method(name: &'static str, ordinal: u16, effect: Effect) -> MethodInfo {
     MethodInfo {
@@ -305,26 +306,114 @@ async fn an_attempt_that_hangs_leaves_time_for_another() {
 async fn a_slow_call_is_hedged_and_the_first_answer_wins() {
     let (slow, fast) = (Moody::slow(Duration::from_secs(2)), Moody::good());
     let (a, b) = (slow.start().await, fast.start().await);
-    let client = Client::builder()
-        .resilient()
-        .try_timeout(None)
-        .hedge(HedgeAfter::Fixed(Duration::from_millis(50)))
-        .connect([a.endpoint().to_string(), b.endpoint().to_string()])
-        .await
-        .expect("endpoints");
-    for _ in 0..20 {
-        let begun = tokio::time::Instant::now();
-        call(&client, IDEMPOTENT).await.expect("somebody answers");
-        assert!(
-            begun.elapsed() < Duration::from_millis(200),
-            "{:?}",
-            begun.elapsed()
+    for retry in [Some(RetryPolicy::default()), None] {
+        let client = Client::builder()
+            .resilient()
+            .retry(retry)
+            .try_timeout(None)
+            .hedge(HedgeAfter::Fixed(Duration::from_millis(50)))
+            .connect([a.endpoint().to_string(), b.endpoint().to_string()])
+            .await
+            .expect("endpoints");
+        let before = slow.calls() + fast.calls();
+        for _ in 0..10 {
+            let begun = tokio::time::Instant::now();
+            call(&client, IDEMPOTENT).await.expect("somebody answers");
+            // It went to the other one.
+            let took = begun.elapsed();
+            assert!(took < Duration::from_millis(200), "{took:?}");
+        }
+        let hedges = client.counters().sent_again;
+        let calls = slow.calls() + fast.calls() - before;
+        assert!(hedges > 0);
+        assert_eq!(calls, 10 + hedges);
+        for _ in 0..4 {
+            call(&client, UNSAFE).await.expect("somebody answers");
+            call(&client, ONCE).await.expect("somebody answers");
+        }
+        assert_eq!(
+            client.counters().sent_again,
+            hedges,
+            "only where it is idempotent"
         );
     }
-    let (hedged, begun) = (slow.calls() + fast.calls(), tokio::time::Instant::now());
-    assert!(hedged > 20);
-    while begun.elapsed() < Duration::from_secs(1) {
-        call(&client, UNSAFE).await.expect("not hedged");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_timeout_of_the_client_holds_where_schema_and_call_say_nothing() {
+    let server = Moody::slow(Duration::from_secs(3600)).start().await;
+    let client = Client::builder()
+        .timeout(Duration::from_millis(300))
+        .resilient()
+        .breaker(None)
+        .connect([server.endpoint().to_string()])
+        .await
+        .expect("an endpoint");
+    for method in &METHODS {
+        let begun = tokio::time::Instant::now();
+        let status = call(&client, method).await.unwrap_err();
+        assert_eq!(status.code(), Code::DeadlineExceeded, "{status}");
+        assert!(begun.elapsed() <= Duration::from_millis(350));
+    }
+}
+
+#[tokio::test]
+async fn an_open_circuit_behind_a_service_does_not_open_that_of_the_service() {
+    let refuses = Moody::failing(|| {
+        Status::unavailable("somebody else is left alone").with_reason(Reason::CircuitOpen)
+    });
+    let server = refuses.start().await;
+    let client = connect(&[&server]).await;
+    for calls in 1..=50 {
+        let status = call(&client, IDEMPOTENT).await.unwrap_err();
+        assert_eq!(status.reason(), Some(Reason::CircuitOpen));
+        assert_eq!(
+            refuses.calls(),
+            calls,
+            "asked each time, and once each time"
+        );
+    }
+}
+
+#[tokio::test]
+async fn each_part_can_be_left_out_and_others_put_in_its_place() {
+    let (good, gone) = (Moody::good(), Moody::good());
+    let (a, dead) = (good.start().await, gone.start().await);
+    let endpoints = [a.endpoint().to_string(), dead.endpoint().to_string()];
+    dead.shutdown().await;
+    let bare = Client::builder()
+        .resilient()
+        .retry(None)
+        .budget(None)
+        .breaker(None)
+        .try_timeout(None)
+        .connect(&endpoints)
+        .await
+        .expect("endpoints");
+    let mut failed = 0;
+    for _ in 0..100 {
+        failed += u32::from(call(&bare, IDEMPOTENT).await.is_err());
+    }
+    assert!((20..80).contains(&failed), "half of them: {failed}");
+
+    let mut clients = Vec::new();
+    for endpoint in &endpoints {
+        clients.push(TryTimeout::default().layer(Client::connect(endpoint).await.expect("one")));
+    }
+    let stack = ServiceBuilder::new()
+        .layer(RetryLayer::new(
+            RetryPolicy::default(),
+            SharedBudget::new(None),
+        ))
+        .concurrency_limit(3)
+        .service(Balance::new(clients, None));
+    for _ in 0..100 {
+        let request = RawRequest::new(IDEMPOTENT, body());
+        stack
+            .clone()
+            .oneshot(request)
+            .await
+            .expect("the other does it");
     }
 }
 

@@ -122,6 +122,10 @@ impl ClientBuilder {
         self
     }
 
+    pub(crate) fn timeout_default(&self) -> Duration {
+        self.timeout
+    }
+
     /// Opens the socket, and waits a little for the server. A server that is not there yet is no
     /// error: it is looked for in the background.
     ///

@@ -94,7 +94,7 @@ impl<S: CallService + 'static> Service<RawRequest> for Hedge<S> {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: RawRequest) -> ReplyFuture {
+    fn call(&mut self, mut request: RawRequest) -> ReplyFuture {
         let mut inner = self.inner.clone();
         if request.effect != Effect::Idempotent {
             return Box::pin(async move { call_once(&mut inner, request).await });
@@ -108,6 +108,8 @@ impl<S: CallService + 'static> Service<RawRequest> for Hedge<S> {
                 HedgeAfter::Fixed(after) => Some(after),
                 HedgeAfter::Percentile(share) => lock().percentile(share),
             };
+            // The second goes to another endpoint than the first.
+            request.tried.get_or_insert_default();
             let mut another = inner.clone();
             let mut second = request.clone();
             second.attempt = second.attempt.saturating_add(1);

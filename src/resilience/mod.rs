@@ -30,5 +30,5 @@ pub use hedge::{Hedge, HedgeAfter, HedgeLayer};
 pub use limit::{AdaptivePolicy, Limit, Limiter};
 pub use retry::{Next, Retries, Retry, RetryLayer, RetryPolicy, SharedBudget};
 pub use shed::{Shed, ShedLayer};
-pub use stack::{Resilient, ResilientBuilder};
+pub use stack::{Resilient, ResilientBuilder, ResilientCounters};
 pub use timeout::{TryTimed, TryTimeout};

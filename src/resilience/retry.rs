@@ -3,7 +3,7 @@
 //! What decides is [`Retries`], a state machine without clock or randomness; [`Retry`] drives it.
 //! The request ID stays over all attempts; the attempt number counts up.
 
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -116,7 +116,9 @@ impl Retries {
                 | Reason::KeyExpired
                 | Reason::InDoubt
                 | Reason::ReplyNotRetained
-                | Reason::KeyUnknown,
+                | Reason::KeyUnknown
+                // It is refused because there is nowhere else to go, here or behind the server.
+                | Reason::CircuitOpen,
             ) => return false,
             Some(Reason::InProgress) => return true,
             _ => {}
@@ -142,24 +144,59 @@ pub struct RetryLayer {
 
 /// One budget for all calls of a client, and for its hedges.
 #[derive(Clone, Debug)]
-pub struct SharedBudget(Arc<Mutex<Budget>>);
+pub struct SharedBudget(Arc<Spending>);
+
+#[derive(Debug)]
+struct Spending {
+    /// None where everything may be sent again.
+    budget: Option<Mutex<Budget>>,
+    granted: AtomicU64,
+    refused: AtomicU64,
+}
 
 impl SharedBudget {
-    /// A full one.
-    pub fn new(policy: BudgetPolicy) -> Self {
-        Self(Arc::new(Mutex::new(Budget::new(policy))))
+    /// A second's worth; `None` for one without bounds.
+    pub fn new(policy: impl Into<Option<BudgetPolicy>>) -> Self {
+        let budget = policy.into().map(|policy| Mutex::new(Budget::new(policy)));
+        Self(Arc::new(Spending {
+            budget,
+            granted: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+        }))
+    }
+
+    /// How many attempts it has paid for.
+    pub fn granted(&self) -> u64 {
+        self.0.granted.load(Ordering::Relaxed)
+    }
+
+    /// How many it has not.
+    pub fn refused(&self) -> u64 {
+        self.0.refused.load(Ordering::Relaxed)
     }
 
     pub(super) fn deposit(&self) {
-        self.lock().deposit();
+        if let Some(mut budget) = self.lock() {
+            budget.deposit();
+        }
     }
 
     pub(super) fn withdraw(&self) -> bool {
-        self.lock().withdraw(Instant::now())
+        let may = self
+            .lock()
+            .is_none_or(|mut budget| budget.withdraw(Instant::now()));
+        let counter = if may {
+            &self.0.granted
+        } else {
+            &self.0.refused
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+        may
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Budget> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> Option<std::sync::MutexGuard<'_, Budget>> {
+        let budget = self.0.budget.as_ref()?;
+        Some(budget.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -299,6 +336,7 @@ mod tests {
             Reason::KeyExpired,
             Reason::InDoubt,
             Reason::ReplyNotRetained,
+            Reason::CircuitOpen,
         ] {
             let status = Status::unavailable("").with_reason(reason);
             assert!(!is_sent_again(ONCE, status), "{reason:?}");

@@ -1,7 +1,10 @@
 //! The whole of it around a client, in the one order that is right.
 
+use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
+use tokio::time::Instant;
 use tower_layer::Layer;
 use tower_service::Service;
 
@@ -11,9 +14,13 @@ use super::budget::BudgetPolicy;
 use super::hedge::{Hedge, HedgeAfter, HedgeLayer};
 use super::retry::{Retry, RetryLayer, RetryPolicy, SharedBudget};
 use super::timeout::{TryTimed, TryTimeout};
+use crate::call::deadline::inherit;
 use crate::call::{Client, ClientBuilder, RawReply, RawRequest, ReplyFuture};
 use crate::transport::TransportError;
 use crate::wire::Status;
+
+/// A timeout too long for the clock is as good as a year.
+const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// What carries the calls of a resilient client: one connection an endpoint, each attempt timed.
 type Endpoints = Balance<TryTimed<Client>>;
@@ -41,9 +48,63 @@ type Endpoints = Balance<TryTimed<Client>>;
 /// # Ok(()) }
 /// ```
 ///
+/// A part is set with its policy, or left out with `None`. To put something else in its place, build the stack of the
+/// parts, which are tower layers all, and put a generated client on that:
+///
+/// ```
+/// # async fn f() -> Result<(), bowline::TransportError> {
+/// use bowline::Client;
+/// use bowline::resilience::{Balance, BreakerPolicy, RetryLayer, RetryPolicy, SharedBudget, TryTimeout};
+/// use tower::{Layer, ServiceBuilder};
+///
+/// let mut endpoints = Vec::new();
+/// for endpoint in ["tcp://10.0.0.1:5555", "tcp://10.0.0.2:5555"] {
+///     endpoints.push(TryTimeout::default().layer(Client::connect(endpoint).await?));
+/// }
+/// let stack = ServiceBuilder::new()
+///     .layer(RetryLayer::new(RetryPolicy::default(), SharedBudget::default()))
+///     .concurrency_limit(100) // one's own
+///     .service(Balance::new(endpoints, BreakerPolicy::default()));
+/// # Ok(()) }
+/// ```
+///
 /// Cheap to clone; clones share connections, budget and breakers.
 #[derive(Clone, Debug)]
-pub struct Resilient(Stack);
+pub struct Resilient {
+    stack: Stack,
+    /// Of a call that says nothing, in a method whose schema says nothing.
+    timeout: Duration,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    budget: SharedBudget,
+    endpoints: Endpoints,
+}
+
+/// What a [`Resilient`] client has counted since it was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ResilientCounters {
+    /// Attempts beyond the first of their call, hedges among them.
+    pub sent_again: u64,
+    /// Attempts that the budget did not allow.
+    pub over_budget: u64,
+    /// Endpoints that are left out now.
+    pub left_out: usize,
+}
+
+impl Resilient {
+    /// What it has counted.
+    pub fn counters(&self) -> ResilientCounters {
+        ResilientCounters {
+            sent_again: self.shared.budget.granted(),
+            over_budget: self.shared.budget.refused(),
+            left_out: self.shared.endpoints.ejected(),
+        }
+    }
+}
 
 #[derive(Clone, Debug)]
 enum Stack {
@@ -59,7 +120,7 @@ enum Stack {
 pub struct ResilientBuilder {
     client: ClientBuilder,
     retry: Option<RetryPolicy>,
-    budget: BudgetPolicy,
+    budget: Option<BudgetPolicy>,
     hedge: Option<HedgeAfter>,
     breaker: Option<BreakerPolicy>,
     try_timeout: Option<TryTimeout>,
@@ -71,7 +132,7 @@ impl ClientBuilder {
         ResilientBuilder {
             client: self,
             retry: Some(RetryPolicy::default()),
-            budget: BudgetPolicy::default(),
+            budget: Some(BudgetPolicy::default()),
             hedge: None,
             breaker: Some(BreakerPolicy::default()),
             try_timeout: Some(TryTimeout::default()),
@@ -86,9 +147,9 @@ impl ResilientBuilder {
         self
     }
 
-    /// How many may be.
-    pub fn budget(mut self, policy: BudgetPolicy) -> Self {
-        self.budget = policy;
+    /// How many may be. Without a budget, retries make an overload that nothing ends.
+    pub fn budget(mut self, policy: impl Into<Option<BudgetPolicy>>) -> Self {
+        self.budget = policy.into();
         self
     }
 
@@ -135,20 +196,32 @@ impl ResilientBuilder {
             share: 1.0,
             ..TryTimeout::default()
         };
-        let timeout = self.try_timeout.unwrap_or(all);
-        let timed = clients.into_iter().map(|client| timeout.layer(client));
+        let attempt = self.try_timeout.unwrap_or(all);
+        let timed = clients.into_iter().map(|client| attempt.layer(client));
+        let timeout = self.client.timeout_default();
         let endpoints = Balance::new(timed, self.breaker);
         let budget = SharedBudget::new(self.budget);
         let retry = self
             .retry
             .map(|policy| RetryLayer::new(policy, budget.clone()));
-        let hedge = self.hedge.map(|after| HedgeLayer::new(after, budget));
-        Resilient(match (retry, hedge) {
+        let hedge = self
+            .hedge
+            .map(|after| HedgeLayer::new(after, budget.clone()));
+        let shared = Arc::new(Shared {
+            budget,
+            endpoints: endpoints.clone(),
+        });
+        let stack = match (retry, hedge) {
             (None, None) => Stack::Bare(endpoints),
             (Some(retry), None) => Stack::Retried(retry.layer(endpoints)),
             (None, Some(hedge)) => Stack::Hedged(hedge.layer(endpoints)),
             (Some(retry), Some(hedge)) => Stack::Both(retry.layer(hedge.layer(endpoints))),
-        })
+        };
+        Resilient {
+            stack,
+            timeout,
+            shared,
+        }
     }
 }
 
@@ -162,11 +235,19 @@ impl Service<RawRequest> for Resilient {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: RawRequest) -> ReplyFuture {
-        match &mut self.0 {
+    fn call(&mut self, mut request: RawRequest) -> ReplyFuture {
+        let own = request
+            .deadline
+            .unwrap_or_else(|| Instant::now() + self.timeout.min(YEAR));
+        request.deadline = Some(inherit(own));
+        match &mut self.stack {
             Stack::Bare(stack) => Box::pin(stack.call(request)),
             Stack::Retried(stack) => stack.call(request),
-            Stack::Hedged(stack) => stack.call(request),
+            Stack::Hedged(stack) => {
+                // Nobody else does.
+                self.shared.budget.deposit();
+                stack.call(request)
+            }
             Stack::Both(stack) => stack.call(request),
         }
     }

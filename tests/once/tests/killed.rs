@@ -7,19 +7,23 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use bowline::{Client, Code, Reason, RequestKey, Status, Work};
-use bowline_test_once::counter::CounterClient;
+use bowline::call::{Outcome, RawRequest};
+use bowline::message::Plain;
+use bowline::{Client, Code, Msg, Reason, RequestKey, Status, Work};
+use bowline_test_once::counter::{AddParams, AddResults, COUNTER_SERVICE};
 use bowline_test_once::{Point, count_lines, total};
+use bytes::Bytes;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 use tokio::time::timeout;
+use tower::ServiceExt;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
 struct Victim {
     process: Child,
     lines: Lines<BufReader<ChildStdout>>,
-    client: CounterClient,
+    client: Client,
 }
 
 impl Victim {
@@ -39,7 +43,7 @@ impl Victim {
         Self {
             process,
             lines,
-            client: CounterClient::new(client),
+            client,
         }
     }
 
@@ -62,41 +66,34 @@ enum Method {
     Atomic,
 }
 
-async fn add(
-    client: &CounterClient,
-    method: Method,
-    account: &str,
-    key: &str,
-) -> Result<(i64, bool), Status> {
-    let id = RequestKey::new(key.to_owned()).expect("short");
-    macro_rules! call {
-        ($method:ident) => {
-            client
-                .$method(|mut params| {
-                    params.set_account(account);
-                    params.set_by(1);
-                })
-                .request_id(id)
-                .timeout(PATIENCE)
-                .await
-        };
-    }
-    Ok(match method {
-        Method::InDoubt => {
-            let response = call!(add).map_err(|failure| match failure {
-                bowline::Failure::Status(status) => status,
-                application => panic!("{application}"),
-            })?;
-            (response.get()?.get_total(), response.is_replayed())
-        }
-        Method::Rerun => {
-            let response = call!(add_again)?;
-            (response.get()?.get_total(), response.is_replayed())
-        }
-        Method::Atomic => {
-            let response = call!(add_together)?;
-            (response.get()?.get_total(), response.is_replayed())
-        }
+/// What a caller was told of a success.
+#[derive(Clone, Debug, PartialEq)]
+struct Given {
+    /// Byte for byte.
+    reply: Bytes,
+    total: i64,
+    is_replayed: bool,
+}
+
+async fn add(client: &Client, method: Method, account: &str, key: &str) -> Result<Given, Status> {
+    let account = account.to_owned();
+    // The three have the same parameters and results, under names of their own.
+    let body = AddParams { account, by: 1 }.to_bytes()?;
+    let info = &COUNTER_SERVICE.methods[match method {
+        Method::InDoubt => 0,
+        Method::Rerun => 1,
+        Method::Atomic => 2,
+    }];
+    let mut request = RawRequest::new(info, body);
+    request.id = RequestKey::new(key.to_owned()).expect("short").into();
+    request.deadline = Some(tokio::time::Instant::now() + PATIENCE);
+    let reply = client.clone().oneshot(request).await?;
+    assert_eq!(reply.outcome, Outcome::Success);
+    let results = Msg::<AddResults>::open(reply.body.clone(), &reply.limits)?;
+    Ok(Given {
+        total: results.plain()?.total,
+        reply: reply.body,
+        is_replayed: reply.replayed,
     })
 }
 
@@ -127,7 +124,7 @@ async fn kill_at(
     method: Method,
     point: Point,
     account: &str,
-) -> Result<(i64, bool), Status> {
+) -> Result<Given, Status> {
     let mut victim = Victim::start(folder, Some(point)).await;
     let client = victim.client.clone();
     let name = account.to_owned();
@@ -148,12 +145,14 @@ async fn kill_at(
         .expect("no panic")
 }
 
-async fn retry(folder: &Path, method: Method, account: &str) -> Result<(i64, bool), Status> {
+async fn retry(folder: &Path, method: Method, account: &str) -> Result<Given, Status> {
     let victim = Victim::start(folder, None).await;
     let first = add(&victim.client, method, account, account).await;
     let second = add(&victim.client, method, account, account).await;
     match (&first, &second) {
-        (Ok((first, _)), Ok((second, replayed))) => assert_eq!((first, true), (second, *replayed)),
+        (Ok(first), Ok(second)) => {
+            assert_eq!((&first.reply, true), (&second.reply, second.is_replayed));
+        }
         (Err(first), Err(second)) => assert_eq!(first, second),
         different => panic!("{different:?}"),
     }
@@ -164,8 +163,8 @@ async fn retry(folder: &Path, method: Method, account: &str) -> Result<(i64, boo
 fn check(
     method: Method,
     point: Point,
-    given: Result<(i64, bool), Status>,
-    retried: &Result<(i64, bool), Status>,
+    given: Result<Given, Status>,
+    retried: &Result<Given, Status>,
     folder: &Path,
     account: &str,
 ) {
@@ -179,10 +178,12 @@ fn check(
         }
     };
     let is_replayed = match retried {
-        Ok((1, replayed)) => Some(*replayed),
-        // Run again, as it may be, and so counted again.
-        Ok((2, false)) if (method, point) == (Method::Rerun, Point::Running) => Some(false),
-        Ok(other) => panic!("{account}: {other:?}"),
+        Ok(given) => {
+            // Run again, as it may be, and so counted again.
+            let is_rerun = (method, point) == (Method::Rerun, Point::Running);
+            assert_eq!(given.total, if is_rerun { 2 } else { 1 }, "{account}");
+            Some(given.is_replayed)
+        }
         Err(status) => {
             assert_eq!(
                 status.reason(),
@@ -196,7 +197,9 @@ fn check(
     match given {
         Ok(given) => {
             assert_eq!(point, Point::AfterReply);
-            assert_eq!(given, (1, false), "{account}");
+            assert_eq!((given.total, given.is_replayed), (1, false), "{account}");
+            let retried = retried.as_ref().expect("it was recorded");
+            assert_eq!(given.reply, retried.reply, "byte for byte: {account}");
         }
         Err(status) => {
             assert_ne!(point, Point::AfterReply, "{account}: {status}");
