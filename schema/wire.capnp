@@ -96,6 +96,9 @@ struct EventHeader {
 
     confirmed @2;
     # The publisher has the subscription, and the body is a Tails. See docs/wire.md.
+
+    refused @3;
+    # The publisher does not take the subscription: no rule allows it, or it is one too many. No body.
   }
 }
 

@@ -2,8 +2,7 @@
 //!
 //! A team writes a schema; [`bowline-build`](https://docs.rs/bowline-build) makes of each
 //! `interface` a trait to implement, a client and a server, and of each `struct` a plain Rust
-//! struct. This crate carries them. It does not store anything, does not find services by
-//! itself, and does not encrypt.
+//! struct. This crate carries them. It does not find services by itself.
 //!
 //! # A service
 //!
@@ -59,6 +58,7 @@
 //!   [`RawRequest`](call::RawRequest) that tower layers see.
 //! - [`topic`]: [`Publisher`] and [`Subscriber`], numbered events, and what was missed.
 //! - [`message`]: [`Msg`], reading in place, plain structs, [`Limits`].
+//! - [`security`]: keys, principals, and who may do what.
 //! - [`schema`]: what a schema says about its services, as static data.
 //!
 //! # Features
@@ -70,6 +70,7 @@ pub mod message;
 pub mod once;
 pub mod resilience;
 pub mod schema;
+pub mod security;
 pub mod topic;
 mod transport;
 mod wire;
@@ -80,7 +81,9 @@ pub use call::{
 };
 pub use message::{Limits, Link, MessageError, Msg};
 pub use topic::{Publisher, Subscriber};
-pub use transport::{Carrier, Endpoint, EndpointError, Prefer, TransportError, TransportOptions};
+pub use transport::{
+    Carrier, DoorCounters, Endpoint, EndpointError, Prefer, TransportError, TransportOptions,
+};
 pub use wire::{
     Code, ENVELOPE_VERSION, HEADER_BYTES_MAX, HeaderError, Metadata, MetadataError, Reason,
     RequestId, RequestKey, RequestKeyError, Status, TraceContext, Work,

@@ -8,7 +8,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bowline::call::RawRequest;
-use bowline::{Carrier, Client, Code, Server, ServerBuilder, ServerHandle, TransportOptions, Work};
+use bowline::{
+    Carrier, Client, Code, Limits, Server, ServerBuilder, ServerHandle, TransportOptions, Work,
+};
 use bytes::Bytes;
 use common::{ECHO, HANG, PANIC, PANIC_LATER, Probe, SLEEP, call, milliseconds, send};
 use tokio::task::JoinSet;
@@ -90,7 +92,12 @@ mod suite {
     }
 
     pub async fn a_message_of_sixty_four_mebibytes_comes_back(carried: Carried) {
-        let (server, client) = carried.both().await;
+        let limits = Limits::default().with_message_bytes_max(64 << 20);
+        let options = carried.options().with_message_bytes_max(65 << 20);
+        let server = carried.server().limits(limits).transport(options.clone());
+        let server = server.bind(carried.endpoint()).await.unwrap().spawn();
+        let client = Client::builder().limits(limits).transport(options);
+        let client = client.connect(server.endpoint().to_string()).await.unwrap();
         let large = Bytes::from((0..64usize << 20).map(|i| i as u8).collect::<Vec<u8>>());
         let reply = call(&client, &ECHO, large.clone()).await.unwrap();
         assert!(reply == large, "the bytes are the same");

@@ -19,6 +19,7 @@ use super::deadline::inherit;
 use super::raw::deadline_after;
 use super::{Outcome, RawReply, RawRequest, TIMEOUT_DEFAULT};
 use crate::message::Limits;
+use crate::security::ClientSecurity;
 use crate::transport::{
     self, DealerReceiver, DealerSender, Endpoint, Frames, Received, Refused, TransportError,
     TransportOptions,
@@ -116,8 +117,16 @@ impl ClientBuilder {
         self
     }
 
-    /// Settings of the socket.
-    pub fn transport(mut self, options: TransportOptions) -> Self {
+    /// Who this client is, and the key of the server that it talks to.
+    pub fn security(mut self, security: ClientSecurity) -> Self {
+        self.transport.client_security = Some(security);
+        self
+    }
+
+    /// Settings of the socket. Keys that were given before stay where these have none.
+    pub fn transport(mut self, mut options: TransportOptions) -> Self {
+        let before = self.transport.client_security.take();
+        options.client_security = options.client_security.or(before);
         self.transport = options;
         self
     }

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use crate::message::Limits;
 use crate::schema::{Effect, MethodInfo};
+use crate::security::Principal;
 use crate::wire::{Metadata, RequestId, TraceContext};
 
 /// One request: which method, whose, until when, and the parameters as they travel.
@@ -26,6 +27,8 @@ pub struct RawRequest {
     pub method: u16,
     /// What it means to send the request twice. [`Effect::Unsafe`] where nobody knows.
     pub effect: Effect,
+    /// Who asks, as a key has proved it; `None` on a client, and on a server without keys.
+    pub principal: Option<Principal>,
     /// What makes two requests the same.
     pub id: RequestId,
     /// 0 for the first attempt.
@@ -68,6 +71,7 @@ impl RawRequest {
             interface: method.interface,
             method: method.ordinal,
             effect: method.effect,
+            principal: None,
             id: RequestId::new(),
             attempt: 0,
             deadline: method.timeout.map(deadline_after),

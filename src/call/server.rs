@@ -16,7 +16,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use crate::transport::Endpoint;
+use crate::transport::{DoorCounters, Endpoint};
 use drive::Drive;
 
 /// A server that has its endpoint and waits to be run.
@@ -87,6 +87,11 @@ impl ServerHandle {
     /// What it has counted.
     pub fn counters(&self) -> ServerCounters {
         self.counters.counters.read()
+    }
+
+    /// What it has counted of those who came to its door.
+    pub fn door(&self) -> DoorCounters {
+        self.counters.sender.door()
     }
 
     /// Drains it; returns when its socket is closed.

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::{Outcome, RawReply, RawRequest};
 use crate::message::{self, MessageError, Msg, Plain};
+use crate::security::Principal;
 use crate::wire::{Code, Metadata, RequestId, Status, TraceContext, Work};
 
 /// A request as its handler sees it.
@@ -45,6 +46,11 @@ impl<P: Plain> Request<P> {
     /// As [`Msg::plain`].
     pub fn plain(&self) -> Result<P, MessageError> {
         self.message.plain()
+    }
+
+    /// Who asks, as a key has proved it; `None` where the server has no keys.
+    pub fn principal(&self) -> Option<&Principal> {
+        self.raw.principal.as_ref()
     }
 
     /// What makes two requests the same.

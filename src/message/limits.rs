@@ -7,7 +7,7 @@ use capnp::message::ReaderOptions;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Limits {
-    /// Largest body in bytes. Default: 64 MiB.
+    /// Largest body in bytes. Default: 1 MiB.
     pub message_bytes_max: usize,
     /// How many times over a reader may visit the words of a message, besides
     /// [`traversal_words_free`](Self::traversal_words_free). Default: 4.
@@ -21,7 +21,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            message_bytes_max: 64 << 20,
+            message_bytes_max: 1 << 20,
             traversal_factor: 4,
             traversal_words_free: 1024,
             nesting_max: 32,

@@ -11,6 +11,7 @@ use super::attempt::{Ended, keeps_no_outcomes};
 use super::{Once, OnceError, Store};
 use crate::call::{CallService, RawReply, RawRequest, ReplyFuture, Route};
 use crate::schema::{Effect, MethodInfo};
+use crate::security::Principal;
 use crate::wire::Status;
 
 /// Callers whom no key proves are all the same one.
@@ -76,7 +77,11 @@ fn answer<S: Store>(
     work: impl FnOnce(RawRequest) -> ReplyFuture + Send + 'static,
 ) -> Pin<Box<dyn Future<Output = Ended> + Send>> {
     match request.effect {
-        Effect::Once(recovery) => once.answer(ANONYMOUS, request, recovery, work),
+        Effect::Once(recovery) => {
+            let principal = request.principal.clone();
+            let principal = principal.as_ref().map_or(ANONYMOUS, Principal::as_str);
+            once.answer(principal, request, recovery, work)
+        }
         _ if request.outcome_only => Box::pin(std::future::ready(Err(keeps_no_outcomes()))),
         _ => work(request),
     }

@@ -14,9 +14,10 @@ use super::Topic;
 use super::names::{TopicName, is_confirmation};
 use super::sequence::{Outgoing, TooManyTopics};
 use crate::message::{self, MessageError};
+use crate::security::{Principal, ServerSecurity};
 use crate::transport::{
-    self, Endpoint, PublishRefused, PublishSender, SubscriptionChange, SubscriptionWatch,
-    TopicFrames, TransportError, TransportOptions,
+    self, Admit, DoorCounters, Endpoint, PublishRefused, PublishSender, SubscriptionChange,
+    SubscriptionWatch, TopicFrames, TransportError, TransportOptions,
 };
 use crate::wire::{EventHeader, EventKind, Metadata};
 use crate::wire_capnp::tails;
@@ -116,9 +117,18 @@ impl PublisherBuilder {
         self
     }
 
-    /// Settings of the socket. What waits for each subscriber is at most its
+    /// Keys, who is let in, and what they may subscribe to; without, the publisher binds only where
+    /// no other machine can reach it.
+    pub fn security(mut self, security: ServerSecurity) -> Self {
+        self.transport.server_security = Some(security);
+        self
+    }
+
+    /// Settings of the socket. Keys that were given before stay where these have none. What waits for each subscriber is at most its
     /// [`send_queue_max`](TransportOptions::send_queue_max).
-    pub fn transport(mut self, options: TransportOptions) -> Self {
+    pub fn transport(mut self, mut options: TransportOptions) -> Self {
+        let before = self.transport.server_security.take();
+        options.server_security = options.server_security.or(before);
         self.transport = options;
         self
     }
@@ -135,7 +145,9 @@ impl PublisherBuilder {
         endpoint: impl AsRef<str>,
     ) -> Result<Publisher<T>, TransportError> {
         let endpoint: Endpoint = endpoint.as_ref().parse()?;
-        let (sender, watch, endpoint) = transport::bind_publish(&endpoint, &self.transport).await?;
+        let admit = admit(self.transport.server_security.as_ref());
+        let (sender, watch, endpoint) =
+            transport::bind_publish(&endpoint, &self.transport, admit).await?;
         let shared = Arc::new(Shared {
             sender,
             endpoint,
@@ -151,6 +163,24 @@ impl PublisherBuilder {
             type_: PhantomData,
         })
     }
+}
+
+/// What the socket asks of each subscription. One that only asks for a confirmation is taken from
+/// everybody: what it confirms was asked about by itself.
+fn admit(security: Option<&ServerSecurity>) -> Admit {
+    let access = security.map(|security| security.access.clone());
+    Arc::new(move |principal, prefix| {
+        let Some(access) = &access else {
+            return true;
+        };
+        let principal = principal.map_or("", Principal::as_str);
+        let may = is_confirmation(prefix).is_some() || access.may_subscribe(principal, prefix);
+        if !may {
+            let prefix = String::from_utf8_lossy(prefix);
+            tracing::warn!(principal, %prefix, "no rule allows the subscription");
+        }
+        may
+    })
 }
 
 /// Later than any epoch before: microseconds since 1970, of which a process has one.
@@ -240,6 +270,11 @@ impl<T: Topic> Publisher<T> {
         }
     }
 
+    /// What it has counted of those who came to its door.
+    pub fn door(&self) -> DoorCounters {
+        self.inner.shared.sender.door()
+    }
+
     /// Closes the socket, in no more than its linger time.
     pub async fn close(self) {
         self.inner.shared.sender.close().await;
@@ -275,6 +310,12 @@ struct State {
 }
 
 impl State {
+    /// Whether a subscriber has all topics with a prefix.
+    fn has(&self, peer: u64, prefix: &[u8]) -> bool {
+        let prefixes = self.subscriptions.get(&peer);
+        prefixes.is_some_and(|has| has.iter().any(|of| prefix.starts_with(of)))
+    }
+
     fn matching(&self, topic: &Bytes) -> usize {
         self.subscriptions
             .values()
@@ -357,15 +398,21 @@ impl Shared {
         self.sender.try_send(frames).is_ok()
     }
 
-    /// Tells who asked for it that its subscription is here.
+    /// Tells who asked for it that its subscription is here, or that it is not taken: it came
+    /// before, if it came at all.
     ///
     /// Under the lock, so that the tails are exactly what was sent before.
-    async fn confirm(&self, asked: &Bytes, prefix: &[u8]) {
+    async fn confirm(&self, peer: u64, asked: &Bytes, prefix: &[u8]) {
         loop {
             {
                 let state = self.lock();
-                let tails = encode_tails(&state.outgoing.tails(prefix));
-                if self.send(asked.clone(), EventKind::Confirmed, 0, tails) {
+                let (kind, body) = if state.has(peer, prefix) {
+                    let tails = encode_tails(&state.outgoing.tails(prefix));
+                    (EventKind::Confirmed, tails)
+                } else {
+                    (EventKind::Refused, Bytes::new())
+                };
+                if self.send(asked.clone(), kind, 0, body) {
                     return;
                 }
             }
@@ -416,9 +463,9 @@ async fn drive(shared: Arc<Shared>, mut watch: SubscriptionWatch, announce_after
 async fn apply(shared: &Shared, change: SubscriptionChange) {
     match change {
         SubscriptionChange::Reset(peers) => {
-            let asked: Vec<Bytes> = peers
+            let asked: Vec<(u64, Bytes)> = peers
                 .iter()
-                .flat_map(|(_, prefixes)| prefixes.clone())
+                .flat_map(|(peer, prefixes)| prefixes.iter().map(|of| (*peer, of.clone())))
                 .collect();
             let subscriptions = peers
                 .into_iter()
@@ -430,14 +477,14 @@ async fn apply(shared: &Shared, change: SubscriptionChange) {
                 .collect();
             shared.lock().subscriptions = subscriptions;
             // Confirmed once more where it was before: harmless, and nobody waits in vain.
-            for topic in asked {
+            for (peer, topic) in asked {
                 if let Some((_, prefix)) = is_confirmation(&topic) {
-                    shared.confirm(&topic, prefix).await;
+                    shared.confirm(peer, &topic, prefix).await;
                 }
             }
         }
         SubscriptionChange::Added { peer, prefix } => match is_confirmation(&prefix) {
-            Some((_, of)) => shared.confirm(&prefix, of).await,
+            Some((_, of)) => shared.confirm(peer, &prefix, of).await,
             None => {
                 let mut state = shared.lock();
                 state.subscriptions.entry(peer).or_default().push(prefix);

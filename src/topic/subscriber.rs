@@ -20,6 +20,7 @@ use super::event::{Event, EventMessage};
 use super::names::{Keys, TopicName, confirmation_of, is_confirmation};
 use super::sequence::Incoming;
 use crate::message::{Limits, MessageError};
+use crate::security::ClientSecurity;
 use crate::transport::{
     self, Closed, Endpoint, SubscribeReceiver, SubscribeSender, TopicFrames, TransportError,
     TransportOptions,
@@ -80,12 +81,19 @@ pub struct SubscriberCounters {
     pub dropped: u64,
     /// Messages that were no events.
     pub malformed: u64,
+    /// Subscriptions that the publisher refused, also when they were asked for again after a new
+    /// connection.
+    pub refused: u64,
 }
 
 /// Why a subscription is not confirmed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SubscribeError {
+    /// The publisher does not take it: its rules do not allow it to this subscriber, or it is one too
+    /// many. It is not asked for any more.
+    #[error("the publisher refuses the subscription")]
+    Denied,
     /// No publisher has confirmed it in time. It stays asked for, and is in force once one is there.
     #[error("no publisher has confirmed the subscription in time; it stays asked for")]
     Unconfirmed,
@@ -138,8 +146,16 @@ impl SubscriberBuilder {
         self
     }
 
-    /// Settings of the socket.
-    pub fn transport(mut self, options: TransportOptions) -> Self {
+    /// Who this subscriber is, and the key of the publisher that it listens to.
+    pub fn security(mut self, security: ClientSecurity) -> Self {
+        self.transport.client_security = Some(security);
+        self
+    }
+
+    /// Settings of the socket. Keys that were given before stay where these have none.
+    pub fn transport(mut self, mut options: TransportOptions) -> Self {
+        let before = self.transport.client_security.take();
+        options.client_security = options.client_security.or(before);
         self.transport = options;
         self
     }
@@ -164,6 +180,7 @@ impl SubscriberBuilder {
                 waker: None,
                 subscriptions: HashMap::new(),
                 malformed: 0,
+                refused: 0,
                 closed: false,
             }),
         });
@@ -200,14 +217,18 @@ impl<T: Topic> Subscriber<T> {
     /// Cancel safe: the subscription then stays asked for.
     ///
     /// # Errors
-    /// [`SubscribeError::Unconfirmed`] with no publisher there, or one that is not Bowline's (see
+    /// [`SubscribeError::Denied`], and [`SubscribeError::Unconfirmed`] with no publisher there, or one that is not Bowline's (see
     /// [`subscribe_unconfirmed`](Self::subscribe_unconfirmed)).
     pub async fn subscribe(&self, keys: Keys<'_>) -> Result<(), SubscribeError> {
         let prefix = keys.prefix(T::NAME);
         let (confirm, confirmed) = oneshot::channel();
         self.shared.subscribe(prefix, Some(confirm)).await?;
         match timeout(self.confirm_within, confirmed).await {
-            Ok(Ok(())) => Ok(()),
+            Ok(Ok(Confirmed::Yes)) => Ok(()),
+            Ok(Ok(Confirmed::Refused)) => {
+                self.shared.unsubscribe(keys.prefix(T::NAME)).await?;
+                Err(SubscribeError::Denied)
+            }
             Ok(Err(_)) => Err(SubscribeError::Closed),
             Err(_) => Err(SubscribeError::Unconfirmed),
         }
@@ -249,6 +270,7 @@ impl<T: Topic> Subscriber<T> {
         SubscriberCounters {
             dropped: state.buffer.dropped(),
             malformed: state.malformed,
+            refused: state.refused,
         }
     }
 
@@ -362,6 +384,7 @@ struct State {
     /// By their prefixes.
     subscriptions: HashMap<Bytes, Subscription>,
     malformed: u64,
+    refused: u64,
     closed: bool,
 }
 
@@ -369,7 +392,14 @@ struct State {
 struct Subscription {
     /// Of the confirmation that is asked for; none is for a publisher that cannot.
     nonce: Option<u128>,
-    waiting: Vec<oneshot::Sender<()>>,
+    waiting: Vec<oneshot::Sender<Confirmed>>,
+}
+
+/// What the publisher says to a subscription.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Confirmed {
+    Yes,
+    Refused,
 }
 
 impl Shared {
@@ -380,7 +410,7 @@ impl Shared {
     async fn subscribe(
         &self,
         prefix: Bytes,
-        confirm: Option<oneshot::Sender<()>>,
+        confirm: Option<oneshot::Sender<Confirmed>>,
     ) -> Result<(), SubscribeError> {
         let closed = |Closed| SubscribeError::Closed;
         let nonce = confirm.is_some().then(nonce);
@@ -463,11 +493,12 @@ impl Shared {
         for received in batch.drain(..) {
             let arrived = match received {
                 Ok(frames) => state.read(frames),
-                Err(_) => None,
+                Err(_) => Err(NoEvent),
             };
             match arrived {
-                Some(arrived) => state.buffer.push(arrived),
-                None => state.malformed += 1,
+                Ok(Some(arrived)) => state.buffer.push(arrived),
+                Ok(None) => {}
+                Err(NoEvent) => state.malformed += 1,
             }
         }
         let waker = state.waker.take();
@@ -489,22 +520,23 @@ impl Shared {
     }
 }
 
+/// A message that is none of what a publisher sends.
+struct NoEvent;
+
 impl State {
-    fn read(&mut self, frames: TopicFrames) -> Option<Arrived> {
-        let header = EventHeader::decode(&frames.header).ok()?;
+    /// `None` for what only the subscriber itself has to know.
+    fn read(&mut self, frames: TopicFrames) -> Result<Option<Arrived>, NoEvent> {
+        let header = EventHeader::decode(&frames.header).map_err(|_| NoEvent)?;
         let (topic, content) = match (header.kind, is_confirmation(&frames.topic)) {
             (EventKind::Confirmed, Some((nonce, prefix))) => {
                 let prefix = frames.topic.slice_ref(prefix);
-                let tails = read_tails(frames.body).ok()?;
-                if let Some(subscription) = self.subscriptions.get_mut(&prefix)
-                    && subscription.nonce == Some(nonce)
-                {
-                    for waiting in subscription.waiting.drain(..) {
-                        // Whoever gave up waiting does not need to know.
-                        let _ = waiting.send(());
-                    }
-                }
+                let tails = read_tails(frames.body).map_err(|_| NoEvent)?;
+                self.answered(&prefix, nonce, Confirmed::Yes);
                 (prefix, Content::Confirmed { tails })
+            }
+            (EventKind::Refused, Some((nonce, prefix))) => {
+                self.answered(prefix, nonce, Confirmed::Refused);
+                return Ok(None);
             }
             (EventKind::Event, None) => {
                 let content = Content::Event {
@@ -518,13 +550,31 @@ impl State {
                 let last = header.sequence;
                 (frames.topic, Content::Tail { last })
             }
-            _ => return None,
+            _ => return Err(NoEvent),
         };
-        Some(Arrived {
+        Ok(Some(Arrived {
             topic,
             epoch: header.epoch,
             content,
-        })
+        }))
+    }
+
+    fn answered(&mut self, prefix: &[u8], nonce: u128, confirmed: Confirmed) {
+        let Some(subscription) = self.subscriptions.get_mut(prefix) else {
+            return;
+        };
+        if subscription.nonce != Some(nonce) {
+            return;
+        }
+        if confirmed == Confirmed::Refused {
+            self.refused += 1;
+            let prefix = String::from_utf8_lossy(prefix);
+            tracing::warn!(%prefix, "the publisher refuses a subscription");
+        }
+        for waiting in subscription.waiting.drain(..) {
+            // Whoever gave up waiting does not need to know.
+            let _ = waiting.send(confirmed);
+        }
     }
 }
 

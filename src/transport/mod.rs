@@ -19,8 +19,11 @@ mod sockets;
 #[cfg(feature = "zeromq")]
 mod zeromq;
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
+use crate::security::Principal;
 pub use endpoint::{Endpoint, EndpointError};
 pub use options::{Carrier, Prefer, TransportOptions};
 pub(crate) use sockets::{
@@ -93,6 +96,25 @@ pub(crate) enum PublishRefused {
     Closed,
 }
 
+/// Whether a subscription to a prefix is taken from a peer.
+pub(crate) type Admit = Arc<dyn Fn(Option<&Principal>, &[u8]) -> bool + Send + Sync>;
+
+/// What a bound socket has counted of those who came to its door.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DoorCounters {
+    /// Connections that are open now.
+    pub connections: usize,
+    /// Connections refused: no key on the list, or as many as there may be.
+    pub connections_refused: u64,
+    /// Handshakes that came to nothing, for whatever reason.
+    pub handshakes_failed: u64,
+    /// Connections closed from this side: a key that was revoked, a limit that was passed.
+    pub disconnected: u64,
+    /// Subscriptions refused.
+    pub subscriptions_refused: u64,
+}
+
 /// The socket is closed, by this side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Closed;
@@ -106,11 +128,18 @@ pub enum TransportError {
     Endpoint(#[from] EndpointError),
     /// Other machines could reach the endpoint, and it has no keys.
     #[error(
-        "{endpoint} can be reached from other machines and has no keys: \
-         bind a loopback address or ipc, or say `insecure`"
+        "{endpoint} can be reached from other machines and has no keys: give it some \
+         (`TransportOptions::with_server_security`, `Keys::generate`), bind a loopback address \
+         or ipc, or say `insecure`"
     )]
     Insecure {
         /// What should have been bound.
+        endpoint: Endpoint,
+    },
+    /// The `zeromq` transport has no CURVE, so it cannot have keys.
+    #[error("{endpoint}: the `zeromq` transport has no CURVE; take `omq`, or no keys")]
+    NoKeys {
+        /// What should have been bound or connected.
         endpoint: Endpoint,
     },
     /// The endpoint is taken.
@@ -134,6 +163,7 @@ pub(crate) async fn connect_dealer(
     endpoint: &Endpoint,
     options: &TransportOptions,
 ) -> Result<(DealerSender, DealerReceiver), TransportError> {
+    refuse_keys(endpoint, options.client_security.is_some(), options)?;
     match (endpoint, options.carrier) {
         (Endpoint::Inproc(name), _) => {
             let (sender, receiver) = memory::connect_dealer(name, options);
@@ -193,8 +223,28 @@ pub(crate) async fn bind_router(
     }
 }
 
+/// Whether the options have keys that the carrier of the endpoint cannot use.
+#[cfg_attr(
+    not(feature = "zeromq"),
+    allow(unused_variables, reason = "every carrier can")
+)]
+fn refuse_keys(
+    endpoint: &Endpoint,
+    has_keys: bool,
+    options: &TransportOptions,
+) -> Result<(), TransportError> {
+    #[cfg(feature = "zeromq")]
+    if has_keys && options.carrier == Carrier::Zeromq && !matches!(endpoint, Endpoint::Inproc(_)) {
+        return Err(TransportError::NoKeys {
+            endpoint: endpoint.clone(),
+        });
+    }
+    Ok(())
+}
+
 fn refuse_insecure(endpoint: &Endpoint, options: &TransportOptions) -> Result<(), TransportError> {
-    if options.insecure || endpoint.is_local() {
+    refuse_keys(endpoint, options.server_security.is_some(), options)?;
+    if options.insecure || endpoint.is_local() || options.server_security.is_some() {
         return Ok(());
     }
     Err(TransportError::Insecure {
@@ -206,6 +256,7 @@ fn refuse_insecure(endpoint: &Endpoint, options: &TransportOptions) -> Result<()
 pub(crate) async fn bind_publish(
     endpoint: &Endpoint,
     options: &TransportOptions,
+    admit: Admit,
 ) -> Result<(PublishSender, SubscriptionWatch, Endpoint), TransportError> {
     refuse_insecure(endpoint, options)?;
     refuse_in_use(endpoint).await?;
@@ -219,7 +270,7 @@ pub(crate) async fn bind_publish(
             ))
         }
         (_, Carrier::Omq) => {
-            let (sender, watch, endpoint) = omq::bind_publish(endpoint, options).await?;
+            let (sender, watch, endpoint) = omq::bind_publish(endpoint, options, admit).await?;
             Ok((
                 PublishSender::Omq(sender),
                 SubscriptionWatch::Omq(watch),
@@ -244,6 +295,7 @@ pub(crate) async fn connect_subscribe(
     endpoint: &Endpoint,
     options: &TransportOptions,
 ) -> Result<(SubscribeSender, SubscribeReceiver), TransportError> {
+    refuse_keys(endpoint, options.client_security.is_some(), options)?;
     match (endpoint, options.carrier) {
         (Endpoint::Inproc(name), _) => {
             let (sender, receiver) = memory::connect_subscribe(name, options);

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::security::{ClientSecurity, ServerSecurity};
+
 /// Settings of sockets, with a default for each: nothing is left to a transport library.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -10,20 +12,32 @@ pub struct TransportOptions {
     pub carrier: Carrier,
     /// What sockets are tuned for. Default: [`Prefer::Throughput`].
     pub prefer: Prefer,
-    /// Largest message in bytes, header and body together; a peer that sends more is disconnected. Default: 64 MiB and a header.
+    /// Largest message in bytes, header and body together; a peer that sends more is disconnected.
+    /// Default: 1 MiB and a header. Larger ones need larger [`Limits`](crate::Limits) too.
     pub message_bytes_max: usize,
-    /// Messages that wait to be sent to one peer. Default: 4,096.
+    /// Most parts of a message; a peer that sends more is disconnected. Default: 16.
+    pub parts_max: usize,
+    /// Connections that a bound socket has at once; one more is refused. Default: 1,024.
+    pub connections_max: usize,
+    /// Those of them from one address: of an IPv4 host, or of the 64 bits that name an IPv6 network.
+    /// Over `tcp`. Default: 64.
+    pub connections_per_address_max: usize,
+    /// Messages that wait to be sent to one peer; of replies at most 1,024. Default: 4,096.
     pub send_queue_max: u32,
     /// Bytes that wait to be sent to one peer, over `tcp` and `ipc` by `omq`; a larger message waits
-    /// alone. Default: 8 MiB.
+    /// alone. Default: 4 MiB.
     pub send_bytes_max: usize,
+    /// Bytes of replies that wait to be sent to all peers of a server together. Default: 64 MiB.
+    pub send_bytes_total_max: usize,
+    /// Subscriptions that a publisher takes from one peer; one more is refused. Default: 1,024.
+    pub subscriptions_max: usize,
     /// Messages of one peer that wait to be received. Default: 1,024.
     pub receive_queue_max: u32,
     /// How long closing waits for what is still to be sent. Default: 1 s.
     pub linger: Duration,
-    /// How often a silent peer is asked whether it lives. Default: 5 s.
+    /// How often a silent peer is asked whether it lives. Default: 1 s.
     pub heartbeat_interval: Duration,
-    /// How long it may stay silent after that. Default: 10 s.
+    /// How long it may stay silent after that. Default: 3 s.
     pub heartbeat_timeout: Duration,
     /// How long a peer may take to say who it is. Default: 5 s.
     pub handshake_timeout: Duration,
@@ -35,6 +49,11 @@ pub struct TransportOptions {
     pub reconnect_max: Duration,
     /// Allows to bind where other machines can reach an endpoint that has no keys. Default: false.
     pub insecure: bool,
+    /// Keys for sockets that bind, and whom they let in. Over `inproc` nobody is asked for a key:
+    /// there is only this process. Default: none.
+    pub server_security: Option<ServerSecurity>,
+    /// Keys for sockets that connect, and the server that they trust. Default: none.
+    pub client_security: Option<ClientSecurity>,
 }
 
 /// A library that carries messages over `tcp` and `ipc`.
@@ -66,18 +85,25 @@ impl Default for TransportOptions {
         Self {
             carrier: Carrier::default(),
             prefer: Prefer::default(),
-            message_bytes_max: (64 << 20) + crate::wire::HEADER_BYTES_MAX,
+            message_bytes_max: (1 << 20) + crate::wire::HEADER_BYTES_MAX,
+            parts_max: 16,
+            connections_max: 1024,
+            connections_per_address_max: 64,
             send_queue_max: 4096,
-            send_bytes_max: 8 << 20,
+            send_bytes_max: 4 << 20,
+            send_bytes_total_max: 64 << 20,
+            subscriptions_max: 1024,
             receive_queue_max: 1024,
             linger: Duration::from_secs(1),
-            heartbeat_interval: Duration::from_secs(5),
-            heartbeat_timeout: Duration::from_secs(10),
+            heartbeat_interval: Duration::from_secs(1),
+            heartbeat_timeout: Duration::from_secs(3),
             handshake_timeout: Duration::from_secs(5),
             handshakes_max: 256,
             reconnect_min: Duration::from_millis(20),
             reconnect_max: Duration::from_secs(2),
             insecure: false,
+            server_security: None,
+            client_security: None,
         }
     }
 }
@@ -136,6 +162,52 @@ impl TransportOptions {
     pub fn with_reconnect(mut self, min: Duration, max: Duration) -> Self {
         self.reconnect_min = min;
         self.reconnect_max = max;
+        self
+    }
+
+    /// Sets [`parts_max`](Self::parts_max).
+    pub fn with_parts_max(mut self, parts: usize) -> Self {
+        self.parts_max = parts;
+        self
+    }
+
+    /// Sets [`connections_max`](Self::connections_max) and
+    /// [`connections_per_address_max`](Self::connections_per_address_max).
+    pub fn with_connections_max(mut self, total: usize, per_address: usize) -> Self {
+        self.connections_max = total;
+        self.connections_per_address_max = per_address;
+        self
+    }
+
+    /// Sets [`send_bytes_total_max`](Self::send_bytes_total_max).
+    pub fn with_send_bytes_total_max(mut self, bytes: usize) -> Self {
+        self.send_bytes_total_max = bytes;
+        self
+    }
+
+    /// Sets [`subscriptions_max`](Self::subscriptions_max).
+    pub fn with_subscriptions_max(mut self, subscriptions: usize) -> Self {
+        self.subscriptions_max = subscriptions;
+        self
+    }
+
+    /// Sets [`handshake_timeout`](Self::handshake_timeout) and
+    /// [`handshakes_max`](Self::handshakes_max).
+    pub fn with_handshakes(mut self, timeout: Duration, max: usize) -> Self {
+        self.handshake_timeout = timeout;
+        self.handshakes_max = max;
+        self
+    }
+
+    /// Sets [`server_security`](Self::server_security).
+    pub fn with_server_security(mut self, security: ServerSecurity) -> Self {
+        self.server_security = Some(security);
+        self
+    }
+
+    /// Sets [`client_security`](Self::client_security).
+    pub fn with_client_security(mut self, security: ClientSecurity) -> Self {
+        self.client_security = Some(security);
         self
     }
 

@@ -5,15 +5,20 @@ use bytes::Bytes;
 #[cfg(feature = "zeromq")]
 use super::zeromq;
 use super::{
-    Closed, Frames, Malformed, PublishRefused, Received, Refused, SubscriptionChange, TopicFrames,
-    memory, omq,
+    Closed, DoorCounters, Frames, Malformed, PublishRefused, Received, Refused, SubscriptionChange,
+    TopicFrames, memory, omq,
 };
+use crate::security::Principal;
 
 /// A socket of each carrier under one name.
 macro_rules! sockets {
     ($($(#[$doc:meta])* $name:ident;)*) => {$(
         $(#[$doc])*
         #[derive(Debug)]
+        #[allow(
+            clippy::large_enum_variant,
+            reason = "one a socket, and a box would be followed for every message"
+        )]
         pub(crate) enum $name {
             Memory(memory::$name),
             Omq(omq::$name),
@@ -61,6 +66,31 @@ pub(crate) enum Peer {
     Omq(omq::Peer),
     #[cfg(feature = "zeromq")]
     Zeromq(Bytes),
+}
+
+/// One of a connection's requests in flight, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct InFlight(
+    #[allow(dead_code, reason = "counts until it is dropped")] Option<omq::InFlight>,
+);
+
+impl Peer {
+    /// Who it has proved to be, where it was asked for a key.
+    pub fn principal(&self) -> Option<&Principal> {
+        match self {
+            Self::Omq(peer) => peer.principal(),
+            _ => None,
+        }
+    }
+
+    /// Counts one more of its requests in flight; `Err` where it has `max` already. Carriers
+    /// whose peers are of this machine do not count.
+    pub fn enter(&self, max: usize) -> Result<InFlight, ()> {
+        match self {
+            Self::Omq(peer) => peer.enter(max).map(|entered| InFlight(Some(entered))),
+            _ => Ok(InFlight(None)),
+        }
+    }
 }
 
 impl DealerSender {
@@ -114,6 +144,21 @@ impl RouterSender {
         }
     }
 
+    /// Closes the connection of a peer that passed a limit, in the background.
+    pub fn show_out(&self, peer: &Peer) {
+        if let (Self::Omq(socket), Peer::Omq(peer)) = (self, peer) {
+            socket.show_out(peer);
+        }
+    }
+
+    /// What was counted at the door, where the carrier has one.
+    pub fn door(&self) -> DoorCounters {
+        match self {
+            Self::Omq(socket) => socket.counters(),
+            _ => DoorCounters::default(),
+        }
+    }
+
     /// Stops to accept connections; those that are open stay.
     pub async fn stop_accepting(&self) {
         carried!(self, socket => socket.stop_accepting().await);
@@ -142,6 +187,14 @@ impl PublishSender {
     /// Returns when sending is worth another try.
     pub async fn writable(&self) {
         carried!(self, socket => socket.writable().await);
+    }
+
+    /// What was counted at the door, where the carrier has one.
+    pub fn door(&self) -> DoorCounters {
+        match self {
+            Self::Omq(socket) => socket.counters(),
+            _ => DoorCounters::default(),
+        }
     }
 
     /// Messages dropped for single subscribers that had no room, where the carrier counts them.

@@ -22,6 +22,7 @@ pub(crate) enum EventKind {
     Event,
     Tail,
     Confirmed,
+    Refused,
 }
 
 impl EventHeader {
@@ -31,6 +32,7 @@ impl EventHeader {
                 EventKind::Event => event_header::Kind::Event,
                 EventKind::Tail => event_header::Kind::Tail,
                 EventKind::Confirmed => event_header::Kind::Confirmed,
+                EventKind::Refused => event_header::Kind::Refused,
             });
             to.set_epoch(self.epoch);
             to.set_sequence(self.sequence);
@@ -55,6 +57,7 @@ impl EventHeader {
                     event_header::Kind::Event => EventKind::Event,
                     event_header::Kind::Tail => EventKind::Tail,
                     event_header::Kind::Confirmed => EventKind::Confirmed,
+                    event_header::Kind::Refused => EventKind::Refused,
                 },
                 epoch: from.get_epoch(),
                 sequence: from.get_sequence(),

@@ -15,6 +15,7 @@ use crate::call::{CallService, NamedService, RawReply, RawRequest, ReplyFuture};
 use crate::message::Limits;
 use crate::once::{Keeper, MemoryStore, Once, OnceError, Store};
 use crate::schema::{Effect, MethodInfo, ServiceInfo};
+use crate::security::ServerSecurity;
 use crate::transport::{self, Endpoint, EndpointError, TransportError, TransportOptions};
 use crate::wire::Status;
 
@@ -25,6 +26,7 @@ pub struct ServerBuilder {
     services: Vec<Added>,
     once: Option<Box<dyn Keeper>>,
     pub(super) concurrency_max: usize,
+    pub(super) concurrency_per_connection_max: usize,
     pub(super) drain_max: Duration,
     pub(super) send_wait_max: Duration,
     pub(super) limits: Limits,
@@ -78,6 +80,7 @@ impl Default for ServerBuilder {
             services: Vec::new(),
             once: None,
             concurrency_max: 1024,
+            concurrency_per_connection_max: 512,
             drain_max: Duration::from_secs(10),
             send_wait_max: Duration::from_secs(1),
             limits: Limits::default(),
@@ -133,6 +136,20 @@ impl ServerBuilder {
         self
     }
 
+    /// Handlers that may be waiting at once for one connection, over `tcp` and `ipc` by `omq`; a
+    /// request beyond them is refused with `ResourceExhausted`, not done. Default: 512.
+    pub fn concurrency_per_connection_max(mut self, handlers: usize) -> Self {
+        self.concurrency_per_connection_max = handlers;
+        self
+    }
+
+    /// Keys, who is let in, and what they may do; without, the server binds only where no other
+    /// machine can reach it.
+    pub fn security(mut self, security: ServerSecurity) -> Self {
+        self.transport.server_security = Some(security);
+        self
+    }
+
     /// How long a shutdown waits for running handlers. Default: 10 s.
     pub fn drain_max(mut self, time: Duration) -> Self {
         self.drain_max = time;
@@ -152,8 +169,10 @@ impl ServerBuilder {
         self
     }
 
-    /// Settings of the socket.
-    pub fn transport(mut self, options: TransportOptions) -> Self {
+    /// Settings of the socket. Keys that were given before stay where these have none.
+    pub fn transport(mut self, mut options: TransportOptions) -> Self {
+        let before = self.transport.server_security.take();
+        options.server_security = options.server_security.or(before);
         self.transport = options;
         self
     }
@@ -162,7 +181,7 @@ impl ServerBuilder {
     ///
     /// # Errors
     /// For what is no endpoint or is in use, for one that other machines could reach without
-    /// [`insecure`](TransportOptions::insecure), and for services that get in each other's way.
+    /// [keys](Self::security) or [`insecure`](TransportOptions::insecure), and for services that get in each other's way.
     ///
     /// # Panics
     /// Outside a tokio runtime with time and I/O enabled.
@@ -172,6 +191,11 @@ impl ServerBuilder {
         let routes = self.routes(once.as_deref())?;
         let (sender, receiver, endpoint) =
             transport::bind_router(&endpoint, &self.transport).await?;
+        let access = match (&endpoint, self.transport.server_security) {
+            // Whoever calls is this process itself.
+            (Endpoint::Inproc(_), _) | (_, None) => None,
+            (_, Some(security)) => Some(security.access),
+        };
         let shared = Arc::new(Shared {
             sender,
             endpoint,
@@ -179,7 +203,9 @@ impl ServerBuilder {
             once,
             counters: Counters::default(),
             limits: self.limits,
+            access,
             concurrency_max: self.concurrency_max,
+            concurrency_per_connection_max: self.concurrency_per_connection_max,
             drain_max: self.drain_max,
             send_wait_max: self.send_wait_max,
         });
@@ -239,17 +265,17 @@ impl ServerBuilder {
                         interface,
                     });
                 }
-                let effects = info
+                let methods = info
                     .methods
                     .iter()
                     .filter(|method| method.interface == interface)
-                    .map(|method| (method.ordinal, method.effect))
                     .collect();
                 let route = route.clone();
                 routes.0.push(Served {
                     interface,
+                    service: info.name,
                     route,
-                    effects,
+                    methods,
                 });
             }
         }
@@ -265,16 +291,26 @@ pub(super) struct Routes(Vec<Served>);
 #[derive(Debug)]
 struct Served {
     interface: u64,
+    service: &'static str,
     route: Route,
-    /// By method.
-    effects: Vec<(u16, Effect)>,
+    methods: Vec<&'static MethodInfo>,
+}
+
+/// The service for a method.
+pub(super) struct Found<'a> {
+    pub route: &'a Route,
+    pub service: &'static str,
+    pub method: &'static MethodInfo,
 }
 
 impl Routes {
-    /// The service for a method, and what it means to call it twice.
-    pub fn find(&self, interface: u64, method: u16) -> Option<(&Route, Effect)> {
+    pub fn find(&self, interface: u64, method: u16) -> Option<Found<'_>> {
         let served = self.0.iter().find(|served| served.interface == interface)?;
-        let (_, effect) = served.effects.iter().find(|(of, _)| *of == method)?;
-        Some((&served.route, *effect))
+        let method = served.methods.iter().find(|of| of.ordinal == method)?;
+        Some(Found {
+            route: &served.route,
+            service: served.service,
+            method,
+        })
     }
 }

@@ -19,8 +19,10 @@ pub struct ServerCounters {
     pub malformed: u64,
     /// Requests for an interface or a method that no service here has.
     pub unknown: u64,
-    /// Requests refused because of the concurrency limit, or while draining.
+    /// Requests refused because of a concurrency limit, or while draining.
     pub refused: u64,
+    /// Requests refused because no rule allows them to who sent them.
+    pub denied: u64,
     /// Handlers that panicked.
     pub panicked: u64,
     /// Handlers that were ended because their caller's deadline had passed.
@@ -35,6 +37,7 @@ pub(super) struct Counters {
     pub malformed: Counter,
     pub unknown: Counter,
     pub refused: Counter,
+    pub denied: Counter,
     pub panicked: Counter,
     pub timed_out: Counter,
     pub replies_dropped: Counter,
@@ -47,6 +50,7 @@ impl Counters {
             malformed: self.malformed.read(),
             unknown: self.unknown.read(),
             refused: self.refused.read(),
+            denied: self.denied.read(),
             panicked: self.panicked.read(),
             timed_out: self.timed_out.read(),
             replies_dropped: self.replies_dropped.read(),

@@ -9,13 +9,14 @@ use bytes::Bytes;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use super::builder::Routes;
+use super::builder::{Found, Routes};
 use super::counters::Counters;
 use crate::call::deadline::within;
 use crate::call::raw::deadline_after;
 use crate::call::{Outcome, RawReply, RawRequest, ReplyFuture};
 use crate::message::Limits;
 use crate::once::Keeper;
+use crate::security::{AccessList, Principal};
 use crate::transport::{Endpoint, Frames, Peer, Received, Refused, RouterReceiver, RouterSender};
 use crate::wire::{Code, HeaderError, ReplyHeader, ReplyStatus, RequestHeader, Status, Work};
 
@@ -30,7 +31,10 @@ pub(super) struct Shared {
     pub once: Option<Box<dyn Keeper>>,
     pub counters: Counters,
     pub limits: Limits,
+    /// Asked for every request, where there are keys.
+    pub access: Option<AccessList>,
     pub concurrency_max: usize,
+    pub concurrency_per_connection_max: usize,
     pub drain_max: Duration,
     pub send_wait_max: Duration,
 }
@@ -108,25 +112,32 @@ impl Shared {
             Ok(read) => read,
             Err((to, status)) => return self.reply(&to, Err(status), handlers),
         };
-        let Some((route, effect)) = self.routes.find(request.interface, request.method) else {
+        let Some(found) = self.routes.find(request.interface, request.method) else {
             self.counters.unknown.count_and_log(|count| {
                 tracing::warn!(endpoint = %self.endpoint, count, "unknown method");
             });
             let status = Status::unknown_method(request.interface, request.method);
             return self.reply(&to, Err(status), handlers);
         };
-        if handlers.len() >= self.concurrency_max {
-            self.counters.refused.count_and_log(|count| {
-                tracing::warn!(endpoint = %self.endpoint, count, "too many requests at once");
-            });
-            let status = Status::resource_exhausted("the server has too many requests at once");
+        if let Some(status) = self.denied(&to.peer, &found) {
             return self.reply(&to, Err(status), handlers);
         }
+        if handlers.len() >= self.concurrency_max {
+            let status = self.too_many("the server has too many requests at once");
+            return self.reply(&to, Err(status), handlers);
+        }
+        let Ok(in_flight) = to.peer.enter(self.concurrency_per_connection_max) else {
+            let status = self.too_many("this connection has too many requests at once");
+            return self.reply(&to, Err(status), handlers);
+        };
         self.counters.handled.count();
         let deadline = request.deadline;
-        let request = RawRequest { effect, ..request };
+        let request = RawRequest {
+            effect: found.method.effect,
+            ..request
+        };
         let mut future = match catch_unwind(AssertUnwindSafe(|| {
-            within(deadline, || route.call(request))
+            within(deadline, || found.route.call(request))
         })) {
             Ok(future) => future,
             Err(_) => return self.reply(&to, Err(self.panicked()), handlers),
@@ -140,9 +151,34 @@ impl Shared {
             Poll::Ready(ended) => self.reply(&to, ended, handlers),
             Poll::Pending => {
                 let shared = Arc::clone(self);
-                handlers.spawn(async move { shared.finish(to, future, deadline).await });
+                handlers.spawn(async move {
+                    shared.finish(to, future, deadline).await;
+                    drop(in_flight);
+                });
             }
         }
+    }
+
+    /// What to answer where no rule allows the request to who sent it. The log says which.
+    fn denied(&self, peer: &Peer, found: &Found<'_>) -> Option<Status> {
+        let access = self.access.as_ref()?;
+        let principal = peer.principal().map_or("", Principal::as_str);
+        let (service, method) = (found.service, found.method.name);
+        if access.may_call(principal, service, method) {
+            return None;
+        }
+        self.counters.denied.count_and_log(|count| {
+            tracing::warn!(endpoint = %self.endpoint, principal, service, method, count, "no rule allows the call");
+        });
+        let reason = "the access list does not allow it";
+        Some(Status::new(Code::PermissionDenied, Work::NotDone, reason))
+    }
+
+    fn too_many(&self, of: &'static str) -> Status {
+        self.counters.refused.count_and_log(|count| {
+            tracing::warn!(endpoint = %self.endpoint, count, "{of}");
+        });
+        Status::resource_exhausted(of)
     }
 
     /// Runs a handler that was not ready at once.
@@ -222,6 +258,7 @@ impl Shared {
                 return Err(invalid(peer, correlation, error.to_string()));
             }
         };
+        let principal = peer.principal().cloned();
         let to = ReplyTo {
             peer,
             correlation: header.correlation,
@@ -237,6 +274,7 @@ impl Shared {
             interface: header.interface,
             method: header.method,
             effect: crate::schema::Effect::Unsafe,
+            principal,
             id: header.id,
             attempt: header.attempt,
             deadline: header.remaining.map(deadline_after),
@@ -292,6 +330,8 @@ impl Shared {
             }
         }
         self.dropped();
+        // It has more unread than may wait for it.
+        self.sender.show_out(peer);
     }
 
     /// Sends once; counts a reply that nobody will ever get.

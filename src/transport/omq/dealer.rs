@@ -1,42 +1,34 @@
 //! The client's socket.
 
-use omq_tokio::{Message, MessagePool, Socket, SocketType, TrySendError};
+use omq_tokio::{MessagePool, SocketType, TrySendError};
 
-use super::{TABLES_KEPT, options, to_error, to_frames, to_message};
+use super::pair::{self, Pair, PairReceiver};
+use super::{TABLES_KEPT, to_frames, to_message};
 use crate::transport::{
-    BATCH_MAX, Closed, Endpoint, Frames, Received, Refused, TransportError, TransportOptions,
+    Closed, Endpoint, Frames, Received, Refused, TransportError, TransportOptions,
 };
 
 pub(in crate::transport) async fn connect_dealer(
     endpoint: &Endpoint,
     from: &TransportOptions,
 ) -> Result<(DealerSender, DealerReceiver), TransportError> {
-    let socket = Socket::try_new(SocketType::Dealer, options(from))
-        .map_err(|error| to_error(endpoint, error))?;
-    socket
-        .connect(endpoint.to_string())
-        .await
-        .map_err(|error| to_error(endpoint, error))?;
-    let receiver = DealerReceiver {
-        socket: socket.clone_shared(),
-        messages: Vec::with_capacity(BATCH_MAX),
-    };
+    let (pair, receiver) = pair::connect(SocketType::Dealer, endpoint, from).await?;
     let sender = DealerSender {
-        socket,
+        pair,
         pool: MessagePool::new(TABLES_KEPT, 4),
     };
-    Ok((sender, receiver))
+    Ok((sender, DealerReceiver { receiver }))
 }
 
 #[derive(Debug)]
 pub(crate) struct DealerSender {
-    socket: Socket,
+    pair: Pair,
     pool: MessagePool,
 }
 
 impl DealerSender {
     pub fn try_send(&self, frames: Frames) -> Result<(), Refused> {
-        match self.socket.try_send(to_message(&self.pool, frames)) {
+        match self.pair.current().try_send(to_message(&self.pool, frames)) {
             Ok(()) => Ok(()),
             Err(TrySendError::Full(message)) => match to_frames(&message) {
                 Ok(frames) => Err(Refused::Full(frames)),
@@ -47,43 +39,35 @@ impl DealerSender {
     }
 
     pub async fn writable(&self) {
-        self.socket.wait_send_ready().await;
+        self.pair.current().wait_send_ready().await;
     }
 
     pub fn is_connected(&self) -> bool {
-        self.socket.ready_peer_count() > 0
+        self.pair.is_connected()
     }
 
     pub fn connection_generation(&self) -> u64 {
-        self.socket.connections_generation()
+        self.pair.generation()
     }
 
     pub async fn connection_changed(&self, seen: u64) -> Result<u64, Closed> {
-        self.socket
-            .connections_changed(seen)
-            .await
-            .map_err(|_| Closed)
+        self.pair.changed(seen).await
     }
 
     pub async fn close(&self) {
-        // The only error is that the socket is closed already.
-        let _ = self.socket.clone_shared().close().await;
+        self.pair.close().await;
     }
 }
 
 #[derive(Debug)]
 pub(crate) struct DealerReceiver {
-    socket: Socket,
-    messages: Vec<Message>,
+    receiver: PairReceiver,
 }
 
 impl DealerReceiver {
     pub async fn receive(&mut self, batch: &mut Vec<Received>) -> Result<(), Closed> {
-        self.socket
-            .recv_many_into(BATCH_MAX, &mut self.messages)
-            .await
-            .map_err(|_| Closed)?;
-        batch.extend(self.messages.drain(..).map(|message| to_frames(&message)));
+        let messages = self.receiver.receive().await?;
+        batch.extend(messages.map(|message| to_frames(&message)));
         Ok(())
     }
 }

@@ -4,13 +4,15 @@
 //! routing) and turns its values into ours. Its breaking releases stop in this folder.
 
 mod dealer;
+mod door;
+mod pair;
 mod publish;
 mod router;
 mod subscribe;
 
 pub(super) use dealer::{DealerReceiver, DealerSender, connect_dealer};
 pub(super) use publish::{PublishSender, SubscriptionWatch, bind_publish};
-pub(super) use router::{Peer, RouterReceiver, RouterSender, bind_router};
+pub(super) use router::{InFlight, Peer, RouterReceiver, RouterSender, bind_router};
 pub(super) use subscribe::{SubscribeReceiver, SubscribeSender, connect_subscribe};
 
 use bytes::Bytes;
@@ -39,6 +41,8 @@ fn options(from: &TransportOptions) -> Options {
         .linger(from.linger)
         .heartbeat_interval(from.heartbeat_interval)
         .heartbeat_timeout(from.heartbeat_timeout)
+        // A peer that answers no PING because it reads nothing is found by what it leaves unread.
+        .tcp_user_timeout(from.heartbeat_interval + from.heartbeat_timeout)
         .handshake_timeout(from.handshake_timeout)
         .max_pending_handshakes(from.handshakes_max)
         .reconnect(ReconnectPolicy::Exponential {

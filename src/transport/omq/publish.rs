@@ -1,6 +1,7 @@
 //! The publisher's socket.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use omq_tokio::{
@@ -8,10 +9,11 @@ use omq_tokio::{
     TrySendError,
 };
 
+use super::door::{Door, Keeper};
 use super::{TABLES_KEPT, actual, options, to_error};
 use crate::transport::{
-    Closed, Endpoint, PublishRefused, SubscriptionChange, TopicFrames, TransportError,
-    TransportOptions,
+    Admit, Closed, DoorCounters, Endpoint, PublishRefused, SubscriptionChange, TopicFrames,
+    TransportError, TransportOptions,
 };
 
 /// Subscription changes that may wait for the watch; past them it starts again from a snapshot.
@@ -20,12 +22,17 @@ const CHANGES_MAX: usize = 4096;
 pub(in crate::transport) async fn bind_publish(
     endpoint: &Endpoint,
     from: &TransportOptions,
+    admit: Admit,
 ) -> Result<(PublishSender, SubscriptionWatch, Endpoint), TransportError> {
     let failed = |error| to_error(endpoint, error);
-    let options = options(from)
-        .on_mute(OnMute::DropNewest)
-        .monitor_capacity(CHANGES_MAX);
+    let (door, left) = Door::new(from, Some(admit));
+    let options = door.guard(
+        options(from)
+            .on_mute(OnMute::DropNewest)
+            .monitor_capacity(CHANGES_MAX),
+    );
     let socket = Socket::try_new(SocketType::Pub, options).map_err(failed)?;
+    let keeper = door.keep(&socket, socket.monitor(), left);
     let mut watch = SubscriptionWatch {
         socket: socket.clone_shared(),
         events: socket.monitor(),
@@ -42,6 +49,8 @@ pub(in crate::transport) async fn bind_publish(
     let sender = PublishSender {
         socket,
         pool: MessagePool::new(TABLES_KEPT, 4),
+        door,
+        _keeper: keeper,
     };
     Ok((sender, watch, actual(endpoint, &bound)?))
 }
@@ -50,6 +59,8 @@ pub(in crate::transport) async fn bind_publish(
 pub(crate) struct PublishSender {
     socket: Socket,
     pool: MessagePool,
+    door: Arc<Door>,
+    _keeper: Keeper,
 }
 
 impl PublishSender {
@@ -62,6 +73,10 @@ impl PublishSender {
             Err(TrySendError::Full(_)) => Err(PublishRefused::Full),
             Err(_) => Err(PublishRefused::Closed),
         }
+    }
+
+    pub fn counters(&self) -> DoorCounters {
+        self.door.counters()
     }
 
     pub async fn writable(&self) {

@@ -1,59 +1,169 @@
 //! The server's socket.
 
+use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use omq_tokio::{Error, Identity, IdentitySocket, MessagePool, Socket, SocketType, TrySendError};
-
-use super::{TABLES_KEPT, actual, options, to_error, to_frames, to_message};
-use crate::transport::{
-    self, BATCH_MAX, Closed, Endpoint, Frames, Received, Refused, TransportError, TransportOptions,
+use bytes::Bytes;
+use omq_tokio::{
+    Error, Identity, IdentitySocket, Message, MessagePool, Socket, SocketType, TrySendError,
 };
 
-/// The peer's routing identity, as omq knows it. Not a principal: any peer may claim any.
+use super::door::{Door, Keeper, key_of};
+use super::{TABLES_KEPT, actual, options, to_error, to_frames, to_message};
+use crate::security::{Principal, PublicKey};
+use crate::transport::{
+    self, BATCH_MAX, Closed, DoorCounters, Endpoint, Frames, Received, Refused, TransportError,
+    TransportOptions,
+};
+
+/// Bodies of at least so many bytes are weighed while they wait to be sent. Smaller ones are
+/// counted, by the length of the peer's queue, so that most replies cost nothing more.
+const WEIGHED_MIN: usize = 512;
+/// Replies that may wait for one peer, however small.
+const REPLIES_MAX: u32 = 1024;
+/// Peers that are remembered before those that went are forgotten.
+const GUESTS_MAX: usize = 2048;
+
+/// Whom a message came from: the routing identity, as omq knows it, which any peer may claim, and
+/// the principal, which it has proved.
 #[derive(Clone, Debug)]
-pub(crate) struct Peer(Identity);
+pub(crate) struct Peer {
+    identity: Identity,
+    guest: Arc<Guest>,
+    principal: Option<Principal>,
+}
+
+/// What is counted of a connection.
+#[derive(Debug, Default)]
+struct Guest {
+    key: Option<PublicKey>,
+    running: AtomicUsize,
+    queued: AtomicUsize,
+}
+
+/// One of a connection's requests in flight, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct InFlight(Arc<Guest>);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.running.fetch_sub(1, Relaxed);
+    }
+}
+
+impl Peer {
+    pub fn principal(&self) -> Option<&Principal> {
+        self.principal.as_ref()
+    }
+
+    /// `Err` where the connection has `max` in flight already.
+    pub fn enter(&self, max: usize) -> Result<InFlight, ()> {
+        let before = self.guest.running.fetch_add(1, Relaxed);
+        let entered = InFlight(Arc::clone(&self.guest));
+        if before < max { Ok(entered) } else { Err(()) }
+    }
+}
 
 pub(in crate::transport) async fn bind_router(
     endpoint: &Endpoint,
     from: &TransportOptions,
 ) -> Result<(RouterSender, RouterReceiver, Endpoint), TransportError> {
     let failed = |error| to_error(endpoint, error);
-    let options = options(from).router_mandatory(true);
+    let (door, left) = Door::new(from, None);
+    // Half of what may wait for a peer is on its way through the socket, half is in its queue.
+    let options = door.guard(
+        options(from)
+            .router_mandatory(true)
+            .send_hwm(from.send_queue_max.min(REPLIES_MAX))
+            .transmit_slot_cap(from.send_bytes_max / 2),
+    );
     let socket = Socket::try_new(SocketType::Router, options).map_err(failed)?;
+    let keeper = door.keep(&socket, socket.monitor(), left);
     let bound = socket.bind(endpoint.to_string()).await.map_err(failed)?;
     let actual = actual(endpoint, &bound)?;
     let receiver = RouterReceiver {
         socket: socket.identity_routing().map_err(failed)?,
+        door: Arc::clone(&door),
+        parts_max: from.parts_max,
+        guests: HashMap::new(),
+        last: None,
     };
     let sender = RouterSender {
         socket: Arc::new(socket),
         bound,
         pool: MessagePool::new(TABLES_KEPT, 4),
+        door,
+        _keeper: keeper,
+        queued_max: from.send_bytes_max / 2,
+        queued_total_max: from.send_bytes_total_max,
     };
     Ok((sender, receiver, actual))
 }
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct RouterSender {
     socket: Arc<Socket>,
     bound: omq_tokio::Endpoint,
     pool: MessagePool,
+    door: Arc<Door>,
+    _keeper: Keeper,
+    queued_max: usize,
+    queued_total_max: usize,
 }
 
 impl RouterSender {
     pub fn try_send(&self, peer: &Peer, frames: Frames) -> Result<(), Refused> {
-        match self
-            .socket
-            .try_send_to(&peer.0, to_message(&self.pool, frames))
-        {
+        let Frames { header, body } = frames;
+        let Some(weighed) = self.weigh(&peer.guest, &body) else {
+            return Err(Refused::Full(Frames { header, body }));
+        };
+        let frames = Frames {
+            header,
+            body: weighed,
+        };
+        let message = to_message(&self.pool, frames);
+        match self.socket.try_send_to(&peer.identity, message) {
             Ok(()) => Ok(()),
             Err(TrySendError::Full(message)) => match to_frames(&message) {
-                Ok(frames) => Err(Refused::Full(frames)),
+                // The body as it came, so that it is not weighed twice.
+                Ok(Frames { header, .. }) => Err(Refused::Full(Frames { header, body })),
                 Err(_) => Err(Refused::Closed), // it gives back what it was given
             },
             Err(TrySendError::Error(Error::Unroutable)) => Err(Refused::NoPeer),
             Err(_) => Err(Refused::Closed),
         }
+    }
+
+    /// The body to send, which is counted until it has left. `None` where no more may wait; one
+    /// body alone always may.
+    fn weigh(&self, guest: &Arc<Guest>, body: &Bytes) -> Option<Bytes> {
+        let bytes = body.len();
+        if bytes < WEIGHED_MIN {
+            return Some(body.clone());
+        }
+        let fits = |queued: usize, max: usize| queued == 0 || queued + bytes <= max;
+        if !fits(guest.queued.load(Relaxed), self.queued_max)
+            || !fits(self.door.queued.load(Relaxed), self.queued_total_max)
+        {
+            return None;
+        }
+        guest.queued.fetch_add(bytes, Relaxed);
+        self.door.queued.fetch_add(bytes, Relaxed);
+        Some(Bytes::from_owner(Weighed {
+            body: body.clone(),
+            guest: Arc::clone(guest),
+            door: Arc::clone(&self.door),
+        }))
+    }
+
+    /// Closes the connection of a peer, in the background.
+    pub fn show_out(&self, peer: &Peer) {
+        self.door.show_out(peer.identity.peer_info().connection_id);
+    }
+
+    pub fn counters(&self) -> DoorCounters {
+        self.door.counters()
     }
 
     pub async fn stop_accepting(&self) {
@@ -66,9 +176,41 @@ impl RouterSender {
     }
 }
 
+/// A body that waits to be sent.
+struct Weighed {
+    body: Bytes,
+    guest: Arc<Guest>,
+    door: Arc<Door>,
+}
+
+impl AsRef<[u8]> for Weighed {
+    fn as_ref(&self) -> &[u8] {
+        &self.body
+    }
+}
+
+impl Drop for Weighed {
+    fn drop(&mut self) {
+        self.guest.queued.fetch_sub(self.body.len(), Relaxed);
+        self.door.queued.fetch_sub(self.body.len(), Relaxed);
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct RouterReceiver {
     socket: IdentitySocket,
+    door: Arc<Door>,
+    parts_max: usize,
+    /// By the numbers of their connections.
+    guests: HashMap<u64, Arc<Guest>>,
+    last: Option<Known>,
+}
+
+/// Whom the last message came from, and how old what is known of them is.
+#[derive(Debug)]
+struct Known {
+    peer: Peer,
+    generation: u64,
 }
 
 impl RouterReceiver {
@@ -78,8 +220,8 @@ impl RouterReceiver {
     ) -> Result<(), Closed> {
         let mut next = self.socket.recv_from().await.map_err(|_| Closed)?;
         loop {
-            let (peer, message) = next;
-            batch.push((transport::Peer::Omq(Peer(peer)), to_frames(&message)));
+            let (identity, message) = next;
+            self.accept(identity, &message, batch);
             if batch.len() >= BATCH_MAX {
                 return Ok(());
             }
@@ -88,5 +230,52 @@ impl RouterReceiver {
                 Err(_) => return Ok(()),
             }
         }
+    }
+
+    /// Who is not let in any more, or sends what no peer would, is shown out and not heard.
+    fn accept(
+        &mut self,
+        identity: Identity,
+        message: &Message,
+        batch: &mut Vec<(transport::Peer, Received)>,
+    ) {
+        let connection = identity.peer_info().connection_id;
+        match self.peer(identity) {
+            Ok(peer) if message.len() <= self.parts_max => {
+                batch.push((transport::Peer::Omq(peer), to_frames(message)));
+            }
+            _ => self.door.show_out(connection),
+        }
+    }
+
+    fn peer(&mut self, identity: Identity) -> Result<Peer, ()> {
+        let generation = self.door.generation();
+        if let Some(last) = &self.last
+            && last.peer.identity == identity
+            && last.generation == generation
+        {
+            return Ok(last.peer.clone());
+        }
+        if self.guests.len() >= GUESTS_MAX {
+            // What still runs or waits holds on to its own.
+            self.guests.retain(|_, guest| Arc::strong_count(guest) > 1);
+        }
+        let info = identity.peer_info();
+        let guest = self.guests.entry(info.connection_id).or_insert_with(|| {
+            Arc::new(Guest {
+                key: key_of(&info.authentication),
+                ..Guest::default()
+            })
+        });
+        let peer = Peer {
+            principal: self.door.principal(guest.key)?,
+            guest: Arc::clone(guest),
+            identity,
+        };
+        self.last = Some(Known {
+            peer: peer.clone(),
+            generation,
+        });
+        Ok(peer)
     }
 }

@@ -1,66 +1,64 @@
 //! The subscriber's socket.
 
 use bytes::Bytes;
-use omq_tokio::{Message, Socket, SocketType};
+use omq_tokio::{Message, SocketType};
 
-use super::{PARTS, options, to_error};
+use super::PARTS;
+use super::pair::{self, Pair, PairReceiver};
 use crate::transport::{
-    BATCH_MAX, Closed, Endpoint, Malformed, TopicFrames, TransportError, TransportOptions,
+    Closed, Endpoint, Malformed, TopicFrames, TransportError, TransportOptions,
 };
 
 pub(in crate::transport) async fn connect_subscribe(
     endpoint: &Endpoint,
     from: &TransportOptions,
 ) -> Result<(SubscribeSender, SubscribeReceiver), TransportError> {
-    let failed = |error| to_error(endpoint, error);
-    let socket = Socket::try_new(SocketType::Sub, options(from)).map_err(failed)?;
-    socket.connect(endpoint.to_string()).await.map_err(failed)?;
-    let receiver = SubscribeReceiver {
-        socket: socket.clone_shared(),
-        messages: Vec::with_capacity(BATCH_MAX),
-    };
-    Ok((SubscribeSender { socket }, receiver))
+    let (pair, receiver) = pair::connect(SocketType::Sub, endpoint, from).await?;
+    Ok((SubscribeSender { pair }, SubscribeReceiver { receiver }))
 }
 
 #[derive(Debug)]
 pub(crate) struct SubscribeSender {
-    socket: Socket,
+    pair: Pair,
 }
 
 impl SubscribeSender {
     pub async fn subscribe(&self, prefix: Bytes) -> Result<(), Closed> {
-        self.socket.subscribe(prefix).await.map_err(|_| Closed)
+        for socket in self.pair.each() {
+            let subscribed = socket.subscribe(prefix.clone()).await;
+            subscribed.map_err(|_| Closed)?;
+        }
+        Ok(())
     }
 
     pub async fn unsubscribe(&self, prefix: Bytes) -> Result<(), Closed> {
-        self.socket.unsubscribe(prefix).await.map_err(|_| Closed)
+        for socket in self.pair.each() {
+            let unsubscribed = socket.unsubscribe(prefix.clone()).await;
+            unsubscribed.map_err(|_| Closed)?;
+        }
+        Ok(())
     }
 
     pub fn is_connected(&self) -> bool {
-        self.socket.ready_peer_count() > 0
+        self.pair.is_connected()
     }
 
     pub fn connection_generation(&self) -> u64 {
-        self.socket.connections_generation()
+        self.pair.generation()
     }
 
     pub async fn connection_changed(&self, seen: u64) -> Result<u64, Closed> {
-        self.socket
-            .connections_changed(seen)
-            .await
-            .map_err(|_| Closed)
+        self.pair.changed(seen).await
     }
 
     pub async fn close(&self) {
-        // The only error is that the socket is closed already.
-        let _ = self.socket.clone_shared().close().await;
+        self.pair.close().await;
     }
 }
 
 #[derive(Debug)]
 pub(crate) struct SubscribeReceiver {
-    socket: Socket,
-    messages: Vec<Message>,
+    receiver: PairReceiver,
 }
 
 impl SubscribeReceiver {
@@ -68,11 +66,8 @@ impl SubscribeReceiver {
         &mut self,
         batch: &mut Vec<Result<TopicFrames, Malformed>>,
     ) -> Result<(), Closed> {
-        self.socket
-            .recv_many_into(BATCH_MAX, &mut self.messages)
-            .await
-            .map_err(|_| Closed)?;
-        batch.extend(self.messages.drain(..).map(|message| frames(&message)));
+        let messages = self.receiver.receive().await?;
+        batch.extend(messages.map(|message| frames(&message)));
         Ok(())
     }
 }
