@@ -1,0 +1,58 @@
+//! The attacks, a file each: its first lines say what it exploits.
+//!
+//! An attack is a function that makes one sally: it returns when it is cut off, or at the end, and
+//! is then sent out again. It counts a strike when its bytes have gone to a peer that had
+//! greeted. It paces itself: what a flood of bytes takes from the processor of one machine is not
+//! what is measured here.
+
+mod cut_frames;
+mod endless_parts;
+mod huge_lengths;
+
+use std::io;
+use std::time::Duration;
+
+use crate::field::Field;
+
+/// Between two sallies.
+const REST: Duration = Duration::from_millis(20);
+
+/// One way to harm a service.
+#[derive(Clone, Copy, Debug)]
+pub struct Attack {
+    /// What it is called in reports, and on the command line.
+    pub name: &'static str,
+    sally: fn(&Field) -> io::Result<()>,
+}
+
+/// All of them.
+pub const ALL: &[Attack] = &[
+    Attack {
+        name: "huge-lengths",
+        sally: huge_lengths::sally,
+    },
+    Attack {
+        name: "endless-parts",
+        sally: endless_parts::sally,
+    },
+    Attack {
+        name: "cut-frames",
+        sally: cut_frames::sally,
+    },
+];
+
+impl Attack {
+    /// The one of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        ALL.iter().copied().find(|attack| attack.name == name)
+    }
+
+    /// Sallies until the end.
+    pub fn run(&self, field: &Field) {
+        while field.goes_on() {
+            // To be cut off is what it is here for.
+            let _ = (self.sally)(field);
+            field.pause(REST);
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! `hostile <seconds> <attack|all> calls=<address> [topics=<address>] [upstream=<address>]`
+//!
+//! Strikes, then prints a line for each attack: its name, a tab, how often it struck. It gives way to every other
+//! process of the machine, as one on another machine would.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use bowline_test_hostile::attacks::{ALL, Attack};
+use bowline_test_hostile::field::Field;
+use bowline_test_hostile::process::raise_file_limit;
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [seconds, which, addresses @ ..] = &arguments[..] else {
+        return Err("how long, and which attack?".into());
+    };
+    let address = |name: &str| -> Result<Option<SocketAddr>, std::net::AddrParseError> {
+        let address = addresses
+            .iter()
+            .find_map(|argument| argument.strip_prefix(name)?.strip_prefix('='));
+        address.map(str::parse).transpose()
+    };
+    let attacks = match which.as_str() {
+        "all" => ALL.to_vec(),
+        name => vec![Attack::named(name).ok_or("no such attack")?],
+    };
+    rustix::process::nice(19)?;
+    raise_file_limit()?;
+    let until = Instant::now() + Duration::from_secs_f64(seconds.parse()?);
+    let mut fields = Vec::new();
+    for network in 1..=attacks.len() {
+        fields.push(Field {
+            calls: address("calls")?.ok_or("whose calls?")?,
+            topics: address("topics")?,
+            upstream: address("upstream")?,
+            until,
+            network: u8::try_from(network)?,
+            strikes: AtomicU64::new(0),
+        });
+    }
+    std::thread::scope(|scope| {
+        for (attack, field) in attacks.iter().zip(&fields) {
+            scope.spawn(move || attack.run(field));
+        }
+    });
+    for (attack, field) in attacks.iter().zip(&fields) {
+        println!("{}\t{}", attack.name, field.strikes.load(Relaxed));
+    }
+    Ok(())
+}

@@ -1,0 +1,125 @@
+//! All attacks, one by one and together, against a service under limits, and against a bare socket.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bowline_test_hostile::attacks::ALL;
+use bowline_test_hostile::good::{self, Seen};
+use bowline_test_hostile::process::Victim;
+use bowline_test_hostile::target::TargetClient;
+
+const LIMITS: [&str; 2] = ["memory=2147483648", "files=512"];
+/// What a service may have in memory, whatever is done to it.
+const RESIDENT_MAX: u64 = 256 << 20;
+const CALLS_A_SECOND: u32 = 500;
+
+/// One siege at a time: they share the processor.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// How long all attack together, and whether the figures are held to what is promised. In between other work a short
+/// form can only show that nothing breaks.
+fn length() -> (Duration, bool) {
+    match std::env::var("BOWLINE_HOSTILE_SECONDS") {
+        Ok(seconds) => (Duration::from_secs(seconds.parse().unwrap()), true),
+        Err(_) => (Duration::from_secs(10), false),
+    }
+}
+
+fn service() -> Victim {
+    let program = Path::new(env!("CARGO_BIN_EXE_service"));
+    Victim::start(program, &LIMITS, 2, Stdio::inherit()).unwrap()
+}
+
+fn bare() -> Victim {
+    // It dies with a long story.
+    let program = Path::new(env!("CARGO_BIN_EXE_bare"));
+    Victim::start(program, &LIMITS, 1, Stdio::null()).unwrap()
+}
+
+/// Runs the attack to its end; how often each part of it struck.
+async fn attack(which: &str, time: Duration, victim: &Victim) -> Vec<(String, u64)> {
+    let mut hostile = Command::new(env!("CARGO_BIN_EXE_hostile"));
+    hostile
+        .args([&time.as_secs_f64().to_string(), which])
+        .args(victim.arguments())
+        .stdin(Stdio::null());
+    let output = tokio::task::spawn_blocking(move || hostile.output());
+    let output = output.await.unwrap().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let output = String::from_utf8(output.stdout).unwrap();
+    let strikes = output.lines().map(|line| {
+        let (name, strikes) = line.split_once('\t').unwrap();
+        (name.to_owned(), strikes.parse().unwrap())
+    });
+    strikes.collect()
+}
+
+/// A service, a good client, and an attack of which both should see nothing.
+async fn besiege(which: &str, time: Duration) -> (Seen, Seen, Vec<(String, u64)>, u64) {
+    let mut victim = service();
+    let endpoint = format!("tcp://{}", victim.address("calls"));
+    let client = TargetClient::connect(endpoint).await.unwrap();
+    let baseline = (time / 4).clamp(Duration::from_secs(1), Duration::from_secs(10));
+    let before = good::call(&client, CALLS_A_SECOND, baseline).await;
+    let (strikes, during) = tokio::join!(
+        attack(which, time, &victim),
+        good::call(&client, CALLS_A_SECOND, time)
+    );
+    assert_eq!(victim.ended(), None, "{which} has killed the service");
+    let memory = victim.resident_max();
+    println!(
+        "{which}: {:.2} % of {} calls answered, p99 {:?} (before: {:?}), {} MiB at most; {strikes:?} {:?}",
+        during.share() * 100.0,
+        during.calls,
+        during.p99(),
+        before.p99(),
+        memory >> 20,
+        during.failures,
+    );
+    for (name, strikes) in &strikes {
+        assert_ne!(*strikes, 0, "{name} has not struck");
+    }
+    assert!(memory < RESIDENT_MAX, "{which}: {} MiB", memory >> 20);
+    (before, during, strikes, memory)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[expect(clippy::await_holding_lock, reason = "a test at a time is the purpose")]
+async fn a_service_outlives_all_attacks_together_and_its_client_hardly_notices() {
+    let _alone = alone();
+    let (time, is_strict) = length();
+    let (before, during, strikes, _) = besiege("all", time).await;
+    assert_eq!(strikes.len(), ALL.len());
+    if is_strict {
+        assert!(during.share() >= 0.99, "{:?}", during.failures);
+        assert!(during.p99() <= before.p99() * 2);
+    } else {
+        assert!(during.share() >= 0.9, "{:?}", during.failures);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[expect(clippy::await_holding_lock, reason = "a test at a time is the purpose")]
+async fn a_service_outlives_each_attack_alone() {
+    let _alone = alone();
+    for of in ALL {
+        let (_, during, ..) = besiege(of.name, Duration::from_secs(2)).await;
+        assert!(during.share() >= 0.9, "{}: {:?}", of.name, during.failures);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[expect(clippy::await_holding_lock, reason = "a test at a time is the purpose")]
+async fn a_bare_socket_dies_of_them() {
+    let _alone = alone();
+    let mut victim = bare();
+    attack("all", Duration::from_secs(5), &victim).await;
+    let ended = victim.ended();
+    println!("bare zeromq: {ended:?}");
+    assert!(ended.is_some_and(|status| !status.success()), "it lives");
+}
