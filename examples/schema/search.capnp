@@ -13,13 +13,16 @@ struct Denied {
 }
 
 interface Index $Bowline.timeout("10s") {
-  add @0 (session :Text, job :Text, documents :List(Document)) -> (documents :UInt32) $Bowline.idempotent $Bowline.fails("Denied");
-  # Takes documents in; one with a known path replaces the one before.
+  add @0 (session :Text, job :Text, documents :List(Document)) -> (documents :UInt32) $Bowline.once $Bowline.atomic $Bowline.fails("Denied");
+  # Takes documents in, those of one request once; one with a known path replaces the one before.
 
   lookUp @1 (terms :List(Text)) -> (documents :UInt32, averageWords :Float64, found :List(Term)) $Bowline.idempotent;
   # Where the terms are.
 
   fetch @2 (path :Text) -> Document $Bowline.idempotent $Bowline.fails("Missing");
+
+  counts @3 () -> (documents :UInt64, takenIn :UInt64) $Bowline.idempotent;
+  # Documents that there are, and how often one was taken in.
 }
 
 struct Document {

@@ -25,10 +25,7 @@ const LINES_A_HIT: usize = 3;
 pub async fn run(arguments: &Arguments) -> Result<(), AnyError> {
     let mut latencies = Latencies::new()?;
     let login = LoginClient::connect(&arguments.login).await?;
-    let index_connection = Client::connect(&arguments.index).await?;
-    let index = IndexClient::new(index_connection.clone());
-    let search = SearchClient::connect(&arguments.search).await?;
-
+    let index = IndexClient::connect(&arguments.index).await?;
     let session = latencies
         .time(login.log_in(|mut params| {
             params.set_user("ann");
@@ -49,7 +46,19 @@ pub async fn run(arguments: &Arguments) -> Result<(), AnyError> {
     feed(&index, &session, &job, files, &mut latencies).await?;
     watching.abort();
     bar.finish();
+    ask(arguments, session, &mut latencies).await?;
+    println!("\n{latencies}");
+    Ok(())
+}
 
+/// Asks the query, prints the hits, and follows the link of each to its document.
+pub async fn ask(
+    arguments: &Arguments,
+    session: String,
+    latencies: &mut Latencies,
+) -> Result<(), AnyError> {
+    let index = Client::connect(&arguments.index).await?;
+    let search = SearchClient::connect(&arguments.search).await?;
     let params = SearchParams {
         session,
         query: arguments.query.clone(),
@@ -67,14 +76,12 @@ pub async fn run(arguments: &Arguments) -> Result<(), AnyError> {
     );
     for hit in found.hits {
         println!("\n{:6.2}  {}", hit.score, hit.path);
-        let follow =
-            Call::<_, Document, Failure<Missing>>::follow(&index_connection, &hit.document);
+        let follow = Call::<_, Document, Failure<Missing>>::follow(&index, &hit.document);
         let document = latencies.time(follow).await?;
         for line in highlighted(document.get()?.get_text()?.to_str()?, &params.query) {
             println!("        {line}");
         }
     }
-    println!("\n{latencies}");
     Ok(())
 }
 
@@ -137,7 +144,7 @@ async fn show(mut progress: Subscriber<Progress>, bar: ProgressBar) {
 }
 
 /// All files below a folder that may be text; neither hidden ones nor what a build made.
-fn text_files(path: &Path) -> Vec<PathBuf> {
+pub fn text_files(path: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
     let mut open = vec![path.to_owned()];
     while let Some(path) = open.pop() {
@@ -188,10 +195,10 @@ fn highlighted(text: &str, query: &str) -> Vec<String> {
 }
 
 /// How long the calls of this run took.
-struct Latencies(Histogram<u64>);
+pub struct Latencies(Histogram<u64>);
 
 impl Latencies {
-    fn new() -> Result<Self, AnyError> {
+    pub fn new() -> Result<Self, AnyError> {
         Ok(Self(Histogram::new(3)?))
     }
 

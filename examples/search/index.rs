@@ -1,17 +1,28 @@
 //! The index service: keeps documents, says where words are, publishes how far it is.
+//!
+//! Documents are in a database, and get there in the transaction that records the outcome of their request:
+//! both are there, or neither. Where words are is kept in memory, and found out anew at the start.
 
 use std::collections::HashMap;
-use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use bowline::once::RedbTransaction;
 use bowline::{Failure, Publisher, Reply, Request, Status};
 use bowline_examples::search::{
-    AddParams, AddResults, Denied, Document, FetchParams, Index, LoginClient, LookUpParams,
-    LookUpResults, Missing, Progress, Term, TermPosting,
+    AddParams, AddResults, CountsParams, CountsResults, Denied, Document, FetchParams, Index,
+    LoginClient, LookUpParams, LookUpResults, Missing, Progress, Term, TermPosting,
 };
+use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition};
 
 use crate::words::words;
 
+/// Texts by path.
+const TEXTS: TableDefinition<'_, &str, &str> = TableDefinition::new("texts");
+/// How often the document of a path was taken in.
+const TAKEN_IN: TableDefinition<'_, &str, u64> = TableDefinition::new("taken in");
+
 pub struct Documents {
+    database: Arc<Database>,
     login: LoginClient,
     progress: Publisher<Progress>,
     state: RwLock<State>,
@@ -32,12 +43,25 @@ struct Stored {
 }
 
 impl Documents {
-    pub fn new(login: LoginClient, progress: Publisher<Progress>) -> Self {
-        Self {
+    pub fn new(
+        database: Arc<Database>,
+        login: LoginClient,
+        progress: Publisher<Progress>,
+    ) -> Result<Self, redb::Error> {
+        let mut state = State::default();
+        let writes = database.begin_write()?;
+        writes.open_table(TAKEN_IN)?;
+        for entry in writes.open_table(TEXTS)?.iter()? {
+            let (path, text) = entry?;
+            state.add(path.value(), text.value());
+        }
+        writes.commit()?;
+        Ok(Self {
+            database,
             login,
             progress,
-            state: RwLock::default(),
-        }
+            state: RwLock::new(state),
+        })
     }
 
     fn read(&self) -> Result<RwLockReadGuard<'_, State>, Status> {
@@ -54,21 +78,22 @@ impl Documents {
 }
 
 impl State {
-    fn add(&mut self, document: Document) {
-        self.remove(&document.path);
+    fn add(&mut self, path: &str, text: &str) {
+        self.remove(path);
         let mut counts: HashMap<String, u32> = HashMap::new();
-        for (_, word) in words(&document.text) {
+        for (_, word) in words(text) {
             *counts.entry(word).or_default() += 1;
         }
         let words = counts.values().sum();
         self.words += u64::from(words);
-        self.bytes += document.text.len() as u64;
+        self.bytes += text.len() as u64;
         for (word, count) in counts {
             let postings = self.postings.entry(word).or_default();
-            postings.insert(document.path.clone(), count);
+            postings.insert(path.to_owned(), count);
         }
-        let text = document.text;
-        self.documents.insert(document.path, Stored { text, words });
+        let text = text.to_owned();
+        self.documents
+            .insert(path.to_owned(), Stored { text, words });
     }
 
     fn remove(&mut self, path: &str) {
@@ -97,22 +122,39 @@ impl Index for Documents {
             who = who.deadline(deadline);
         }
         who.await?;
+        let documents = Arc::new(documents);
+        let transaction = request.transaction::<RedbTransaction>()?;
+        let taken = Arc::clone(&documents);
+        let reply = transaction
+            .commit(move |writes| -> Result<_, Failure<Denied>> {
+                let mut texts = writes.open_table(TEXTS).map_err(Status::from_store)?;
+                let mut taken_in = writes.open_table(TAKEN_IN).map_err(Status::from_store)?;
+                for Document { path, text } in &*taken {
+                    let before = taken_in.get(&**path).map_err(Status::from_store)?;
+                    let times = before.map_or(0, |times| times.value()) + 1;
+                    let kept = taken_in.insert(&**path, times);
+                    kept.map_err(Status::from_store)?;
+                    let kept = texts.insert(&**path, &**text);
+                    kept.map_err(Status::from_store)?;
+                }
+                let documents = texts.len().map_err(Status::from_store)? as u32;
+                Ok(AddResults { documents })
+            })
+            .await?;
         let progress = {
             let mut state = self.write()?;
-            documents
-                .into_iter()
-                .for_each(|document| state.add(document));
-            let documents = state.documents.len() as u32;
+            for Document { path, text } in &*documents {
+                state.add(path, text);
+            }
             Progress {
                 job,
-                documents,
+                documents: state.documents.len() as u32,
                 bytes: state.bytes,
             }
         };
-        let documents = progress.documents;
         // Progress that cannot be published is no reason to fail.
         let _ = self.progress.publish(&progress).await;
-        Ok(AddResults { documents }.into())
+        Ok(reply)
     }
 
     async fn look_up(
@@ -158,4 +200,23 @@ impl Index for Documents {
             .into()),
         }
     }
+
+    async fn counts(&self, _: Request<CountsParams>) -> Result<Reply<CountsResults>, Status> {
+        let (documents, taken_in) = counts(&self.database).map_err(Status::from_store)?;
+        Ok(CountsResults {
+            documents,
+            taken_in,
+        }
+        .into())
+    }
+}
+
+fn counts(database: &Database) -> Result<(u64, u64), redb::Error> {
+    let reads = database.begin_read()?;
+    let documents = reads.open_table(TEXTS)?.len()?;
+    let mut taken_in = 0;
+    for entry in reads.open_table(TAKEN_IN)?.iter()? {
+        taken_in += entry?.1.value();
+    }
+    Ok((documents, taken_in))
 }
