@@ -68,6 +68,7 @@
 pub mod call;
 pub mod message;
 pub mod once;
+pub mod queue;
 pub mod resilience;
 pub mod schema;
 pub mod security;

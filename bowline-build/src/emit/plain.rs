@@ -430,27 +430,38 @@ impl<'a> Emit<'a> {
             secrets.join(", "),
         );
         if let Some(topic) = &of.topic {
-            let key = match of.key() {
-                None => "::core::option::Option::None".to_owned(),
-                Some(field) => {
-                    let value = format!("self.{}", identifier(&field.accessor));
-                    match field.kind {
-                        FieldKind::Slot {
-                            type_: Type::Text, ..
-                        } => {
-                            format!("Some(::std::borrow::Cow::Borrowed(&{value}[..]))")
-                        }
-                        _ => format!("Some(::std::borrow::Cow::Owned({value}.to_string()))"),
-                    }
-                }
-            };
-            *code += &format!(
-                "impl{declared} ::bowline::topic::Topic for {}{used} {{\n\
-                 const NAME: &'static str = {topic:?};\n\
-                 fn key(&self) -> ::core::option::Option<::std::borrow::Cow<'_, str>> {{ {key} }}\n}}\n",
-                of.name
-            );
+            self.name_and_key(code, "::bowline::topic::Topic", topic);
         }
+        if let Some(queue) = &of.queue {
+            self.name_and_key(code, "::bowline::queue::Queueable", queue);
+        }
+    }
+
+    /// The trait of what is published or pushed: under which name, and with which key.
+    fn name_and_key(&self, code: &mut String, of_trait: &str, name: &str) {
+        let Self {
+            of, declared, used, ..
+        } = self;
+        let key = match of.key() {
+            None => "::core::option::Option::None".to_owned(),
+            Some(field) => {
+                let value = format!("self.{}", identifier(&field.accessor));
+                match field.kind {
+                    FieldKind::Slot {
+                        type_: Type::Text, ..
+                    } => {
+                        format!("Some(::std::borrow::Cow::Borrowed(&{value}[..]))")
+                    }
+                    _ => format!("Some(::std::borrow::Cow::Owned({value}.to_string()))"),
+                }
+            }
+        };
+        *code += &format!(
+            "impl{declared} {of_trait} for {}{used} {{\n\
+             const NAME: &'static str = {name:?};\n\
+             fn key(&self) -> ::core::option::Option<::std::borrow::Cow<'_, str>> {{ {key} }}\n}}\n",
+            of.name
+        );
     }
 }
 

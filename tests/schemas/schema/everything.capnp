@@ -153,3 +153,8 @@ interface Login extends(Base, Common.Versioned) $Bowline.service("logins") $Bowl
 interface Other {
   logIn @0 (user :Text) -> (session :Text);
 }
+
+struct Thumbnail $Bowline.queue("thumbnails") {
+  image @0 :Text $Bowline.key;
+  pixels @1 :UInt32;
+}

@@ -1,0 +1,138 @@
+//! A queue in memory: as safe as its process.
+
+use std::collections::HashMap;
+
+use super::{Commit, Embedded, QueueClock, Shelf, Stored};
+use crate::queue::machine::{Fact, Machine, Moment};
+use crate::queue::{JobNumber, NewJob, QueueOptions};
+
+/// A queue in memory. What is in it is lost with its process.
+///
+/// ```
+/// # use bowline::queue::{Memory, QueueOptions};
+/// let engine = Memory::new(QueueOptions::default().with_jobs_max(1000));
+/// ```
+#[derive(Clone, Debug)]
+pub struct Memory(pub(crate) Embedded<Jobs>);
+
+#[derive(Debug, Default)]
+pub(crate) struct Jobs(HashMap<JobNumber, Stored>);
+
+impl Memory {
+    /// An empty queue.
+    pub fn new(options: QueueOptions) -> Self {
+        Self::with_clock(options, QueueClock::default())
+    }
+
+    /// With a clock of its own, for tests.
+    pub fn with_clock(options: QueueOptions, clock: QueueClock) -> Self {
+        // A late answer from before a restart shows a token of another opening.
+        let opening = fastrand::u32(..1 << 24);
+        let machine = Machine::new(options, opening);
+        Self(Embedded::new(machine, Jobs::default(), clock))
+    }
+}
+
+impl Shelf for Jobs {
+    const IS_DURABLE: bool = false;
+
+    fn store(&mut self, now: Moment, number: JobNumber, job: &NewJob) {
+        let job = job.clone();
+        self.0.insert(number, Stored { job, pushed: now });
+    }
+
+    fn note(&mut self, _: Moment, fact: &Fact, machine: &Machine) {
+        if let Fact::Finished { number, .. } = fact
+            && !machine.is_live(*number)
+        {
+            self.0.remove(number);
+        }
+    }
+
+    fn fetch(&mut self, number: JobNumber) -> Option<Stored> {
+        self.0.get(&number).cloned()
+    }
+
+    fn commit(&mut self) -> Option<Commit> {
+        None
+    }
+}
+
+/// Passes every method on to the queue that an engine wraps.
+macro_rules! delegate_engine {
+    ($type:ty) => {
+        impl $crate::queue::Engine for $type {
+            fn capabilities(&self) -> $crate::queue::Capabilities {
+                self.0.capabilities()
+            }
+
+            fn push(
+                &self,
+                jobs: Vec<$crate::queue::NewJob>,
+                deadline: tokio::time::Instant,
+            ) -> $crate::queue::EngineFuture<
+                '_,
+                Vec<Result<$crate::queue::Pushed, $crate::queue::QueueError>>,
+            > {
+                self.0.push(jobs, deadline)
+            }
+
+            fn worker(
+                &self,
+                group: &str,
+            ) -> $crate::queue::EngineFuture<'_, Box<dyn $crate::queue::EngineWorker>> {
+                self.0.worker(group)
+            }
+
+            fn dead_letters(
+                &self,
+                group: &str,
+                after: Option<$crate::queue::JobNumber>,
+                max: usize,
+            ) -> $crate::queue::EngineFuture<'_, Vec<$crate::queue::DeadLetter>> {
+                self.0.dead_letters(group, after, max)
+            }
+
+            fn send_back(
+                &self,
+                group: &str,
+                numbers: Vec<$crate::queue::JobNumber>,
+            ) -> $crate::queue::EngineFuture<'_, usize> {
+                self.0.send_back(group, numbers)
+            }
+
+            fn delete(
+                &self,
+                group: &str,
+                numbers: Vec<$crate::queue::JobNumber>,
+            ) -> $crate::queue::EngineFuture<'_, usize> {
+                self.0.delete(group, numbers)
+            }
+
+            fn find(
+                &self,
+                id: &$crate::queue::JobId,
+            ) -> $crate::queue::EngineFuture<
+                '_,
+                Option<($crate::queue::JobNumber, $crate::queue::JobState)>,
+            > {
+                self.0.find(id)
+            }
+
+            fn counters(
+                &self,
+                group: &str,
+            ) -> $crate::queue::EngineFuture<'_, $crate::queue::QueueCounters> {
+                self.0.counters(group)
+            }
+
+            fn close(&self) -> $crate::queue::EngineFuture<'_, ()> {
+                self.0.close()
+            }
+        }
+    };
+}
+#[allow(unused_imports, reason = "without `durable`, memory is the only one")]
+pub(crate) use delegate_engine;
+
+delegate_engine!(Memory);

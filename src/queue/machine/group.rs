@@ -1,0 +1,302 @@
+//! One group of workers: which jobs are ready for it, which it has, and which it could not do.
+
+use std::collections::{BTreeSet, HashMap};
+
+use super::fact::{Digest, Moment};
+use super::numbers::Numbers;
+use crate::queue::{Attempts, FailureKind, JobState, Priority, QueueOptions, Token};
+
+/// Failures that are kept of a job: the latest.
+const FAILURES_MAX: usize = 16;
+/// Of so many jobs …
+const TURNS: u32 = 21;
+/// … so many are sent from the high class first …
+const TURNS_HIGH: u32 = 16;
+/// … and so many from the high or the normal.
+const TURNS_NORMAL: u32 = 20;
+
+#[derive(Debug, Default)]
+pub(super) struct Group {
+    ready: [Numbers; Priority::ALL.len()],
+    turn: u32,
+    leases: HashMap<u64, Lease>,
+    lease_ends: BTreeSet<(Moment, u64)>,
+    delays: HashMap<u64, Moment>,
+    due: BTreeSet<(Moment, u64)>,
+    lines: HashMap<Digest, Line>,
+    /// Jobs that wait in a line behind its head.
+    in_line: usize,
+    histories: HashMap<u64, History>,
+    dead: BTreeSet<u64>,
+    pub done: u64,
+    pub expired: u64,
+    pub deleted: u64,
+    pub damaged: u64,
+}
+
+/// That a worker has a job.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Lease {
+    pub token: Token,
+    pub session: u64,
+    pub began: Moment,
+    ends: Moment,
+}
+
+impl Lease {
+    pub fn has_ended(&self, now: Moment) -> bool {
+        self.ends <= now
+    }
+}
+
+/// The jobs of one key.
+#[derive(Debug)]
+struct Line {
+    /// The only one that may be sent; or, where it is dead, the one that the key stands still for.
+    head: u64,
+    waiting: Numbers,
+}
+
+/// How the attempts at a job ended.
+#[derive(Clone, Debug, Default)]
+pub(super) struct History {
+    pub attempts: Attempts,
+    pub failures: Vec<(FailureKind, String, Moment)>,
+}
+
+/// What a group has to know of a job.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Traits {
+    pub number: u64,
+    pub priority: Priority,
+    pub key: Option<Digest>,
+}
+
+/// How many jobs are where.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Counts {
+    pub ready: usize,
+    pub leased: usize,
+    pub delayed: usize,
+    pub dead: usize,
+}
+
+impl Group {
+    /// A job comes in, or comes back.
+    pub fn admit(&mut self, job: Traits, now: Moment, due: Moment) {
+        if now < due {
+            self.delays.insert(job.number, due);
+            self.due.insert((due, job.number));
+        } else {
+            self.line_up(job);
+        }
+    }
+
+    pub fn line_up(&mut self, job: Traits) {
+        let Some(key) = job.key else {
+            self.ready[job.priority as usize].insert(job.number);
+            return;
+        };
+        let line = self.lines.entry(key).or_insert_with(|| Line {
+            head: job.number,
+            waiting: Numbers::default(),
+        });
+        if line.head == job.number {
+            self.ready[job.priority as usize].insert(job.number);
+        } else if line.waiting.insert(job.number) {
+            self.in_line += 1;
+        }
+    }
+
+    /// The jobs whose delay is over.
+    pub fn pop_due(&mut self, now: Moment) -> Option<u64> {
+        let (due, number) = *self.due.first()?;
+        if now < due {
+            return None;
+        }
+        self.due.pop_first();
+        self.delays.remove(&number);
+        Some(number)
+    }
+
+    /// The next job that may be sent.
+    pub fn peek_ready(&self) -> Option<u64> {
+        let order = match self.turn % TURNS {
+            ..TURNS_HIGH => [0, 1, 2],
+            TURNS_HIGH..TURNS_NORMAL => [1, 0, 2],
+            _ => [2, 0, 1],
+        };
+        order
+            .iter()
+            .find_map(|class: &usize| self.ready[*class].first())
+    }
+
+    pub fn lease(&mut self, job: Traits, now: Moment, token: Token, session: u64, ends: Moment) {
+        self.take_out(job);
+        self.turn = self.turn.wrapping_add(1);
+        let lease = Lease {
+            token,
+            session,
+            began: now,
+            ends,
+        };
+        self.leases.insert(job.number, lease);
+        self.lease_ends.insert((ends, job.number));
+    }
+
+    pub fn lease_of(&self, number: u64) -> Option<&Lease> {
+        self.leases.get(&number)
+    }
+
+    pub fn renew(&mut self, number: u64, ends: Moment) {
+        if let Some(lease) = self.leases.get_mut(&number) {
+            self.lease_ends.remove(&(lease.ends, number));
+            lease.ends = ends;
+            self.lease_ends.insert((ends, number));
+        }
+    }
+
+    pub fn first_lease_ended(&self, now: Moment) -> Option<(u64, Lease)> {
+        let (ends, number) = *self.lease_ends.first()?;
+        if now < ends {
+            return None;
+        }
+        Some((number, *self.leases.get(&number)?))
+    }
+
+    pub fn leases_of(&self, session: u64) -> Vec<u64> {
+        let leases = self.leases.iter();
+        let of_session = leases.filter(|(_, lease)| lease.session == session);
+        let mut numbers: Vec<u64> = of_session.map(|(number, _)| *number).collect();
+        numbers.sort_unstable();
+        numbers
+    }
+
+    pub fn record(&mut self, number: u64, kind: FailureKind, cause: String, now: Moment) {
+        if kind == FailureKind::Released {
+            return;
+        }
+        let history = self.histories.entry(number).or_default();
+        history.attempts.count(kind);
+        if history.failures.len() == FAILURES_MAX {
+            history.failures.remove(0);
+        }
+        history.failures.push((kind, cause, now));
+    }
+
+    pub fn history(&self, number: u64) -> Option<&History> {
+        self.histories.get(&number)
+    }
+
+    /// It waits for its next attempt. It keeps its place at the head of its key.
+    pub fn put_back(&mut self, job: Traits, now: Moment, due: Moment) {
+        self.take_out(job);
+        self.admit(job, now, due);
+    }
+
+    pub fn bury(&mut self, job: Traits) {
+        self.take_out(job);
+        self.dead.insert(job.number);
+    }
+
+    pub fn revive(&mut self, job: Traits) {
+        if self.dead.remove(&job.number) {
+            self.histories.remove(&job.number);
+            self.line_up(job);
+        }
+    }
+
+    /// It is over: forgets it. The next of its key is to [`advance`](Self::advance).
+    pub fn remove(&mut self, job: Traits) {
+        self.take_out(job);
+        self.dead.remove(&job.number);
+        self.histories.remove(&job.number);
+        self.step_aside(job);
+    }
+
+    /// Takes a job out of wherever it waits, but for its line.
+    fn take_out(&mut self, job: Traits) {
+        self.ready[job.priority as usize].remove(job.number);
+        if let Some(lease) = self.leases.remove(&job.number) {
+            self.lease_ends.remove(&(lease.ends, job.number));
+        }
+        if let Some(due) = self.delays.remove(&job.number) {
+            self.due.remove(&(due, job.number));
+        }
+    }
+
+    fn step_aside(&mut self, job: Traits) {
+        let Some(line) = job.key.and_then(|key| self.lines.get_mut(&key)) else {
+            return;
+        };
+        if line.head != job.number && line.waiting.remove(job.number) {
+            self.in_line -= 1;
+        }
+    }
+
+    /// Brings the next of a key forward, where its head has gone.
+    pub fn advance(&mut self, key: Digest, gone: u64) -> Option<u64> {
+        let line = self.lines.get_mut(&key)?;
+        if line.head != gone {
+            return None;
+        }
+        match line.waiting.pop_first() {
+            Some(next) => {
+                line.head = next;
+                self.in_line -= 1;
+                Some(next)
+            }
+            None => {
+                self.lines.remove(&key);
+                None
+            }
+        }
+    }
+
+    /// Whether its jobs are held back until somebody has looked at its dead letters.
+    pub fn is_blocked(&self, options: &QueueOptions) -> bool {
+        self.dead.len() >= options.dead_max
+    }
+
+    pub fn is_dead(&self, number: u64) -> bool {
+        self.dead.contains(&number)
+    }
+
+    pub fn dead_after(&self, after: Option<u64>) -> impl Iterator<Item = u64> + '_ {
+        let from = after.map_or(0, |after| after.saturating_add(1));
+        self.dead.range(from..).copied()
+    }
+
+    pub fn state(&self, number: u64) -> JobState {
+        if self.leases.contains_key(&number) {
+            JobState::Leased
+        } else if self.delays.contains_key(&number) {
+            JobState::Delayed
+        } else if self.is_dead(number) {
+            JobState::Dead
+        } else {
+            JobState::Ready
+        }
+    }
+
+    pub fn counts(&self) -> Counts {
+        Counts {
+            ready: self.ready.iter().map(Numbers::len).sum::<usize>() + self.in_line,
+            leased: self.leases.len(),
+            delayed: self.delays.len(),
+            dead: self.dead.len(),
+        }
+    }
+
+    pub fn has_ready(&self) -> bool {
+        self.ready.iter().any(|class| !class.is_empty())
+    }
+
+    pub fn next(&self) -> Option<Moment> {
+        let first = |set: &BTreeSet<(Moment, u64)>| set.first().map(|(moment, _)| *moment);
+        first(&self.due)
+            .into_iter()
+            .chain(first(&self.lease_ends))
+            .min()
+    }
+}

@@ -1,0 +1,51 @@
+//! Queues: work that need not be answered now.
+//!
+//! A struct with `$queue("thumbnails")` in its schema is pushed into a [`Queue`], and done by workers,
+//! at least once each. This module keeps jobs and hands them out. It does not make what a job does happen
+//! once: that is [`once`](crate::once)'s, with the [request ID](Job::request_id) that a job brings.
+//!
+//! # What is promised
+//!
+//! A push returns when the job is as safe as its engine says. Then it is sent to a worker of each group until one has
+//! acknowledged it, or it is in the dead letters, or its expiry is over. A worker has a job for as long as its
+//! lease, which is renewed by itself; a late answer is refused. A second push of the same job ID, or of the same
+//! push, is no second job. Jobs of one key are done one at a time, in the order of their producer.
+//! A full queue makes a push wait, and then say [`Full`](QueueError::Full).
+//!
+//! # The rooms
+//!
+//! `machine` is the queue as a state machine, with its model. `engine` is what keeps jobs: [`Memory`] in this
+//! process, others behind features. `queue`, `push`, `jobs` and `worker` are what programs see; `keeper` keeps
+//! a worker's leases.
+
+mod embedded;
+mod engine;
+mod error;
+mod job;
+mod jobs;
+mod keeper;
+mod machine;
+mod options;
+mod producer;
+mod push;
+#[expect(
+    clippy::module_inception,
+    reason = "the room is named after its main idea"
+)]
+mod queue;
+mod worker;
+
+pub use embedded::{Memory, QueueClock};
+pub use engine::{Capabilities, Engine, EngineFuture, EngineWorker};
+pub use error::{QueueError, Refusal};
+pub use job::{
+    Attempts, DeadLetter, FailureKind, Identity, JobFailure, JobId, JobNumber, JobState, LeasedJob,
+    NewJob, Priority, Pushed, Token,
+};
+pub use jobs::{Job, Jobs, JobsBuilder};
+pub use machine::{Answer, Credit, QueueCounters, Stale};
+pub use options::{GROUP_DEFAULT, Groups, GroupsError, Poison, QueueOptions};
+pub use producer::Producer;
+pub use push::Push;
+pub use queue::{DeadLetters, Queue, Queueable};
+pub use worker::{Worker, WorkerBuilder};

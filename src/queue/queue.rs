@@ -1,0 +1,259 @@
+//! The queue of a schema's struct, whichever engine is behind it.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::{
+    Capabilities, DeadLetter, Engine, GROUP_DEFAULT, JobId, JobNumber, JobState, JobsBuilder,
+    Memory, NewJob, Producer, Push, Pushed, QueueCounters, QueueError, QueueOptions, WorkerBuilder,
+};
+use crate::message::{Limits, MessageError, Msg, Plain};
+use crate::schema::Described;
+
+/// A struct with `$queue`: what is pushed, and through which queue.
+pub trait Queueable: Plain + Described + Send + 'static {
+    /// The queue's name.
+    const NAME: &'static str;
+
+    /// The value of the field with `$key`: jobs with equal keys are done one at a time, in order.
+    fn key(&self) -> Option<Cow<'_, str>>;
+}
+
+/// How long a push waits where nobody says.
+const PUSH_WAIT: Duration = Duration::from_secs(10);
+
+/// A queue of jobs of one type. Cheap to clone; clones are one producer.
+///
+/// ```
+/// # use bowline_test_schemas::everything::Thumbnail;
+/// # use bowline::queue::{Queue, QueueOptions};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let queue = Queue::<Thumbnail>::memory(QueueOptions::default());
+/// queue.push(&Thumbnail { image: "cat.jpg".into(), ..Default::default() }).await?;
+///
+/// let mut jobs = queue.jobs().start().await?;
+/// let job = jobs.next().await.expect("one was pushed")?;
+/// assert_eq!(job.plain()?.image, "cat.jpg");
+/// job.ack().await?;
+/// # Ok(()) }
+/// ```
+pub struct Queue<T> {
+    pub(super) engine: Arc<dyn Engine>,
+    pub(super) producer: Producer,
+    pub(super) limits: Limits,
+    type_: PhantomData<fn() -> T>,
+}
+
+impl<T: Queueable> Queue<T> {
+    /// A queue in memory: what is in it is lost with its process.
+    pub fn memory(options: QueueOptions) -> Self {
+        Self::on(Memory::new(options))
+    }
+
+    /// A queue on any engine, pushed to by a producer that ends with this process.
+    pub fn on(engine: impl Engine) -> Self {
+        Self::shared(Arc::new(engine))
+    }
+
+    /// The same, for an engine that others use too.
+    pub fn shared(engine: Arc<dyn Engine>) -> Self {
+        Self {
+            engine,
+            producer: Producer::ephemeral(),
+            limits: Limits::default(),
+            type_: PhantomData,
+        }
+    }
+
+    /// As this producer, so that a push which is made again after a restart is known.
+    #[must_use]
+    pub fn with_producer(mut self, producer: Producer) -> Self {
+        self.producer = producer;
+        self
+    }
+
+    /// What reading a job may cost.
+    #[must_use]
+    pub fn with_limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// The engine, to serve it or to ask what it can do.
+    pub fn engine(&self) -> &Arc<dyn Engine> {
+        &self.engine
+    }
+
+    /// What of the promises of a queue its engine keeps.
+    pub fn capabilities(&self) -> Capabilities {
+        self.engine.capabilities()
+    }
+
+    /// A push of one job. Await it, or say first how it should be made.
+    pub fn push(&self, job: &T) -> Push<'_, T> {
+        Push::new(self, self.encode(job))
+    }
+
+    /// Pushes jobs in their order, and returns when all are as safe as the queue says; one result for each.
+    ///
+    /// Cheaper than one push after another. Waits for room for at most 10 s; see
+    /// [`push_all_within`](Self::push_all_within).
+    ///
+    /// # Errors
+    /// As [`Engine::push`].
+    pub async fn push_all<'a>(
+        &self,
+        jobs: impl IntoIterator<Item = &'a T>,
+    ) -> Result<Vec<Result<Pushed, QueueError>>, QueueError>
+    where
+        T: 'a,
+    {
+        self.push_all_within(jobs, PUSH_WAIT).await
+    }
+
+    /// The same, with the time that it may wait.
+    ///
+    /// # Errors
+    /// As [`Engine::push`].
+    pub async fn push_all_within<'a>(
+        &self,
+        jobs: impl IntoIterator<Item = &'a T>,
+        wait_max: Duration,
+    ) -> Result<Vec<Result<Pushed, QueueError>>, QueueError>
+    where
+        T: 'a,
+    {
+        let jobs: Result<Vec<NewJob>, QueueError> =
+            jobs.into_iter().map(|job| self.encode(job)).collect();
+        let deadline = tokio::time::Instant::now() + wait_max;
+        self.engine.push(jobs?, deadline).await
+    }
+
+    fn encode(&self, job: &T) -> Result<NewJob, QueueError> {
+        let mut new = NewJob::new(self.producer.identity(), job.to_bytes()?);
+        new.key = job.key().map(|key| Bytes::from(key.into_owned()));
+        Ok(new)
+    }
+
+    /// A stream of leased jobs, of a worker that does as it likes with them.
+    pub fn jobs(&self) -> JobsBuilder<T> {
+        JobsBuilder::new(self.clone())
+    }
+
+    /// A worker that does `at_once` jobs at a time.
+    pub fn worker<H>(&self, at_once: usize, handler: H) -> WorkerBuilder<T, H> {
+        WorkerBuilder::new(self.clone(), at_once, handler)
+    }
+
+    /// How many jobs are where, for the default group of workers.
+    ///
+    /// # Errors
+    /// As [`Engine::counters`].
+    pub async fn counters(&self) -> Result<QueueCounters, QueueError> {
+        self.engine.counters(GROUP_DEFAULT).await
+    }
+
+    /// The job of an ID that a push gave, as long as the ID is known.
+    ///
+    /// # Errors
+    /// As [`Engine::find`].
+    pub async fn find(&self, id: &JobId) -> Result<Option<(JobNumber, JobState)>, QueueError> {
+        self.engine.find(id).await
+    }
+
+    /// The dead letters of the default group.
+    pub fn dead_letters(&self) -> DeadLetters<'_, T> {
+        self.dead_letters_of(GROUP_DEFAULT)
+    }
+
+    /// The dead letters of a group.
+    pub fn dead_letters_of<'a>(&'a self, group: &'a str) -> DeadLetters<'a, T> {
+        DeadLetters { queue: self, group }
+    }
+
+    /// Takes no more, and returns when all that was accepted is safe.
+    ///
+    /// # Errors
+    /// As [`Engine::close`].
+    pub async fn close(&self) -> Result<(), QueueError> {
+        self.engine.close().await
+    }
+}
+
+impl<T> Clone for Queue<T> {
+    fn clone(&self) -> Self {
+        Self {
+            engine: Arc::clone(&self.engine),
+            producer: self.producer.clone(),
+            limits: self.limits,
+            type_: PhantomData,
+        }
+    }
+}
+
+impl<T> fmt::Debug for Queue<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Queue<{}>", std::any::type_name::<T>())
+    }
+}
+
+/// The jobs that nobody could do, of one group of workers.
+#[derive(Clone, Copy)]
+pub struct DeadLetters<'a, T> {
+    queue: &'a Queue<T>,
+    group: &'a str,
+}
+
+impl<T: Queueable> DeadLetters<'_, T> {
+    /// Those after `after`, in the order of their numbers, at most `max`.
+    ///
+    /// # Errors
+    /// As [`Engine::dead_letters`].
+    pub async fn list(
+        &self,
+        after: Option<JobNumber>,
+        max: usize,
+    ) -> Result<Vec<DeadLetter>, QueueError> {
+        self.queue.engine.dead_letters(self.group, after, max).await
+    }
+
+    /// The job in a dead letter.
+    ///
+    /// # Errors
+    /// As [`Msg::open`].
+    pub fn open(&self, letter: &DeadLetter) -> Result<Msg<T>, MessageError> {
+        Msg::open(letter.body.clone(), &self.queue.limits)
+    }
+
+    /// Sends them back, to be tried as if for the first time. Returns how many were there.
+    ///
+    /// # Errors
+    /// As [`Engine::send_back`].
+    pub async fn send_back(&self, numbers: Vec<JobNumber>) -> Result<usize, QueueError> {
+        self.queue.engine.send_back(self.group, numbers).await
+    }
+
+    /// Deletes them. Returns how many were there.
+    ///
+    /// # Errors
+    /// As [`Engine::delete`].
+    pub async fn delete(&self, numbers: Vec<JobNumber>) -> Result<usize, QueueError> {
+        self.queue.engine.delete(self.group, numbers).await
+    }
+}
+
+impl<T> fmt::Debug for DeadLetters<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "DeadLetters({})", self.group)
+    }
+}
+
+pub(super) fn push_deadline(wait_max: Option<Duration>) -> tokio::time::Instant {
+    tokio::time::Instant::now() + wait_max.unwrap_or(PUSH_WAIT)
+}
