@@ -172,6 +172,10 @@ pub mod __measured {
     }
 }
 
+#[doc(hidden)]
+#[path = "simulated.rs"]
+pub mod __simulated;
+
 /// What the fuzz targets of fuzz/ call.
 #[cfg(fuzzing)]
 #[doc(hidden)]

@@ -68,3 +68,10 @@ pub use store::{Bounds, Claimed, Clock, NoTransaction, Store, StoreError, WhenFu
 pub use work::{Keep, Task};
 
 pub(crate) use layer::Keeper;
+
+/// For [`__simulated`](crate::__simulated).
+pub(crate) mod simulated {
+    pub use super::attempt::{Action, Attempt, Ended, Input};
+    #[cfg(feature = "durable")]
+    pub use super::redb::{CommitWork, Done, Engine, Operation};
+}

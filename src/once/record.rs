@@ -297,7 +297,12 @@ pub fn step(record: Option<&Record>, now: Timestamp, change: Change) -> (Verdict
             retention,
         } => own(record, epoch, |record| match record.state {
             // Said twice, because the first answer was lost.
-            State::Done { .. } => (Verdict::Applied, Write::Nothing),
+            State::Done {
+                outcome: ref recorded,
+                ..
+            } if *recorded == outcome => (Verdict::Applied, Write::Nothing),
+            // Late: somebody has resolved it, and others are told what that one said.
+            State::Done { .. } => (Verdict::Superseded, Write::Nothing),
             // Late, and in doubt by now: here is the truth.
             State::InFlight { .. } | State::InDoubt => {
                 let expires = now + retention;

@@ -737,8 +737,12 @@ proptest! {
                 (Do::Renew { attempt }, Verdict::Applied) => {
                     running.get_mut(attempt).expect("only who runs renews").0 = now + LEASE;
                 }
-                (Do::Complete { attempt, .. }, Verdict::Applied) => {
+                (Do::Complete { attempt, outcome: byte }, Verdict::Applied) => {
                     let late = told.is_some();
+                    prop_assert!(
+                        matches!(&record, Some(Record { state: State::Done { outcome: recorded, .. }, .. }) if *recorded == outcome(*byte)),
+                        "it may tell what is not recorded"
+                    );
                     prop_assert!(late || running.contains_key(attempt), "fencing");
                     if let (None, Some(Record { state: State::Done { outcome, .. }, .. })) = (&told, &record) {
                         told = Some(outcome.clone());

@@ -162,6 +162,30 @@ impl Engine {
             .transpose()
     }
 
+    /// What is said to a change that changes nothing, as of the last commit; `None` for one that
+    /// has to be committed.
+    pub fn answer(
+        &self,
+        now: Timestamp,
+        key: &Key,
+        change: &Change,
+    ) -> Option<Result<Verdict, StoreError>> {
+        if !matches!(change, Change::Begin(_) | Change::Look(_)) {
+            return None;
+        }
+        let record = match self.read(key) {
+            Ok(record) => record,
+            Err(error) => return Some(Err(error)),
+        };
+        if record.is_none() && matches!(change, Change::Begin(_)) {
+            return None;
+        }
+        match step(record.as_ref(), now, change.clone()) {
+            (verdict, Write::Nothing) => Some(Ok(verdict)),
+            _ => None,
+        }
+    }
+
     /// Up to `max` keys in doubt.
     ///
     /// # Errors
@@ -256,6 +280,10 @@ impl Engine {
                         outcome: Recorded::new(&reply, claimed.reply_bytes_max),
                         retention: claimed.retention,
                     };
+                    // Its outcome is recorded: what it commits now would be a second effect.
+                    if tables.is_done(claimed.key.as_bytes())? {
+                        return Err(refuse(index, superseded()));
+                    }
                     match tables.apply(now, &claimed.key, complete)? {
                         Verdict::Applied => Done::Committed(Ok(reply)),
                         _ => return Err(refuse(index, superseded())),
@@ -284,7 +312,7 @@ fn superseded() -> Status {
     Status::new(
         crate::wire::Code::Aborted,
         Work::NotDone,
-        "another attempt has taken over, so nothing was committed",
+        "another attempt has taken over, or its outcome is recorded: nothing was committed",
     )
     .with_reason(crate::wire::Reason::Superseded)
 }
@@ -331,6 +359,11 @@ impl<'t> Tables<'t> {
         let bytes = self.records.get(key)?;
         let bytes = bytes.map(|bytes| Bytes::copy_from_slice(bytes.value()));
         Ok(bytes.map(Record::from_bytes).transpose()?)
+    }
+
+    fn is_done(&self, key: &[u8]) -> Result<bool, Failed> {
+        let record = self.get(key)?;
+        Ok(record.is_some_and(|record| matches!(record.state, State::Done { .. })))
     }
 
     fn apply(&mut self, now: Timestamp, key: &Key, change: Change) -> Result<Verdict, Failed> {
@@ -429,5 +462,79 @@ impl<'t> Tables<'t> {
             self.remove(key)?;
         }
         Ok(over.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::{Age, Claim, Claimed, Epoch, Fingerprint};
+    use super::*;
+    use crate::call::Outcome;
+    use crate::wire::RequestKey;
+
+    const EFFECTS: TableDefinition<'_, &str, u64> = TableDefinition::new("effects");
+
+    fn commit(key: &Key, epoch: Epoch, reply: &'static [u8]) -> Operation {
+        Operation::Commit {
+            claimed: Claimed {
+                key: key.clone(),
+                epoch,
+                retention: ABANDONED_RETENTION,
+                reply_bytes_max: 100,
+            },
+            work: Box::new(move |writes| {
+                let mut table = writes.open_table(EFFECTS).map_err(Status::from_store)?;
+                let count = table.get("count").map_err(Status::from_store)?;
+                let count = count.map_or(0, |count| count.value());
+                table
+                    .insert("count", count + 1)
+                    .map_err(Status::from_store)?;
+                Ok(RawReply::new(Outcome::Success, Bytes::from_static(reply)))
+            }),
+        }
+    }
+
+    #[test]
+    fn a_handler_that_commits_twice_has_one_effect() {
+        let backend = redb::backends::InMemoryBackend::new();
+        let database = Database::builder().create_with_backend(backend);
+        let database = Arc::new(database.expect("in memory"));
+        let engine = Engine::open(Arc::clone(&database), Bounds::default()).expect("open");
+        let key = Key::named("test", &RequestKey::new("a").expect("short").into());
+        let epoch = Epoch {
+            owner: 1,
+            number: 1,
+        };
+        let begin = Change::Begin(Claim {
+            epoch,
+            fingerprint: Fingerprint::of_bytes(b""),
+            recovery: Recovery::Atomic,
+            lease: Duration::from_secs(30),
+            age: Age {
+                created: None,
+                retention: ABANDONED_RETENTION,
+                clock_skew_max: Duration::ZERO,
+            },
+        });
+        let now = Timestamp::now();
+        let mut operations = vec![Operation::Change(key.clone(), begin)];
+        // In one transaction, and in the next.
+        for reply in [b"one", b"two"] {
+            operations.push(commit(&key, epoch, reply));
+            let done = engine.commit(now, &operations).expect("in memory");
+            let is_first = reply == b"one";
+            let last = done.last().expect("one for each");
+            assert_eq!(matches!(last, Done::Committed(Ok(_))), is_first, "{last:?}");
+            operations.clear();
+        }
+        let read = database.begin_read().expect("in memory");
+        let table = read.open_table(EFFECTS).expect("it is there");
+        assert_eq!(
+            table
+                .get("count")
+                .expect("in memory")
+                .map(|count| count.value()),
+            Some(1)
+        );
     }
 }

@@ -18,7 +18,7 @@ use redb::Database;
 use tokio::sync::{mpsc, oneshot};
 
 use super::waiters::Waiters;
-use super::{Bounds, Change, Claimed, Clock, Key, State, Store, StoreError, Verdict, Write, step};
+use super::{Bounds, Change, Claimed, Clock, Key, State, Store, StoreError, Verdict};
 use crate::call::RawReply;
 use crate::wire::Status;
 use engine::failed;
@@ -206,20 +206,7 @@ impl Store for RedbStore {
 
     /// What changes nothing is answered from the last commit.
     fn apply_now(&self, key: &Key, change: &Change) -> Option<Result<Verdict, StoreError>> {
-        if !matches!(change, Change::Begin(_) | Change::Look(_)) {
-            return None;
-        }
-        let record = match self.0.engine.read(key) {
-            Ok(record) => record,
-            Err(error) => return Some(Err(error)),
-        };
-        if record.is_none() && matches!(change, Change::Begin(_)) {
-            return None;
-        }
-        match step(record.as_ref(), self.0.clock.now(), change.clone()) {
-            (verdict, Write::Nothing) => Some(Ok(verdict)),
-            _ => None,
-        }
+        self.0.engine.answer(self.0.clock.now(), key, change)
     }
 
     async fn watch(&self, key: &Key) -> Result<(), StoreError> {

@@ -38,6 +38,7 @@ struct State {
     cut_at_sync: Option<u32>,
     syncs: u64,
     do_syncs_fail: bool,
+    has_failed: bool,
     bytes_max: Option<usize>,
 }
 
@@ -81,6 +82,7 @@ impl Disk {
             cut_at_sync: None,
             syncs: 0,
             do_syncs_fail: false,
+            has_failed: false,
             bytes_max: None,
         })))
     }
@@ -172,6 +174,11 @@ impl Disk {
         self.state().cut_at_sync = Some(syncs);
     }
 
+    /// Takes back [`cut_power_at_sync`](Self::cut_power_at_sync), if the power is still on.
+    pub fn keep_power_on(&self) {
+        self.state().cut_at_sync = None;
+    }
+
     /// Whether the power is on.
     pub fn is_on(&self) -> bool {
         self.state().is_on
@@ -192,6 +199,12 @@ impl Disk {
     /// Has all syncs fail, or no longer.
     pub fn fail_syncs(&self, fail: bool) {
         self.state().do_syncs_fail = fail;
+    }
+
+    /// Whether a sync has failed since the power was last cut. Then a process that is merely
+    /// started again reads what is not on the disk, and takes it for synced.
+    pub fn has_failed(&self) -> bool {
+        self.state().has_failed
     }
 
     /// How many bytes all files may have together; `None` for as many as they like.
@@ -253,6 +266,7 @@ impl State {
     fn cut_power(&mut self) {
         self.faults.count("disk: power cut");
         self.is_on = false;
+        self.has_failed = false;
         self.life += 1;
         self.cut_at_sync = None;
         for contents in &mut self.files {
@@ -410,6 +424,7 @@ impl File {
         let index = self.index;
         let mut state = self.open_state()?;
         if state.do_syncs_fail {
+            state.has_failed = true;
             let State {
                 files,
                 random,

@@ -2,7 +2,7 @@
 //! history, which can be replayed.
 //!
 //! It runs state machines that have no clock, socket or task of their own. It does not run tokio,
-//! and it knows nothing of what it simulates: `once` and others bring their own drivers and checkers.
+//! and it knows nothing of what it simulates: a world such as [`once`] brings its own drivers and checker.
 //!
 //! # How a world is built
 //!
@@ -59,6 +59,7 @@ mod seeds;
 mod simulation;
 
 pub mod database;
+pub mod once;
 
 pub use disk::{Disk, File};
 pub use faults::Faults;
