@@ -75,11 +75,13 @@ impl Context {
         {
             self.count("once: lease expired");
         }
-        let is_fenced = match (&ask.what, done) {
-            (What::Change(Change::Complete { .. }), Done::Verdict(Verdict::Superseded)) => true,
-            (What::Commit { .. }, Done::Committed(Err(_))) => true,
-            _ => false,
-        };
+        let is_fenced = matches!(
+            (&ask.what, done),
+            (
+                What::Change(Change::Complete { .. }),
+                Done::Verdict(Verdict::Superseded)
+            ) | (What::Commit { .. }, Done::Committed(Err(_)))
+        );
         if is_fenced {
             self.count("once: fenced completion");
         }
