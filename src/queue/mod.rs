@@ -20,6 +20,8 @@
 
 mod embedded;
 mod engine;
+#[cfg(feature = "nats")]
+pub mod engines;
 mod error;
 mod job;
 mod jobs;

@@ -1,0 +1,21 @@
+//! Queues on servers that a team already runs, each behind a cargo feature.
+//!
+//! What is here makes our jobs of their messages and our answers of their acknowledgements. It keeps nothing itself:
+//! what an engine cannot do, its [`Capabilities`](super::Capabilities) do not claim, and a job that asks
+//! for it is refused with [`Unsupported`](super::QueueError::Unsupported). `docs/queue-engines.md` has the table.
+
+mod envelope;
+#[cfg(feature = "nats")]
+mod nats;
+mod thread;
+
+use super::QueueError;
+use crate::wire::Work;
+
+#[cfg(feature = "nats")]
+pub use nats::{Nats, NatsBuilder};
+
+fn unavailable(reason: impl ToString, work: Work) -> QueueError {
+    let reason = reason.to_string();
+    QueueError::Unavailable { reason, work }
+}

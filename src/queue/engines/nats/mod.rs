@@ -1,0 +1,431 @@
+//! Queues on NATS JetStream.
+//!
+//! Each group of workers has three streams: `jobs`, from which its workers pull; `waiting`, in which delayed jobs
+//! and those between two attempts wait, and from which every open queue moves them on when they are due; and `dead`.
+//! A job moves by being published where it goes, and acknowledged where it was only then: a crash in between
+//! makes two of one, never none.
+
+mod dead;
+mod streams;
+mod waiting;
+mod worker;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use async_nats::ConnectOptions;
+use async_nats::jetstream::context::PublishAckFuture;
+use async_nats::jetstream::message::PublishMessage;
+use async_nats::jetstream::{self, Context};
+use futures_util::future::join_all;
+use tokio::runtime::Handle;
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+use crate::queue::{
+    Capabilities, DeadLetter, Engine, EngineFuture, EngineWorker, JobId, JobNumber, JobState,
+    NewJob, Pushed, QueueCounters, QueueError, QueueOptions,
+};
+use crate::wire::Work;
+
+use super::envelope::{Envelope, admit, escape, now_ms};
+use super::thread::EngineThread;
+use super::unavailable;
+use streams::{Group, Place};
+use worker::NatsWorker;
+
+/// A server has at least so long to answer, however soon a push wants to know.
+const ANSWER_MIN: Duration = Duration::from_secs(2);
+/// Messages that are on their way at once.
+const BATCH_MAX: usize = 256;
+/// How long to wait before asking a full stream again.
+const FULL_RETRY: Duration = Duration::from_millis(20);
+
+/// A queue on NATS JetStream, made by [`Nats::queue`].
+///
+/// It has no order per key and no priority classes, and it cannot refuse a late acknowledgement: see
+/// `docs/queue-engines.md`.
+#[derive(Debug)]
+pub struct Nats {
+    shared: Arc<Shared>,
+    /// The connection's, and that of the tasks that move waiting jobs on: they end with it.
+    _thread: EngineThread,
+}
+
+#[derive(Debug)]
+struct Shared {
+    context: Context,
+    groups: Vec<Group>,
+    options: QueueOptions,
+    capabilities: Capabilities,
+    carries_unkept: bool,
+    is_closed: AtomicBool,
+    runtime: Handle,
+}
+
+/// Settings of a queue on NATS.
+#[derive(Debug)]
+#[must_use = "nothing is opened before `open`"]
+pub struct NatsBuilder {
+    name: String,
+    connect: ConnectOptions,
+    options: QueueOptions,
+    replicas: usize,
+    is_synced: bool,
+    carries_unkept: bool,
+}
+
+impl Nats {
+    /// A queue of this name: letters, digits, `-` and `_`.
+    pub fn queue(name: impl Into<String>) -> NatsBuilder {
+        NatsBuilder {
+            name: name.into(),
+            connect: ConnectOptions::new(),
+            options: QueueOptions::default(),
+            replicas: 1,
+            is_synced: false,
+            carries_unkept: false,
+        }
+    }
+}
+
+impl NatsBuilder {
+    /// How to connect: credentials, TLS and so on.
+    pub fn connect_options(mut self, connect: ConnectOptions) -> Self {
+        self.connect = connect;
+        self
+    }
+
+    /// Limits, leases and groups. What the streams are made with is that of whoever opens the queue first; to change it
+    /// later, use NATS's own tools.
+    pub fn options(mut self, options: QueueOptions) -> Self {
+        self.options = options;
+        self
+    }
+
+    /// Servers of a cluster that keep each stream. Default: 1.
+    pub fn replicas(mut self, replicas: usize) -> Self {
+        self.replicas = replicas;
+        self
+    }
+
+    /// Says that the server has `sync_interval: always` (2.10 and later), so that what it confirms survives
+    /// its machine. It cannot be asked. Default: no, and [`Capabilities::is_durable`] does not claim it.
+    pub fn server_syncs_always(mut self) -> Self {
+        self.is_synced = true;
+        self
+    }
+
+    /// Takes jobs that ask for what this engine does not keep (order per key, priorities), and brings
+    /// their keys and classes along without keeping them. Default: such a job is refused.
+    pub fn carry_unkept(mut self) -> Self {
+        self.carries_unkept = true;
+        self
+    }
+
+    /// Connects to these servers (`"127.0.0.1:4222"`, or several with commas between), and makes the streams that are
+    /// not there.
+    ///
+    /// # Errors
+    /// [`QueueError::Unavailable`], where no server can be reached, or one refuses to make a stream.
+    pub async fn open(self, servers: impl Into<String>) -> Result<Nats, QueueError> {
+        let (servers, name) = (servers.into(), self.name);
+        let is_name = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+        let names = self.options.groups.names().iter().chain([&name]);
+        if let Some(wrong) = names
+            .into_iter()
+            .find(|name| name.is_empty() || !name.chars().all(is_name))
+        {
+            let reason = format!("{wrong:?} is no name that NATS takes");
+            return Err(unavailable(reason, Work::NotDone));
+        }
+        let thread = EngineThread::start("bowline-nats")?;
+        let (connect, options, replicas) = (self.connect, self.options.clone(), self.replicas);
+        let connected = thread.run(async move {
+            let servers: Vec<&str> = servers.split(',').map(str::trim).collect();
+            let client = connect.connect(servers).await;
+            let client = client.map_err(|error| unavailable(error, Work::NotDone))?;
+            let context = jetstream::new(client);
+            let mut groups = Vec::new();
+            for group in options.groups.names() {
+                groups.push(Group::open(&context, &name, group, &options, replicas).await?);
+            }
+            Ok((context, groups))
+        });
+        let (context, groups) = connected.await?;
+        let mut capabilities = Capabilities::ALL;
+        capabilities.is_durable = self.is_synced;
+        capabilities.fences = false;
+        capabilities.orders_keys = false;
+        capabilities.priorities = false;
+        capabilities.finds = false;
+        let shared = Arc::new(Shared {
+            context,
+            groups,
+            options: self.options,
+            capabilities,
+            carries_unkept: self.carries_unkept,
+            is_closed: AtomicBool::new(false),
+            runtime: thread.handle().clone(),
+        });
+        for group in 0..shared.groups.len() {
+            thread
+                .handle()
+                .spawn(waiting::move_on(Arc::clone(&shared), group));
+        }
+        Ok(Nats {
+            shared,
+            _thread: thread,
+        })
+    }
+}
+
+impl Shared {
+    fn group(&self, name: &str) -> Result<(usize, &Group), QueueError> {
+        let found = self
+            .groups
+            .iter()
+            .enumerate()
+            .find(|(_, group)| group.name == name);
+        found.ok_or_else(|| QueueError::NoSuchGroup(name.to_owned()))
+    }
+
+    /// Publishes, and returns when the server has confirmed it.
+    async fn publish(
+        &self,
+        subject: String,
+        envelope: &Envelope,
+        message_id: &str,
+        until: Instant,
+    ) -> Result<Confirmed, QueueError> {
+        let sent = self.send(subject, envelope, message_id).await?;
+        confirm(sent, envelope, until).await
+    }
+
+    /// Publishes. Messages of one caller arrive in the order in which this returns.
+    async fn send(
+        &self,
+        subject: String,
+        envelope: &Envelope,
+        message_id: &str,
+    ) -> Result<PublishAckFuture, QueueError> {
+        let mut message = PublishMessage::build().payload(envelope.body.clone());
+        for (name, value) in envelope.headers() {
+            message = message.header(name, value.as_str());
+        }
+        if !envelope.delay.is_zero() {
+            message = message.header(waiting::DUE, waiting::due(envelope).to_string().as_str());
+        }
+        let message = message.message_id(message_id);
+        let sent = self.context.send_publish(subject, message).await;
+        sent.map_err(|error| publish_error(error, envelope))
+    }
+
+    /// Sends a new job to every group.
+    async fn send_new(&self, envelope: Envelope) -> Result<SentJob, QueueError> {
+        let place = match envelope.delay.is_zero() {
+            true => Place::Jobs,
+            false => Place::Waiting,
+        };
+        let message_id = push_id(&envelope);
+        let mut sent = Vec::with_capacity(self.groups.len());
+        for group in &self.groups {
+            let subject = group.subject(place, None);
+            sent.push(self.send(subject, &envelope, &message_id).await?);
+        }
+        Ok(SentJob {
+            envelope,
+            place,
+            message_id,
+            sent,
+        })
+    }
+
+    /// Returns when every group has it; waits for room in each.
+    async fn confirm_new(&self, job: SentJob, deadline: Instant) -> Result<Pushed, QueueError> {
+        let envelope = job.envelope;
+        let mut first = None;
+        for (group, sent) in self.groups.iter().zip(job.sent) {
+            let until = || deadline.max(Instant::now() + ANSWER_MIN);
+            let mut confirmed = confirm(sent, &envelope, until()).await;
+            while matches!(confirmed, Err(QueueError::Full)) && Instant::now() < deadline {
+                sleep_until(deadline.min(Instant::now() + FULL_RETRY)).await;
+                let subject = group.subject(job.place, None);
+                confirmed = self
+                    .publish(subject, &envelope, &job.message_id, until())
+                    .await;
+            }
+            first.get_or_insert(confirmed?);
+        }
+        let Some(Confirmed {
+            sequence,
+            was_there,
+        }) = first
+        else {
+            return Err(QueueError::Closed);
+        };
+        let number = group_number(job.place, sequence);
+        if !was_there {
+            return Ok(Pushed::Accepted(number));
+        }
+        if envelope.id.is_none() {
+            return Ok(Pushed::Again);
+        }
+        let state = self.groups[0].state(number, sequence).await?;
+        Ok(Pushed::Duplicate { number, state })
+    }
+}
+
+/// A new job on its way to every group.
+struct SentJob {
+    envelope: Envelope,
+    place: Place,
+    message_id: String,
+    sent: Vec<PublishAckFuture>,
+}
+
+/// What the server says of a message that it has.
+struct Confirmed {
+    sequence: u64,
+    was_there: bool,
+}
+
+async fn confirm(
+    sent: PublishAckFuture,
+    envelope: &Envelope,
+    until: Instant,
+) -> Result<Confirmed, QueueError> {
+    match timeout_at(until, sent.into_future()).await {
+        Ok(Ok(confirmed)) => Ok(Confirmed {
+            sequence: confirmed.sequence,
+            was_there: confirmed.duplicate,
+        }),
+        Ok(Err(error)) => Err(publish_error(error, envelope)),
+        Err(_) => Err(unavailable(
+            "the server did not confirm",
+            Work::OutcomeUnknown,
+        )),
+    }
+}
+
+impl Engine for Nats {
+    fn capabilities(&self) -> Capabilities {
+        self.shared.capabilities
+    }
+
+    fn push(
+        &self,
+        jobs: Vec<NewJob>,
+        deadline: Instant,
+    ) -> EngineFuture<'_, Vec<Result<Pushed, QueueError>>> {
+        Box::pin(async move {
+            let shared = &*self.shared;
+            if shared.is_closed.load(Ordering::Acquire) {
+                return Err(QueueError::Closed);
+            }
+            let now = now_ms();
+            let mut results = Vec::with_capacity(jobs.len());
+            let mut jobs = jobs.into_iter().peekable();
+            while jobs.peek().is_some() {
+                let mut batch = Vec::with_capacity(BATCH_MAX);
+                for job in jobs.by_ref().take(BATCH_MAX) {
+                    let (can, carries) = (&shared.capabilities, shared.carries_unkept);
+                    let sent = match admit(&job, can, &shared.options, carries) {
+                        Ok(()) => shared.send_new(Envelope::new(job, now)).await,
+                        Err(error) => Err(error),
+                    };
+                    batch.push(async { shared.confirm_new(sent?, deadline).await });
+                }
+                results.extend(join_all(batch).await);
+            }
+            Ok(results)
+        })
+    }
+
+    fn worker(&self, group: &str) -> EngineFuture<'_, Box<dyn EngineWorker>> {
+        let group = self.shared.group(group).map(|(index, _)| index);
+        Box::pin(async move {
+            let worker = NatsWorker::new(Arc::clone(&self.shared), group?);
+            Ok(Box::new(worker) as Box<dyn EngineWorker>)
+        })
+    }
+
+    fn dead_letters(
+        &self,
+        group: &str,
+        after: Option<JobNumber>,
+        max: usize,
+    ) -> EngineFuture<'_, Vec<DeadLetter>> {
+        let group = self.shared.group(group);
+        Box::pin(async move { dead::list(group?.1, after, max).await })
+    }
+
+    fn send_back(&self, group: &str, numbers: Vec<JobNumber>) -> EngineFuture<'_, usize> {
+        let group = self.shared.group(group);
+        Box::pin(async move { dead::send_back(&self.shared, group?.1, numbers).await })
+    }
+
+    fn delete(&self, group: &str, numbers: Vec<JobNumber>) -> EngineFuture<'_, usize> {
+        let group = self.shared.group(group);
+        Box::pin(async move { dead::delete(group?.1, numbers).await })
+    }
+
+    fn find(&self, _: &JobId) -> EngineFuture<'_, Option<(JobNumber, JobState)>> {
+        Box::pin(async { Err(QueueError::Unsupported("finding a job by its ID")) })
+    }
+
+    fn counters(&self, group: &str) -> EngineFuture<'_, QueueCounters> {
+        let group = self.shared.group(group);
+        Box::pin(async move { group?.1.counters(&self.shared.options).await })
+    }
+
+    fn close(&self) -> EngineFuture<'_, ()> {
+        // Each push waits for its own confirmation: nothing is left to be made safe.
+        self.shared.is_closed.store(true, Ordering::Release);
+        Box::pin(async { Ok(()) })
+    }
+}
+
+/// By what the server knows a push again.
+fn push_id(envelope: &Envelope) -> String {
+    match &envelope.id {
+        Some(id) => format!("id/{}", escape(id.as_bytes())),
+        None => format!("push/{}", envelope.identity),
+    }
+}
+
+/// Numbers of jobs that were pushed with a delay have their highest bit set: their stream counts by itself.
+const PUSHED_DELAYED: u64 = 1 << 63;
+
+fn group_number(place: Place, sequence: u64) -> JobNumber {
+    match place {
+        Place::Waiting => JobNumber(sequence | PUSHED_DELAYED),
+        Place::Jobs | Place::Dead => JobNumber(sequence),
+    }
+}
+
+fn publish_error(
+    error: async_nats::error::Error<jetstream::context::PublishErrorKind>,
+    envelope: &Envelope,
+) -> QueueError {
+    use jetstream::context::PublishErrorKind::{MaxPayloadExceeded, StreamNotFound};
+    // The server tells these apart by nothing but their text.
+    let text = match std::error::Error::source(&error) {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    };
+    match error.kind() {
+        _ if text.contains("maximum messages exceeded")
+            || text.contains("maximum bytes exceeded") =>
+        {
+            QueueError::Full
+        }
+        MaxPayloadExceeded => QueueError::TooLarge {
+            bytes: envelope.body.len(),
+            // What the server's limit is, its error does not say.
+            max: envelope.body.len().saturating_sub(1),
+        },
+        StreamNotFound => unavailable(text, Work::NotDone),
+        _ => unavailable(text, Work::OutcomeUnknown),
+    }
+}

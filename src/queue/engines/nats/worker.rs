@@ -1,0 +1,399 @@
+//! A worker: pulls jobs, and tells the server what became of them.
+
+use std::collections::{HashMap, VecDeque};
+use std::pin::pin;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_nats::jetstream::consumer::pull::Batch;
+use async_nats::jetstream::message::Acker;
+use async_nats::jetstream::{AckKind, Message};
+use futures_util::StreamExt;
+use futures_util::future::join_all;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+
+use crate::queue::{
+    Answer, Credit, EngineFuture, EngineWorker, JobNumber, LeasedJob, QueueError, Stale, Token,
+};
+use crate::wire::Work;
+
+use super::super::envelope::{Envelope, Next, now_ms};
+use super::super::unavailable;
+use super::streams::{Group, Place};
+use super::{ANSWER_MIN, Shared};
+
+/// How long to wait before looking again whether dead letters were taken away, or credit came.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+pub(super) struct NatsWorker(Arc<Worker>);
+
+struct Worker {
+    shared: Arc<Shared>,
+    group: usize,
+    held: Mutex<Held>,
+    /// Held while jobs may come from the server.
+    pulling: tokio::sync::Mutex<()>,
+    /// Nobody waits for jobs any more.
+    stop: Notify,
+}
+
+#[derive(Default)]
+struct Held {
+    jobs: HashMap<JobNumber, Lease>,
+    /// Pulled, and not yet given out: the server counts credit in jobs, we in bytes too.
+    waiting: VecDeque<JobNumber>,
+}
+
+struct Lease {
+    token: Token,
+    envelope: Envelope,
+    acker: Arc<Acker>,
+    stream_sequence: u64,
+    began: Instant,
+    renewed: Instant,
+}
+
+impl NatsWorker {
+    pub fn new(shared: Arc<Shared>, group: usize) -> Self {
+        Self(Arc::new(Worker {
+            shared,
+            group,
+            held: Mutex::default(),
+            pulling: tokio::sync::Mutex::default(),
+            stop: Notify::new(),
+        }))
+    }
+
+    /// Pulls jobs into what is held, to the end even where the caller goes away: what the server has sent
+    /// is then given back by `leave`, and does not wait for its lease to end.
+    async fn pull(&self, jobs: usize, until: Instant) -> Result<(), QueueError> {
+        let worker = Arc::clone(&self.0);
+        let _stop = StopOnDrop(&self.0.stop);
+        let pull = async move {
+            let _pulling = worker.pulling.lock().await;
+            let mut stop = pin!(worker.stop.notified());
+            stop.as_mut().enable();
+            if worker.pull(jobs).await? > 0 {
+                return Ok(());
+            }
+            tokio::select! {
+                pulled = worker.pull_one(until) => pulled.map(drop),
+                () = stop => Ok(()),
+            }
+        };
+        let pulled = self.0.shared.runtime.spawn(pull).await;
+        pulled.unwrap_or(Err(QueueError::Closed))
+    }
+}
+
+/// Ends the wait of a pull whose caller has gone away.
+struct StopOnDrop<'a>(&'a Notify);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.notify_waiters();
+    }
+}
+
+impl Worker {
+    fn group(&self) -> &Group {
+        &self.shared.groups[self.group]
+    }
+
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes out what the credit allows of what was pulled.
+    fn take(&self, credit: Credit) -> Vec<LeasedJob> {
+        let mut held = self.held();
+        let (mut leased, mut bytes) = (Vec::new(), 0);
+        while leased.len() < credit.jobs
+            && let Some(number) = held.waiting.front().copied()
+        {
+            let Some(lease) = held.jobs.get(&number) else {
+                held.waiting.pop_front();
+                continue;
+            };
+            if self.is_over(lease) {
+                held.waiting.pop_front();
+                held.jobs.remove(&number);
+                continue;
+            }
+            let job = lease.envelope.leased(number, lease.token);
+            bytes += job_bytes(&job);
+            if bytes > credit.bytes && !(leased.is_empty() && credit.takes_any_first) {
+                break;
+            }
+            leased.push(job);
+            held.waiting.pop_front();
+        }
+        leased
+    }
+
+    /// Whether the server may have given it to another worker, by our own clock.
+    fn is_over(&self, lease: &Lease) -> bool {
+        lease.renewed.elapsed() >= self.shared.options.lease
+    }
+
+    /// Pulls what is there, at most so many.
+    async fn pull(&self, jobs: usize) -> Result<usize, QueueError> {
+        let batch = self
+            .group()
+            .pull
+            .fetch()
+            .max_messages(jobs)
+            .messages()
+            .await;
+        let batch = batch.map_err(|error| unavailable(error, Work::NotDone))?;
+        let pulled = timeout(ANSWER_MIN, self.note_all(batch)).await;
+        pulled.unwrap_or_else(|_| Err(unavailable("the server does not answer", Work::NotDone)))
+    }
+
+    /// Waits for one.
+    async fn pull_one(&self, until: Instant) -> Result<usize, QueueError> {
+        let wait = until.saturating_duration_since(Instant::now());
+        let wait = wait.max(Duration::from_millis(1));
+        let batch = self
+            .group()
+            .pull
+            .batch()
+            .max_messages(1)
+            .expires(wait)
+            .messages()
+            .await;
+        let batch = batch.map_err(|error| unavailable(error, Work::NotDone))?;
+        let pulled = timeout_at(until + ANSWER_MIN, self.note_all(batch)).await;
+        pulled.unwrap_or(Ok(0))
+    }
+
+    async fn note_all(&self, mut batch: Batch) -> Result<usize, QueueError> {
+        let mut noted = 0;
+        while let Some(message) = batch.next().await {
+            let message = message.map_err(|error| unavailable(error, Work::NotDone))?;
+            noted += usize::from(self.note(message).await?);
+        }
+        Ok(noted)
+    }
+
+    /// Notes a job that came; one that has expired, or has killed too many workers, is not for this one.
+    async fn note(&self, message: Message) -> Result<bool, QueueError> {
+        let info = message
+            .info()
+            .map_err(|error| unavailable(error, Work::NotDone))?;
+        let (stream_sequence, delivered) = (info.stream_sequence, info.delivered);
+        let token = Token(info.consumer_sequence);
+        let (message, acker) = message.split();
+        let header = |name: &str| {
+            let headers = message.headers.as_ref()?;
+            headers.get(name).map(|value| value.as_str().to_owned())
+        };
+        let mut envelope = Envelope::read(header, message.payload.clone());
+        let number = *envelope.number.get_or_insert(JobNumber(stream_sequence));
+        if envelope.has_expired(now_ms()) {
+            acknowledge(&acker).await?;
+            self.group().expired.fetch_add(1, Ordering::Relaxed);
+            return Ok(false);
+        }
+        let lost = u32::try_from(delivered.saturating_sub(1)).unwrap_or(0);
+        let now = Instant::now();
+        let are_too_many = envelope.lose(lost, &self.shared.options, now_ms());
+        let lease = Lease {
+            token,
+            envelope,
+            acker: Arc::new(acker),
+            stream_sequence,
+            began: now,
+            renewed: now,
+        };
+        if are_too_many {
+            let (envelope, lease) = (lease.envelope.clone(), lease);
+            self.carry_out(Next::Bury(envelope), &lease).await?;
+            return Ok(false);
+        }
+        let mut held = self.held();
+        held.jobs.insert(number, lease);
+        held.waiting.push_back(number);
+        Ok(true)
+    }
+
+    async fn answer_one(
+        &self,
+        lease: Lease,
+        answer: Answer,
+    ) -> Result<Result<(), Stale>, QueueError> {
+        // The server would take it. We do not send it.
+        if self.is_over(&lease) {
+            return Ok(Err(Stale));
+        }
+        let random = fastrand::f64();
+        let envelope = lease.envelope.clone();
+        let next = envelope.answered(answer, &self.shared.options, now_ms(), random);
+        self.carry_out(next, &lease).await.map(Ok)
+    }
+
+    async fn carry_out(&self, next: Next, lease: &Lease) -> Result<(), QueueError> {
+        let group = self.group();
+        let until = Instant::now() + ANSWER_MIN;
+        match next {
+            Next::Finish => {
+                acknowledge(&lease.acker).await?;
+                group.done.fetch_add(1, Ordering::Relaxed);
+                return Ok(());
+            }
+            Next::Bury(envelope) => {
+                let subject = group.subject(Place::Dead, envelope.number);
+                let message_id = format!("dead/{}", lease.stream_sequence);
+                self.shared
+                    .publish(subject, &envelope, &message_id, until)
+                    .await?;
+                group.forget_dead();
+            }
+            Next::Again(envelope) => {
+                let message_id = format!("again/{}", lease.token.0);
+                let place = match envelope.delay.is_zero() {
+                    true => Place::Jobs,
+                    false => Place::Waiting,
+                };
+                let subject = group.subject(place, envelope.number);
+                self.shared
+                    .publish(subject, &envelope, &message_id, until)
+                    .await?;
+            }
+        }
+        acknowledge(&lease.acker).await
+    }
+}
+
+impl EngineWorker for NatsWorker {
+    fn lease_time(&self) -> Duration {
+        self.0.shared.options.lease
+    }
+
+    fn lease(&self, credit: Credit, until: Instant) -> EngineFuture<'_, Vec<LeasedJob>> {
+        Box::pin(async move {
+            loop {
+                if self.0.shared.is_closed.load(Ordering::Acquire) {
+                    return Err(QueueError::Closed);
+                }
+                let leased = self.0.take(credit);
+                let has_waiting = !self.0.held().waiting.is_empty();
+                if !leased.is_empty() || Instant::now() >= until {
+                    return Ok(leased);
+                }
+                if has_waiting {
+                    // What is here does not fit; the caller may soon have more room.
+                    sleep_until(until.min(Instant::now() + LOOK_AGAIN)).await;
+                    return Ok(Vec::new());
+                }
+                if self.0.group().is_blocked(&self.0.shared.options).await? {
+                    sleep_until(until.min(Instant::now() + LOOK_AGAIN)).await;
+                    continue;
+                }
+                self.pull(credit.jobs, until).await?;
+            }
+        })
+    }
+
+    fn answer(
+        &self,
+        answers: Vec<(JobNumber, Token, Answer)>,
+    ) -> EngineFuture<'_, Vec<Result<(), Stale>>> {
+        Box::pin(async move {
+            let answered: Vec<_> = answers
+                .into_iter()
+                .map(|(number, token, answer)| {
+                    let mut held = self.0.held();
+                    let is_held = held
+                        .jobs
+                        .get(&number)
+                        .is_some_and(|lease| lease.token == token);
+                    (is_held.then(|| held.jobs.remove(&number)).flatten(), answer)
+                })
+                .map(|(lease, answer)| async move {
+                    match lease {
+                        Some(lease) => self.0.answer_one(lease, answer).await,
+                        None => Ok(Err(Stale)),
+                    }
+                })
+                .collect();
+            join_all(answered).await.into_iter().collect()
+        })
+    }
+
+    fn renew(&self, leases: Vec<(JobNumber, Token)>) -> EngineFuture<'_, Vec<Result<(), Stale>>> {
+        Box::pin(async move {
+            let mut ackers = Vec::new();
+            let results = {
+                let mut held = self.0.held();
+                // Those that nobody has asked for yet, too.
+                let waiting: Vec<JobNumber> = held.waiting.iter().copied().collect();
+                let waiting: Vec<(JobNumber, Token)> = waiting
+                    .into_iter()
+                    .filter_map(|number| Some((number, held.jobs.get(&number)?.token)))
+                    .collect();
+                let mut renew = |number, token| {
+                    let lease = held
+                        .jobs
+                        .get_mut(&number)
+                        .filter(|lease| lease.token == token);
+                    let lease = lease.filter(|lease| !self.0.is_over(lease)).ok_or(Stale)?;
+                    if lease.began.elapsed() >= self.0.shared.options.attempt_max {
+                        return Err(Stale);
+                    }
+                    lease.renewed = Instant::now();
+                    ackers.push(Arc::clone(&lease.acker));
+                    Ok(())
+                };
+                for (number, token) in waiting {
+                    // One whose lease is over is dropped when its turn comes.
+                    let _ = renew(number, token);
+                }
+                leases
+                    .into_iter()
+                    .map(|(number, token)| renew(number, token))
+                    .collect()
+            };
+            for acker in ackers {
+                let told = acker.ack_with(AckKind::Progress).await;
+                told.map_err(|error| unavailable(error, Work::OutcomeUnknown))?;
+            }
+            Ok(results)
+        })
+    }
+
+    fn leave(&self) -> EngineFuture<'_, ()> {
+        Box::pin(async move {
+            let _pulling = self.0.pulling.lock().await;
+            let unbegun: Vec<Lease> = {
+                let mut held = self.0.held();
+                let numbers = std::mem::take(&mut held.waiting);
+                numbers
+                    .iter()
+                    .filter_map(|number| held.jobs.remove(number))
+                    .collect()
+            };
+            let released = unbegun
+                .into_iter()
+                .map(|lease| self.0.answer_one(lease, Answer::Release));
+            for released in join_all(released).await {
+                let _ = released?;
+            }
+            Ok(())
+        })
+    }
+}
+
+fn job_bytes(job: &LeasedJob) -> usize {
+    let id = job.id.as_ref().map_or(0, |id| id.as_bytes().len());
+    job.body.len() + id + job.key.as_ref().map_or(0, bytes::Bytes::len)
+}
+
+/// Returns when the server has it.
+async fn acknowledge(acker: &Acker) -> Result<(), QueueError> {
+    let told = timeout(ANSWER_MIN, acker.double_ack()).await;
+    let told = told.map_err(|_| unavailable("the server did not confirm", Work::OutcomeUnknown))?;
+    told.map_err(|error| unavailable(error, Work::OutcomeUnknown))
+}
