@@ -3,12 +3,24 @@
 //!
 //! Instructions repeat to a fraction of a percent where times do not; CI compares them with
 //! benches/instructions.tsv.
+//!
+//! `tcp` and `flight` go over a loopback socket, one call after the other and 64 at once; `raw tcp`
+//! and `raw flight` send as many bytes through the raw socket of the same transport. What these
+//! count in user space wanders by a few percent, with how many messages each wake-up finds.
+
+mod contenders;
 
 use std::hint::black_box;
 
 use bowline::message::Msg;
 use bowline::{Limits, Reply, Request, Server, Status};
 use bowline_test_schemas::everything::{Base, BaseClient, BaseServer, PingParams, PingResults};
+use bytes::Bytes;
+use contenders::{RawSocket, echo_raw, raw_router};
+
+const TEXT: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+/// What a typed body has beside its text.
+const BODY_BESIDE: usize = 32;
 
 struct Echo;
 
@@ -51,33 +63,62 @@ fn main() {
                 );
             });
         }
-        "call" => {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build();
-            runtime.expect("a runtime").block_on(calls(times));
-        }
+        "call" => block_on(calls("inproc://instructions", times, 1)),
+        "tcp" => block_on(calls("tcp://127.0.0.1:0", times, 1)),
+        "flight" => block_on(calls("tcp://127.0.0.1:0", times, 64)),
+        "raw tcp" => block_on(raw_calls(times, 1)),
+        "raw flight" => block_on(raw_calls(times, 64)),
         other => panic!("no scenario {other}"),
     }
 }
 
-/// All of a call but the socket: build, header, correlate, dispatch, build, header, open.
-async fn calls(times: u32) {
+fn block_on(work: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    runtime.expect("a runtime").block_on(work);
+}
+
+/// Build, header, correlate, dispatch, build, header, open; in process, that is all of a call but
+/// the socket.
+async fn calls(endpoint: &str, times: u32, in_flight: u32) {
     let server = Server::builder().service(BaseServer::new(Echo));
-    let server = server
-        .bind("inproc://instructions")
-        .await
-        .expect("it binds")
-        .spawn();
-    let client = BaseClient::connect("inproc://instructions")
+    let server = server.bind(endpoint).await.expect("it binds").spawn();
+    let client = BaseClient::connect(server.endpoint().to_string())
         .await
         .expect("it connects");
-    for _ in 0..times {
-        let reply = client
-            .ping(|mut p| p.set_text("hello"))
-            .await
-            .expect("a reply");
-        black_box(reply.get().expect("a root").get_text().expect("a text"));
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..in_flight {
+        let client = client.clone();
+        tasks.spawn(async move {
+            for _ in 0..times / in_flight {
+                let reply = client
+                    .ping(|mut p| p.set_text(TEXT))
+                    .await
+                    .expect("a reply");
+                black_box(reply.get().expect("a root").get_text().expect("a text"));
+            }
+        });
     }
+    tasks.join_all().await;
     server.shutdown().await;
+}
+
+/// As many bytes, and nothing else.
+async fn raw_calls(times: u32, in_flight: u32) {
+    let (router, endpoint) = raw_router().await;
+    let echo = tokio::spawn(echo_raw(router));
+    let body = Bytes::from(vec![7; TEXT.len() + BODY_BESIDE]);
+    let socket = RawSocket::connect(&endpoint, body).await;
+    let mut batch = Vec::new();
+    let (mut sent, mut received) = (0, 0);
+    while received < times {
+        while sent < times && sent - received < in_flight {
+            socket.send().await;
+            sent += 1;
+        }
+        socket.receive(&mut batch).await;
+        received += batch.len() as u32;
+    }
+    echo.abort();
 }

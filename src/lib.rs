@@ -149,7 +149,7 @@ pub mod __measured {
     use crate::wire::{Metadata, RequestHeader};
 
     /// The header that a client would send for a request.
-    pub fn build_header(request: &RawRequest) -> bytes::Bytes {
+    pub fn build_header(request: &RawRequest) -> impl std::ops::Deref<Target = [u8]> {
         let header = RequestHeader {
             interface: request.interface,
             method: request.method,

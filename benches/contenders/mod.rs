@@ -1,6 +1,8 @@
 //! What Bowline is measured beside: the raw socket of the same transport with frames of the same
 //! sizes, and raw TCP with a length in front. Neither parses, correlates or keeps deadlines.
 
+#![allow(dead_code, reason = "each bench uses a part of it")]
+
 use bytes::Bytes;
 use omq_tokio::options::WorkloadProfile;
 use omq_tokio::{IdentitySocket, Message, MessagePool, Options, Socket, SocketType};

@@ -24,6 +24,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::security::Principal;
+use crate::wire::HeaderBytes;
+
 pub use endpoint::{Endpoint, EndpointError};
 pub use options::{Carrier, Prefer, TransportOptions};
 pub(crate) use sockets::{
@@ -38,7 +40,7 @@ const BATCH_MAX: usize = 128;
 /// What stands behind the empty delimiter of a request or a reply.
 #[derive(Clone, Debug)]
 pub(crate) struct Frames {
-    pub header: Bytes,
+    pub header: HeaderBytes,
     pub body: Bytes,
 }
 
@@ -54,7 +56,7 @@ pub(crate) type Received = Result<Frames, Malformed>;
 #[derive(Clone, Debug)]
 pub(crate) struct TopicFrames {
     pub topic: Bytes,
-    pub header: Bytes,
+    pub header: HeaderBytes,
     pub body: Bytes,
 }
 

@@ -2,7 +2,8 @@
 
 use bytes::Bytes;
 
-use super::header::{check_version, open};
+use super::header::{HeaderBytes, check_version, open};
+use super::layout::{self, Data};
 use super::{HeaderError, Metadata, TraceContext};
 use crate::message;
 use crate::wire_capnp::event_header;
@@ -25,8 +26,29 @@ pub(crate) enum EventKind {
     Refused,
 }
 
+/// In the first word of the struct's data, in bits. Its version is 0: the difference to the
+/// default, which is the version that is spoken here.
+const KIND_AT: u32 = 16;
+/// In words of the struct's data.
+const EPOCH: usize = 1;
+const SEQUENCE: usize = 2;
+
 impl EventHeader {
-    pub fn encode(&self) -> Bytes {
+    pub fn encode(&self) -> HeaderBytes {
+        if self.trace.is_some() || !self.metadata.is_empty() {
+            return HeaderBytes::Long(self.encode_any());
+        }
+        let first = match self.kind {
+            EventKind::Event => 0,
+            EventKind::Tail => 1,
+            EventKind::Confirmed => 2,
+        } << KIND_AT;
+        let bytes: [u8; 56] = layout::write([first, self.epoch, self.sequence], 2);
+        HeaderBytes::short(bytes)
+    }
+
+    /// The general way, for whatever the header has.
+    pub(super) fn encode_any(&self) -> Bytes {
         let built = message::build::<event_header::Owned, std::convert::Infallible>(|mut to| {
             to.set_kind(match self.kind {
                 EventKind::Event => event_header::Kind::Event,
@@ -49,6 +71,32 @@ impl EventHeader {
     }
 
     pub fn decode(bytes: &[u8]) -> Result<Self, HeaderError> {
+        match layout::read(bytes).and_then(Self::read_in_place) {
+            Some(header) => Ok(header),
+            None => Self::decode_any(bytes),
+        }
+    }
+
+    /// `None` for a version or a kind that is not known here.
+    pub(super) fn read_in_place(from: Data<'_>) -> Option<Self> {
+        let first = from.word(0);
+        let kind = match ((first >> KIND_AT) as u16, first as u16) {
+            (0, 0) => EventKind::Event,
+            (1, 0) => EventKind::Tail,
+            (2, 0) => EventKind::Confirmed,
+            _ => return None,
+        };
+        Some(Self {
+            kind,
+            epoch: from.word(EPOCH),
+            sequence: from.word(SEQUENCE),
+            trace: None,
+            metadata: Metadata::new(),
+        })
+    }
+
+    /// The general way, for whatever the header has.
+    pub(super) fn decode_any(bytes: &[u8]) -> Result<Self, HeaderError> {
         open(bytes, |reader| {
             let from = reader.get_root::<event_header::Reader<'_>>()?;
             check_version(from.get_version(), 0)?;

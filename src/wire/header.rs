@@ -1,11 +1,84 @@
-//! Opening a header, whichever of the three it is.
+//! The bytes of a header, and opening one, whichever of the three it is.
 
+use std::ops::Deref;
+
+use bytes::Bytes;
 use capnp::Word;
 use capnp::message::{Reader, ReaderSegments};
 use capnp::serialize::BufferSegments;
 
 use super::{ENVELOPE_VERSION, HEADER_BYTES_MAX};
 use crate::message::Limits;
+
+/// A header as it is sent: a short one, as nearly all are, without an allocation.
+#[derive(Clone, Debug)]
+pub(crate) enum HeaderBytes {
+    Short {
+        bytes: [u8; SHORT_BYTES_MAX],
+        len: u8,
+    },
+    Long(Bytes),
+}
+
+/// As long as the header of a request without a key, a trace and metadata.
+const SHORT_BYTES_MAX: usize = 88;
+
+impl HeaderBytes {
+    pub(super) fn short<const BYTES: usize>(from: [u8; BYTES]) -> Self {
+        const { assert!(BYTES <= SHORT_BYTES_MAX) };
+        let mut bytes = [0; SHORT_BYTES_MAX];
+        bytes[..BYTES].copy_from_slice(&from);
+        Self::Short {
+            bytes,
+            len: BYTES as u8, // at most `SHORT_BYTES_MAX`
+        }
+    }
+}
+
+impl Deref for HeaderBytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Short { bytes, len } => &bytes[..usize::from(*len)],
+            Self::Long(bytes) => bytes,
+        }
+    }
+}
+
+impl From<&[u8]> for HeaderBytes {
+    fn from(bytes: &[u8]) -> Self {
+        let mut short = [0; SHORT_BYTES_MAX];
+        match short.get_mut(..bytes.len()) {
+            Some(to) => {
+                to.copy_from_slice(bytes);
+                Self::Short {
+                    bytes: short,
+                    len: bytes.len() as u8, // at most `SHORT_BYTES_MAX`
+                }
+            }
+            None => Self::Long(Bytes::copy_from_slice(bytes)),
+        }
+    }
+}
+
+impl From<Bytes> for HeaderBytes {
+    fn from(bytes: Bytes) -> Self {
+        match bytes.len() {
+            0..=SHORT_BYTES_MAX => Self::from(&bytes[..]),
+            _ => Self::Long(bytes),
+        }
+    }
+}
+
+impl From<HeaderBytes> for Bytes {
+    fn from(header: HeaderBytes) -> Self {
+        match header {
+            HeaderBytes::Short { .. } => Bytes::copy_from_slice(&header),
+            HeaderBytes::Long(bytes) => bytes,
+        }
+    }
+}
 
 /// Why a header could not be understood.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

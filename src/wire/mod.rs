@@ -5,6 +5,7 @@
 
 mod event;
 mod header;
+mod layout;
 mod metadata;
 mod reply;
 mod request;
@@ -14,6 +15,7 @@ mod status;
 mod tests;
 
 pub(crate) use event::{EventHeader, EventKind};
+pub(crate) use header::HeaderBytes;
 pub use header::HeaderError;
 pub use metadata::{Metadata, MetadataError, TraceContext};
 pub(crate) use reply::{ReplyHeader, ReplyStatus};
@@ -21,9 +23,20 @@ pub(crate) use request::RequestHeader;
 pub use request_id::{RequestId, RequestKey, RequestKeyError};
 pub use status::{Code, Reason, Status, Work};
 
-/// Reads bytes as each of the three headers, for tests of what others may send.
+/// Reads bytes as each of the three headers, for tests of what others may send: both ways of
+/// reading them agree.
 #[cfg(any(test, fuzzing))]
 pub(crate) fn decode_all(bytes: &[u8]) {
+    let in_place = layout::read(bytes);
+    if let Some(header) = in_place.and_then(RequestHeader::read_in_place) {
+        assert_eq!(RequestHeader::decode_any(bytes), Ok(header));
+    }
+    if let Some(header) = in_place.and_then(ReplyHeader::read_in_place) {
+        assert_eq!(ReplyHeader::decode_any(bytes), Ok(header));
+    }
+    if let Some(header) = in_place.and_then(EventHeader::read_in_place) {
+        assert_eq!(EventHeader::decode_any(bytes), Ok(header));
+    }
     let _ = RequestHeader::decode(bytes);
     let _ = ReplyHeader::decode(bytes);
     let _ = EventHeader::decode(bytes);

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::header::{check_version, open};
+use super::header::{HeaderBytes, check_version, open};
+use super::layout::{self, Data};
 use super::request::to_microseconds;
 use super::{Code, HeaderError, Metadata, Reason, Status, Work};
 use crate::message;
@@ -31,8 +32,27 @@ pub(crate) enum ReplyStatus {
     Failed(Status),
 }
 
+/// In the first word of the struct's data, in bits. Its version is 0: the difference to the
+/// default, which is the version that is spoken here.
+const STATUS_AT: u32 = 16;
+const REPLAYED_AT: u32 = 32;
+/// In words of the struct's data.
+const CORRELATION: usize = 1;
+
 impl ReplyHeader {
-    pub fn encode(&self) -> Bytes {
+    pub fn encode(&self) -> HeaderBytes {
+        let status = match &self.status {
+            ReplyStatus::Ok if self.metadata.is_empty() => OK,
+            ReplyStatus::ApplicationError if self.metadata.is_empty() => APPLICATION_ERROR,
+            _ => return HeaderBytes::Long(self.encode_any()),
+        };
+        let first = u64::from(status) << STATUS_AT | u64::from(self.replayed) << REPLAYED_AT;
+        let bytes: [u8; 56] = layout::write([first, self.correlation, 0], 2);
+        HeaderBytes::short(bytes)
+    }
+
+    /// The general way, for whatever the header has.
+    pub(super) fn encode_any(&self) -> Bytes {
         let built = message::build::<reply_header::Owned, std::convert::Infallible>(|mut to| {
             to.set_correlation(self.correlation);
             to.set_replayed(self.replayed);
@@ -59,6 +79,30 @@ impl ReplyHeader {
     }
 
     pub fn decode(bytes: &[u8]) -> Result<Self, HeaderError> {
+        match layout::read(bytes).and_then(Self::read_in_place) {
+            Some(header) => Ok(header),
+            None => Self::decode_any(bytes),
+        }
+    }
+
+    /// `None` for a version that is not spoken here, and for a status that says more.
+    pub(super) fn read_in_place(from: Data<'_>) -> Option<Self> {
+        let first = from.word(0);
+        let status = match ((first >> STATUS_AT) as u16, first as u16) {
+            (OK, 0) => ReplyStatus::Ok,
+            (APPLICATION_ERROR, 0) => ReplyStatus::ApplicationError,
+            _ => return None,
+        };
+        Some(Self {
+            correlation: from.word(CORRELATION),
+            status,
+            replayed: first >> REPLAYED_AT & 1 == 1,
+            metadata: Metadata::new(),
+        })
+    }
+
+    /// The general way, for whatever the header has.
+    pub(super) fn decode_any(bytes: &[u8]) -> Result<Self, HeaderError> {
         open(bytes, |reader| {
             let from = reader.get_root::<reply_header::Reader<'_>>()?;
             let correlation = from.get_correlation();

@@ -5,7 +5,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use uuid::Uuid;
 
-use super::header::{check_version, open};
+use super::header::{HeaderBytes, check_version, open};
+use super::layout::{self, Data};
 use super::{HeaderError, Metadata, RequestId, RequestKey, TraceContext};
 use crate::message;
 use crate::wire_capnp::request_header;
@@ -25,8 +26,50 @@ pub(crate) struct RequestHeader {
     pub outcome_only: bool,
 }
 
+/// What every header's first word has for the version: as its difference to the default, which is
+/// the version that is spoken here.
+const VERSION: u64 = 0;
+/// In words of the struct's data.
+const INTERFACE: usize = 1;
+const ID_HIGH: usize = 2;
+const ID_LOW: usize = 3;
+const CORRELATION: usize = 4;
+const REMAINING: usize = 5;
+/// In the first word, in bits.
+const METHOD_AT: u32 = 16;
+const ATTEMPT_AT: u32 = 32;
+const OUTCOME_ONLY_AT: u32 = 48;
+
 impl RequestHeader {
-    pub fn encode(&self) -> Bytes {
+    pub fn encode(&self) -> HeaderBytes {
+        match &self.id {
+            RequestId::Uuid(id) if self.trace.is_none() && self.metadata.is_empty() => {
+                HeaderBytes::short(self.in_place(id))
+            }
+            _ => HeaderBytes::Long(self.encode_any()),
+        }
+    }
+
+    fn in_place(&self, id: &Uuid) -> [u8; 88] {
+        let (high, low) = id.as_u64_pair();
+        let first = VERSION
+            | u64::from(self.method) << METHOD_AT
+            | u64::from(self.attempt) << ATTEMPT_AT
+            | u64::from(self.outcome_only) << OUTCOME_ONLY_AT;
+        let remaining = self.remaining.map_or(0, to_microseconds);
+        let data = [
+            first,
+            self.interface,
+            high,
+            low,
+            self.correlation,
+            remaining,
+        ];
+        layout::write(data, 3)
+    }
+
+    /// The general way, for whatever the header has.
+    pub(super) fn encode_any(&self) -> Bytes {
         let built = message::build::<request_header::Owned, std::convert::Infallible>(|mut to| {
             to.set_interface(self.interface);
             to.set_method(self.method);
@@ -55,6 +98,34 @@ impl RequestHeader {
     }
 
     pub fn decode(bytes: &[u8]) -> Result<Self, HeaderError> {
+        match layout::read(bytes).and_then(Self::read_in_place) {
+            Some(header) => Ok(header),
+            None => Self::decode_any(bytes),
+        }
+    }
+
+    /// `None` for a version that is not spoken here.
+    pub(super) fn read_in_place(from: Data<'_>) -> Option<Self> {
+        let first = from.word(0);
+        if u64::from(first as u16) != VERSION {
+            return None;
+        }
+        let remaining = from.word(REMAINING);
+        Some(Self {
+            interface: from.word(INTERFACE),
+            method: (first >> METHOD_AT) as u16,
+            attempt: (first >> ATTEMPT_AT) as u16,
+            correlation: from.word(CORRELATION),
+            id: Uuid::from_u64_pair(from.word(ID_HIGH), from.word(ID_LOW)).into(),
+            remaining: (remaining != 0).then(|| Duration::from_micros(remaining)),
+            trace: None,
+            metadata: Metadata::new(),
+            outcome_only: first >> OUTCOME_ONLY_AT & 1 == 1,
+        })
+    }
+
+    /// The general way, for whatever the header has.
+    pub(super) fn decode_any(bytes: &[u8]) -> Result<Self, HeaderError> {
         open(bytes, |reader| {
             let from = reader.get_root::<request_header::Reader<'_>>()?;
             let correlation = from.get_correlation();

@@ -15,9 +15,10 @@ pub(super) use publish::{PublishSender, SubscriptionWatch, bind_publish};
 pub(super) use router::{InFlight, Peer, RouterReceiver, RouterSender, bind_router};
 pub(super) use subscribe::{SubscribeReceiver, SubscribeSender, connect_subscribe};
 
-use bytes::Bytes;
 use omq_tokio::options::WorkloadProfile;
-use omq_tokio::{Error, Message, MessagePool, Options, ReconnectPolicy};
+use omq_tokio::{Error, Message, MessagePool, Options, Payload, ReconnectPolicy};
+
+use crate::wire::HeaderBytes;
 
 use super::{Endpoint, Frames, Malformed, Prefer, Received, TransportError, TransportOptions};
 
@@ -53,16 +54,31 @@ fn options(from: &TransportOptions) -> Options {
 }
 
 fn to_message(pool: &MessagePool, frames: Frames) -> Message {
-    pool.multipart([Bytes::new(), frames.header, frames.body])
+    pool.multipart_payloads([
+        Payload::new(),
+        header_part(frames.header),
+        Payload::from_bytes(frames.body),
+    ])
+}
+
+/// A short header goes into omq's own table, without an allocation.
+fn header_part(header: HeaderBytes) -> Payload {
+    match header {
+        HeaderBytes::Short { .. } => Payload::from_slice(&header),
+        HeaderBytes::Long(bytes) => Payload::from_bytes(bytes),
+    }
 }
 
 fn to_frames(message: &Message) -> Received {
     let parts = message.len();
     if parts == PARTS
         && message.part_slice(0).is_some_and(<[u8]>::is_empty)
-        && let (Some(header), Some(body)) = (message.part_bytes(1), message.part_bytes(2))
+        && let (Some(header), Some(body)) = (message.part_slice(1), message.part_bytes(2))
     {
-        Ok(Frames { header, body })
+        Ok(Frames {
+            header: header.into(),
+            body,
+        })
     } else {
         Err(Malformed { parts })
     }

@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use omq_tokio::{
-    MessagePool, MonitorEvent, MonitorRecvError, MonitorStream, OnMute, Socket, SocketType,
-    TrySendError,
+    MessagePool, MonitorEvent, MonitorRecvError, MonitorStream, OnMute, Payload, Socket,
+    SocketType, TrySendError,
 };
 
 use super::door::{Door, Keeper};
-use super::{TABLES_KEPT, actual, options, to_error};
+use super::{TABLES_KEPT, actual, header_part, options, to_error};
 use crate::transport::{
     Admit, Closed, DoorCounters, Endpoint, PublishRefused, SubscriptionChange, TopicFrames,
     TransportError, TransportOptions,
@@ -65,9 +65,11 @@ pub(crate) struct PublishSender {
 
 impl PublishSender {
     pub fn try_send(&self, frames: TopicFrames) -> Result<(), PublishRefused> {
-        let message = self
-            .pool
-            .multipart([frames.topic, frames.header, frames.body]);
+        let message = self.pool.multipart_payloads([
+            Payload::from_slice(&frames.topic),
+            header_part(frames.header),
+            Payload::from_bytes(frames.body),
+        ]);
         match self.socket.try_send(message) {
             Ok(()) => Ok(()),
             Err(TrySendError::Full(_)) => Err(PublishRefused::Full),

@@ -74,12 +74,19 @@ impl SubscribeReceiver {
 
 fn frames(message: &Message) -> Result<TopicFrames, Malformed> {
     let parts = message.len();
-    match message.try_as_parts::<PARTS>() {
-        Ok([topic, header, body]) => Ok(TopicFrames {
+    if parts == PARTS
+        && let (Some(topic), Some(header), Some(body)) = (
+            message.part_bytes(0),
+            message.part_slice(1),
+            message.part_bytes(2),
+        )
+    {
+        Ok(TopicFrames {
             topic,
-            header,
+            header: header.into(),
             body,
-        }),
-        Err(_) => Err(Malformed { parts }),
+        })
+    } else {
+        Err(Malformed { parts })
     }
 }

@@ -17,12 +17,15 @@ use crate::transport::{
 };
 
 fn to_message(frames: Frames) -> ZmqMessage {
-    message(vec![Bytes::new(), frames.header, frames.body])
+    message(vec![Bytes::new(), frames.header.into(), frames.body])
 }
 
 fn to_frames(parts: Vec<Bytes>) -> Received {
     match <[Bytes; 3]>::try_from(parts) {
-        Ok([delimiter, header, body]) if delimiter.is_empty() => Ok(Frames { header, body }),
+        Ok([delimiter, header, body]) if delimiter.is_empty() => Ok(Frames {
+            header: header.into(),
+            body,
+        }),
         Ok(_) => Err(Malformed { parts: 3 }),
         Err(parts) => Err(Malformed { parts: parts.len() }),
     }

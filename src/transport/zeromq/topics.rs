@@ -56,7 +56,7 @@ async fn publish_all(
             frames = to_send.recv() => {
                 let Some(frames) = frames else { return };
                 // An error is that of one subscriber, who is gone with it.
-                let _ = socket.send(message(vec![frames.topic, frames.header, frames.body])).await;
+                let _ = socket.send(message(vec![frames.topic, frames.header.into(), frames.body])).await;
             }
             received = socket.recv() => {
                 let Ok(Some(change)) = received.map(|m| change(&m.into_vec())) else { continue };
@@ -201,7 +201,7 @@ async fn subscribe_all(
             message = socket.recv() => {
                 let Ok(message) = message else { continue };
                 let frames = match <[Bytes; 3]>::try_from(message.into_vec()) {
-                    Ok([topic, header, body]) => Ok(TopicFrames { topic, header, body }),
+                    Ok([topic, header, body]) => Ok(TopicFrames { topic, header: header.into(), body }),
                     Err(parts) => Err(Malformed { parts: parts.len() }),
                 };
                 if received.send(frames).await.is_err() {
