@@ -16,7 +16,7 @@ use tower_service::Service;
 
 use super::correlation::{Correlation, TooMany};
 use super::deadline::inherit;
-use super::raw::deadline_after;
+use super::raw::{after, deadline_after};
 use super::{Outcome, RawReply, RawRequest, TIMEOUT_DEFAULT};
 use crate::message::Limits;
 use crate::security::ClientSecurity;
@@ -285,11 +285,19 @@ impl Shared {
     }
 
     /// Sends the request and returns its correlation number.
-    fn begin(&self, request: &RawRequest, deadline: Instant) -> Result<u64, NotBegun> {
+    ///
+    /// Takes the body out of a request that will not be sent again, and puts it back where it was
+    /// not sent but may be later.
+    fn begin(
+        &self,
+        request: &mut RawRequest,
+        deadline: Instant,
+        now: Instant,
+    ) -> Result<u64, NotBegun> {
         if !self.is_connected() {
             return Err(NotBegun::NoServer);
         }
-        let remaining = deadline.saturating_duration_since(Instant::now());
+        let remaining = deadline.saturating_duration_since(now);
         if remaining.is_zero() {
             return Err(NotBegun::Never(Status::deadline_exceeded(Work::NotDone)));
         }
@@ -305,13 +313,16 @@ impl Shared {
             correlation: number,
             id: request.id.clone(),
             remaining: Some(remaining),
-            trace: request.trace.as_deref().cloned(),
+            trace: request.trace.clone(),
             metadata: request.metadata.clone(),
             outcome_only: request.outcome_only,
         };
         let frames = Frames {
             header: header.encode(),
-            body: request.body.clone(),
+            body: match request.wait_for_ready {
+                true => request.body.clone(),
+                false => std::mem::take(&mut request.body),
+            },
         };
         match self.sender.try_send(frames) {
             Ok(()) => {
@@ -323,7 +334,10 @@ impl Shared {
             Err(refused) => {
                 self.lock().correlation.cancel(number);
                 Err(match refused {
-                    Refused::Full(_) => NotBegun::Full,
+                    Refused::Full(frames) => {
+                        request.body = frames.body;
+                        NotBegun::Full
+                    }
                     Refused::NoPeer => NotBegun::NoServer,
                     Refused::Closed => NotBegun::Never(Status::unavailable("the client is closed")),
                 })
@@ -348,12 +362,12 @@ impl Service<RawRequest> for Client {
     }
 
     /// Sends at once where the socket takes it.
-    fn call(&mut self, request: RawRequest) -> ClientFuture {
-        let deadline = request
-            .deadline
-            .unwrap_or_else(|| deadline_after(self.0.shared.timeout));
-        let deadline = inherit(deadline);
-        let state = match self.0.shared.begin(&request, deadline) {
+    fn call(&mut self, mut request: RawRequest) -> ClientFuture {
+        let now = Instant::now();
+        let own = request.deadline;
+        let own = own.unwrap_or_else(|| after(now, self.0.shared.timeout));
+        let deadline = inherit(own);
+        let state = match self.0.shared.begin(&mut request, deadline, now) {
             Ok(number) if request.wait_for_ready => {
                 let begun = Ticket::new(&self.0, number);
                 State::Slow(Box::pin(persist(
@@ -467,7 +481,7 @@ async fn persist(
     loop {
         let ticket = match begun.take() {
             Some(ticket) => ticket,
-            None => match shared.begin(&request, deadline) {
+            None => match shared.begin(&mut request, deadline, Instant::now()) {
                 Ok(number) => Ticket::new(&client.0, number),
                 Err(NotBegun::Never(status)) if work == Work::NotDone => return Err(status),
                 Err(NotBegun::Never(status)) => return Err(status.with_work(work)),

@@ -89,8 +89,13 @@ impl RawRequest {
 
 /// A timeout too long for the clock is as good as a year.
 pub(super) fn deadline_after(timeout: Duration) -> Instant {
+    after(Instant::now(), timeout)
+}
+
+/// The same for who knows the time already.
+pub(super) fn after(now: Instant, timeout: Duration) -> Instant {
     const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
-    Instant::now() + timeout.min(YEAR)
+    now + timeout.min(YEAR)
 }
 
 /// How a call ended that has an outcome of its own: results, or the method's own error.

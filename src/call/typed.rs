@@ -17,6 +17,7 @@ use crate::wire::{Code, Metadata, RequestId, Status, TraceContext, Work};
 #[derive(Debug)]
 pub struct Request<P: Plain> {
     message: Msg<P>,
+    /// Without its body, which is the message.
     raw: RawRequest,
 }
 
@@ -25,9 +26,10 @@ impl<P: Plain> Request<P> {
     ///
     /// # Errors
     /// [`Code::InvalidArgument`] for a body that is over the limits or no message.
-    pub fn open(raw: RawRequest) -> Result<Self, Status> {
+    pub fn open(mut raw: RawRequest) -> Result<Self, Status> {
+        let body = std::mem::take(&mut raw.body);
         Ok(Self {
-            message: Msg::open(raw.body.clone(), &raw.limits)?,
+            message: Msg::open(body, &raw.limits)?,
             raw,
         })
     }

@@ -9,11 +9,15 @@
 //! (<https://capnproto.org/encoding.html#serialization-over-a-stream>), and the buffer *is* the
 //! frame. A message that does not fit spills into further segments and is then copied once; its
 //! buffer comes back larger.
+//!
+//! A small message is copied once more, out of its buffer and behind the small messages before it:
+//! a few cache lines of copying cost less than the allocation that would hand the buffer over, and
+//! the next message finds the buffer warm.
 
 use std::cell::{Cell, RefCell};
 use std::ptr::NonNull;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use capnp::Word;
 use capnp::message::{Allocator, Builder, HeapAllocator};
 use capnp::traits::Owned;
@@ -24,6 +28,14 @@ const WORDS_INITIAL: usize = 64;
 const WORDS_KEPT_MAX: usize = 8 * 1024;
 /// Buffers that a thread keeps.
 const BUFFERS_KEPT_MAX: usize = 64;
+
+/// Messages up to this size are copied behind each other.
+const COPIED_BYTES_MAX: usize = 2 * 1024;
+/// What they are copied into. A small message that is kept keeps all of this: who keeps messages for
+/// long copies them.
+const CHUNK_BYTES: usize = 32 * 1024;
+// Room for the largest copy, however its first is aligned.
+const _: () = assert!(COPIED_BYTES_MAX + align_of::<Word>() <= CHUNK_BYTES);
 
 const ZERO: Word = capnp::word(0, 0, 0, 0, 0, 0, 0, 0);
 
@@ -54,7 +66,10 @@ pub(crate) fn build_of_length<T: Owned, E>(
     match spilled {
         None => {
             buffer.seal();
-            Ok(Bytes::from_owner(buffer))
+            Ok(match buffer.as_ref() {
+                small if small.len() <= COPIED_BYTES_MAX => copied(small),
+                _ => Bytes::from_owner(buffer),
+            })
         }
         Some(framed) => {
             buffer.grow_to_hold(framed.len() / 8);
@@ -69,6 +84,9 @@ pub(crate) fn build_of_length<T: Owned, E>(
 pub(crate) fn aligned(bytes: Bytes) -> Bytes {
     if (bytes.as_ptr() as usize).is_multiple_of(align_of::<Word>()) {
         return bytes;
+    }
+    if bytes.len() <= COPIED_BYTES_MAX {
+        return copied(&bytes);
     }
     struct AlignedCopy {
         words: Vec<Word>,
@@ -87,7 +105,32 @@ pub(crate) fn aligned(bytes: Bytes) -> Bytes {
     })
 }
 
+/// A copy of few bytes, aligned, in what this thread has left of its chunk.
+pub(crate) fn copied(bytes: &[u8]) -> Bytes {
+    let padded = bytes.len().next_multiple_of(align_of::<Word>());
+    let copy = CHUNK.try_with(|chunk| {
+        let mut chunk = chunk.borrow_mut();
+        if chunk.capacity() < padded {
+            // The same memory again, where all that was copied into it is gone by now.
+            chunk.reserve(CHUNK_BYTES);
+            let before_first = chunk.as_ptr().align_offset(align_of::<Word>());
+            chunk.resize(before_first, 0);
+            drop(chunk.split());
+        }
+        chunk.extend_from_slice(bytes);
+        chunk.resize(padded, 0);
+        let mut copy = chunk.split();
+        copy.truncate(bytes.len());
+        copy.freeze()
+    });
+    // A thread that is ending has no chunk any more.
+    copy.unwrap_or_else(|_| Bytes::copy_from_slice(bytes))
+}
+
 thread_local! {
+    /// Always empty: what was copied is split off. Its start is aligned, since the length of every
+    /// copy is a multiple of eight.
+    static CHUNK: RefCell<BytesMut> = RefCell::new(BytesMut::new());
     static POOL: RefCell<Vec<Vec<Word>>> = const { RefCell::new(Vec::new()) };
     /// Words that a new buffer has: as many as a message of late has needed.
     static WORDS_NEW: Cell<usize> = const { Cell::new(WORDS_INITIAL) };

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::marker::PhantomData;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use capnp::message::{Reader, ReaderSegments};
 use capnp::serialize::BufferSegments;
 use capnp::traits::Owned;
@@ -79,17 +79,25 @@ pub(crate) fn open(bytes: Bytes, limits: &Limits) -> Result<Reader<Segments>, Me
         });
     }
     let options = limits.reader_options(bytes.len());
-    let bytes = aligned(bytes);
+    let mut bytes = aligned(bytes);
     let segments = match single_segment(&bytes) {
-        Some(segment_bytes) => Segments::One(bytes.slice(8..8 + segment_bytes)),
+        Some(segment_bytes) => {
+            // In place: a slice would count one more owner, and one less again.
+            bytes.advance(TABLE_BYTES);
+            bytes.truncate(segment_bytes);
+            Segments::One(bytes)
+        }
         None => Segments::Many(BufferSegments::new(bytes, options)?),
     };
     Ok(Reader::new(segments, options))
 }
 
+/// The segment table of a message of one segment.
+const TABLE_BYTES: usize = 8;
+
 /// The length in bytes of the only segment, where there is only one and it is whole.
 fn single_segment(bytes: &[u8]) -> Option<usize> {
-    let (table, rest) = bytes.split_first_chunk::<8>()?;
+    let (table, rest) = bytes.split_first_chunk::<TABLE_BYTES>()?;
     let [0, 0, 0, 0, a, b, c, d] = *table else {
         return None;
     };

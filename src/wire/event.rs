@@ -42,6 +42,7 @@ impl EventHeader {
             EventKind::Event => 0,
             EventKind::Tail => 1,
             EventKind::Confirmed => 2,
+            EventKind::Refused => 3,
         } << KIND_AT;
         let bytes: [u8; 56] = layout::write([first, self.epoch, self.sequence], 2);
         HeaderBytes::short(bytes)
@@ -84,6 +85,7 @@ impl EventHeader {
             (0, 0) => EventKind::Event,
             (1, 0) => EventKind::Tail,
             (2, 0) => EventKind::Confirmed,
+            (3, 0) => EventKind::Refused,
             _ => return None,
         };
         Some(Self {

@@ -10,7 +10,9 @@ use crate::wire_capnp;
 /// Keys may repeat; order is kept.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Metadata {
-    entries: Vec<(Box<str>, Bytes)>,
+    /// Most messages have none, and are moved about a lot. Never empty.
+    #[expect(clippy::box_collection, reason = "one word where there is none")]
+    entries: Option<Box<Vec<(Box<str>, Bytes)>>>,
 }
 
 /// The entry does not fit.
@@ -30,9 +32,7 @@ impl Metadata {
 
     /// Without entries; allocates nothing.
     pub const fn new() -> Self {
-        Self {
-            entries: Vec::new(),
-        }
+        Self { entries: None }
     }
 
     /// Appends an entry.
@@ -45,12 +45,12 @@ impl Metadata {
         value: impl Into<Bytes>,
     ) -> Result<(), MetadataError> {
         let (key, value) = (key.into(), value.into());
-        if self.entries.len() == Self::ENTRIES_MAX
+        if self.len() == Self::ENTRIES_MAX
             || self.bytes() + key.len() + value.len() > Self::BYTES_MAX
         {
             return Err(MetadataError);
         }
-        self.entries.push((key, value));
+        self.entries.get_or_insert_default().push((key, value));
         Ok(())
     }
 
@@ -61,12 +61,17 @@ impl Metadata {
 
     /// All entries in order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &[u8])> {
-        self.entries.iter().map(|(key, value)| (&**key, &value[..]))
+        let entries = self.entries.as_deref().into_iter().flatten();
+        entries.map(|(key, value)| (&**key, &value[..]))
     }
 
     /// Whether there is no entry.
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.entries.is_none()
+    }
+
+    fn len(&self) -> usize {
+        self.entries.as_deref().map_or(0, Vec::len)
     }
 
     pub(crate) fn bytes(&self) -> usize {
@@ -82,7 +87,7 @@ impl Metadata {
         if self.is_empty() {
             return;
         }
-        let mut list = init(self.entries.len() as u32); // at most ENTRIES_MAX
+        let mut list = init(self.len() as u32); // at most ENTRIES_MAX
         for (i, (key, value)) in self.iter().enumerate() {
             let mut entry = list.reborrow().get(i as u32);
             entry.set_key(key);

@@ -20,7 +20,7 @@ pub(crate) struct RequestHeader {
     pub id: RequestId,
     /// How long the caller will wait from now; `None` where it did not say.
     pub remaining: Option<Duration>,
-    pub trace: Option<TraceContext>,
+    pub trace: Option<Box<TraceContext>>,
     pub metadata: Metadata,
     /// Nothing is to be done; the caller asks how it ended.
     pub outcome_only: bool,
@@ -146,7 +146,7 @@ impl RequestHeader {
                 id,
                 remaining: (remaining != 0).then(|| Duration::from_micros(remaining)),
                 trace: match from.has_trace() {
-                    true => Some(TraceContext::read(from.get_trace()?)?),
+                    true => Some(Box::new(TraceContext::read(from.get_trace()?)?)),
                     false => None,
                 },
                 metadata: match from.has_metadata() {

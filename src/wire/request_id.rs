@@ -19,18 +19,18 @@ pub enum RequestId {
 }
 
 impl RequestId {
-    /// A fresh one: a UUIDv7 whose random bits are those of a keyed hash of a counter. The key is
-    /// the operating system's randomness, asked for once a process and not, at the cost of a
-    /// system call, for each request.
+    /// A fresh one: a UUIDv7 whose random bits are those of a keyed hash of a counter, and the end of
+    /// the counter. The key is the operating system's randomness, asked for once a process and not,
+    /// at the cost of a system call, for each request.
     pub fn new() -> Self {
         static COUNTER: AtomicU64 = AtomicU64::new(0);
-        static KEYS: LazyLock<[RandomState; 2]> = LazyLock::new(Default::default);
+        static KEY: LazyLock<RandomState> = LazyLock::new(Default::default);
         let since = SystemTime::now().duration_since(UNIX_EPOCH);
         let milliseconds = since.map_or(0, |since| since.as_millis() as u64);
         let count = COUNTER.fetch_add(1, Ordering::Relaxed);
         let mut random = [0; 10];
-        random[..8].copy_from_slice(&KEYS[0].hash_one(count).to_be_bytes());
-        random[8..].copy_from_slice(&KEYS[1].hash_one(count).to_be_bytes()[..2]);
+        random[..8].copy_from_slice(&KEY.hash_one(count).to_be_bytes());
+        random[8..].copy_from_slice(&(count as u16).to_be_bytes());
         Self::Uuid(Builder::from_unix_timestamp_millis(milliseconds, &random).into_uuid())
     }
 

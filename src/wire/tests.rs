@@ -45,6 +45,7 @@ prop_compose! {
         id in request_id(), remaining in prop::option::of(1..u64::MAX), trace in trace(), metadata in metadata(),
     ) -> RequestHeader {
         let remaining = remaining.map(Duration::from_micros);
+        let trace = trace.map(Box::new);
         RequestHeader { interface, method, attempt, correlation, id, remaining, trace, metadata, outcome_only: attempt % 2 == 1 }
     }
 }
@@ -85,7 +86,7 @@ prop_compose! {
 
 prop_compose! {
     fn event()(
-        kind in prop_oneof![Just(EventKind::Event), Just(EventKind::Tail), Just(EventKind::Confirmed)],
+        kind in prop_oneof![Just(EventKind::Event), Just(EventKind::Tail), Just(EventKind::Confirmed), Just(EventKind::Refused)],
         epoch in any::<u64>(), sequence in any::<u64>(), trace in trace(), metadata in metadata(),
     ) -> EventHeader {
         EventHeader { kind, epoch, sequence, trace, metadata }

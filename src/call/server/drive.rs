@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use super::builder::{Found, Routes};
 use super::counters::Counters;
 use crate::call::deadline::within;
-use crate::call::raw::deadline_after;
+use crate::call::raw::{after, deadline_after};
 use crate::call::{Outcome, RawReply, RawRequest, ReplyFuture};
 use crate::message::Limits;
 use crate::once::Keeper;
@@ -54,6 +54,12 @@ struct ReplyTo {
 
 type Ended = Result<RawReply, Status>;
 
+/// What became of a handler with its first poll.
+enum Begun {
+    Ended(Ended),
+    Waits(ReplyFuture),
+}
+
 impl Drive {
     pub async fn run(mut self, shutdown: impl Future<Output = ()>) {
         let mut batch = Vec::new();
@@ -67,8 +73,9 @@ impl Drive {
                     if received.is_err() {
                         return;
                     }
+                    let now = Instant::now();
                     for (peer, received) in batch.drain(..) {
-                        self.shared.accept(peer, received, &mut handlers);
+                        self.shared.accept(peer, received, now, &mut handlers);
                     }
                 }
                 Some(_) = handlers.join_next(), if !handlers.is_empty() => {}
@@ -106,9 +113,15 @@ impl Drive {
 }
 
 impl Shared {
-    fn accept(self: &Arc<Self>, peer: Peer, received: Received, handlers: &mut JoinSet<()>) {
-        while handlers.try_join_next().is_some() {}
-        let (to, request) = match self.read(peer, received) {
+    fn accept(
+        self: &Arc<Self>,
+        peer: Peer,
+        received: Received,
+        now: Instant,
+        handlers: &mut JoinSet<()>,
+    ) {
+        while !handlers.is_empty() && handlers.try_join_next().is_some() {}
+        let (to, mut request) = match self.read(peer, received, now) {
             Ok(read) => read,
             Err((to, status)) => return self.reply(&to, Err(status), handlers),
         };
@@ -132,24 +145,20 @@ impl Shared {
         };
         self.counters.handled.count();
         let deadline = request.deadline;
-        let request = RawRequest {
-            effect: found.method.effect,
-            ..request
+        request.effect = found.method.effect;
+        let begin = || {
+            let mut future = found.route.call(request);
+            // The waker of this first poll is lost. That is sound: whoever polls next asks again.
+            let mut nobody = Context::from_waker(Waker::noop());
+            match future.as_mut().poll(&mut nobody) {
+                Poll::Ready(ended) => Begun::Ended(ended),
+                Poll::Pending => Begun::Waits(future),
+            }
         };
-        let mut future = match catch_unwind(AssertUnwindSafe(|| {
-            within(deadline, || found.route.call(request))
-        })) {
-            Ok(future) => future,
-            Err(_) => return self.reply(&to, Err(self.panicked()), handlers),
-        };
-        // The waker of this first poll is lost. That is sound: whoever polls next asks again.
-        match self.poll(
-            &mut future,
-            deadline,
-            &mut Context::from_waker(Waker::noop()),
-        ) {
-            Poll::Ready(ended) => self.reply(&to, ended, handlers),
-            Poll::Pending => {
+        match catch_unwind(AssertUnwindSafe(|| within(deadline, begin))) {
+            Err(_) => self.reply(&to, Err(self.panicked()), handlers),
+            Ok(Begun::Ended(ended)) => self.reply(&to, ended, handlers),
+            Ok(Begun::Waits(future)) => {
                 let shared = Arc::clone(self);
                 handlers.spawn(async move {
                     shared.finish(to, future, deadline).await;
@@ -231,6 +240,7 @@ impl Shared {
         &self,
         peer: Peer,
         received: Received,
+        now: Instant,
     ) -> Result<(ReplyTo, RawRequest), (ReplyTo, Status)> {
         let invalid = |peer, correlation, reason: String| {
             self.counters.malformed.count_and_log(|count| {
@@ -277,10 +287,10 @@ impl Shared {
             principal,
             id: header.id,
             attempt: header.attempt,
-            deadline: header.remaining.map(deadline_after),
+            deadline: header.remaining.map(|remaining| after(now, remaining)),
             outcome_only: header.outcome_only,
             wait_for_ready: false,
-            trace: header.trace.map(Box::new),
+            trace: header.trace,
             metadata: header.metadata,
             body,
             limits: self.limits,
@@ -293,7 +303,7 @@ impl Shared {
     /// Tells all of a batch that the server is leaving.
     fn refuse(self: &Arc<Self>, batch: &mut Vec<(Peer, Received)>) {
         for (peer, received) in batch.drain(..) {
-            let (to, status) = match self.read(peer, received) {
+            let (to, status) = match self.read(peer, received, Instant::now()) {
                 Ok((to, _)) => {
                     self.counters.refused.count();
                     (to, Status::unavailable("the server is shutting down"))

@@ -16,16 +16,22 @@ pub(super) use router::{InFlight, Peer, RouterReceiver, RouterSender, bind_route
 pub(super) use subscribe::{SubscribeReceiver, SubscribeSender, connect_subscribe};
 
 use omq_tokio::options::WorkloadProfile;
-use omq_tokio::{Error, Message, MessagePool, Options, Payload, ReconnectPolicy};
+use omq_tokio::{Error, Message, MessagePool, Options, Payload, ReconnectPolicy, Socket};
 
+use crate::message::copied;
 use crate::wire::HeaderBytes;
 
-use super::{Endpoint, Frames, Malformed, Prefer, Received, TransportError, TransportOptions};
+use super::{
+    BATCH_MAX, Closed, Endpoint, Frames, Malformed, Prefer, Received, TransportError,
+    TransportOptions,
+};
 
 /// omq counts a slot of this size for each part of a message against its size limit.
 const PART_BYTES: usize = 64;
 /// The parts of `[empty][header][body]`.
 const PARTS: usize = 3;
+/// A part of so many bytes lies in the table itself.
+const INLINE_BYTES_MAX: usize = 62;
 /// Part tables kept for reuse, a socket.
 const TABLES_KEPT: usize = 256;
 
@@ -61,10 +67,13 @@ fn to_message(pool: &MessagePool, frames: Frames) -> Message {
     ])
 }
 
-/// A short header goes into omq's own table, without an allocation.
+/// A short header goes into omq's own table, or behind other small messages: without an allocation.
 fn header_part(header: HeaderBytes) -> Payload {
     match header {
-        HeaderBytes::Short { .. } => Payload::from_slice(&header),
+        HeaderBytes::Short { .. } if header.len() <= INLINE_BYTES_MAX => {
+            Payload::from_slice(&header)
+        }
+        HeaderBytes::Short { .. } => Payload::from_bytes(copied(&header)),
         HeaderBytes::Long(bytes) => Payload::from_bytes(bytes),
     }
 }
@@ -82,6 +91,26 @@ fn to_frames(message: &Message) -> Received {
     } else {
         Err(Malformed { parts })
     }
+}
+
+/// Waits for a message, then takes all that are there. Cancel safe.
+///
+/// A message that had to be waited for comes alone: to look for a second costs more than to be asked
+/// again, and whoever asks again at once then gets all that are there.
+async fn receive(socket: &Socket, messages: &mut Vec<Message>) -> Result<(), Closed> {
+    let mut has_waited = false;
+    let mut receiving = std::pin::pin!(socket.recv());
+    let first = std::future::poll_fn(|cx| {
+        let poll = receiving.as_mut().poll(cx);
+        has_waited |= poll.is_pending();
+        poll
+    });
+    messages.push(first.await.map_err(|_| Closed)?);
+    if !has_waited {
+        // An error is that there are no more, or will come again with the next receive.
+        let _ = socket.try_recv_many_into(BATCH_MAX - 1, messages);
+    }
+    Ok(())
 }
 
 /// The endpoint that a socket really has: what was asked for, with the port that was free.

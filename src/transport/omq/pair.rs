@@ -7,7 +7,7 @@ use omq_tokio::{Message, MonitorEvent, MonitorRecvError, Options, Socket, Socket
 use tokio::task::JoinHandle;
 
 use super::door::{curve, keypair};
-use super::{options, to_error};
+use super::{options, receive, to_error};
 use crate::transport::{BATCH_MAX, Closed, Endpoint, TransportError, TransportOptions};
 
 /// The sockets, for sending and controlling.
@@ -158,17 +158,13 @@ impl PairReceiver {
     /// Waits for messages; cancel safe.
     pub async fn receive(&mut self) -> Result<std::vec::Drain<'_, Message>, Closed> {
         let Some(second) = &self.second else {
-            self.first
-                .recv_many_into(BATCH_MAX, &mut self.messages)
-                .await
-                .map_err(|_| Closed)?;
+            receive(&self.first, &mut self.messages).await?;
             return Ok(self.messages.drain(..));
         };
-        let received = tokio::select! {
-            received = self.first.recv_many_into(BATCH_MAX, &mut self.messages) => received,
-            received = second.recv_many_into(BATCH_MAX, &mut self.messages_second) => received,
-        };
-        received.map_err(|_| Closed)?;
+        tokio::select! {
+            received = receive(&self.first, &mut self.messages) => received,
+            received = receive(second, &mut self.messages_second) => received,
+        }?;
         self.messages.append(&mut self.messages_second);
         Ok(self.messages.drain(..))
     }

@@ -5,12 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use bytes::Bytes;
-use omq_tokio::{
-    Error, Identity, IdentitySocket, Message, MessagePool, Socket, SocketType, TrySendError,
-};
+use omq_tokio::{Error, Identity, Message, MessagePool, Socket, SocketType, TrySendError};
 
 use super::door::{Door, Keeper, key_of};
-use super::{TABLES_KEPT, actual, options, to_error, to_frames, to_message};
+use super::{TABLES_KEPT, actual, options, receive, to_error, to_frames, to_message};
 use crate::security::{Principal, PublicKey};
 use crate::transport::{
     self, BATCH_MAX, Closed, DoorCounters, Endpoint, Frames, Received, Refused, TransportError,
@@ -83,7 +81,8 @@ pub(in crate::transport) async fn bind_router(
     let bound = socket.bind(endpoint.to_string()).await.map_err(failed)?;
     let actual = actual(endpoint, &bound)?;
     let receiver = RouterReceiver {
-        socket: socket.identity_routing().map_err(failed)?,
+        socket: socket.clone_shared(),
+        messages: Vec::with_capacity(BATCH_MAX),
         door: Arc::clone(&door),
         parts_max: from.parts_max,
         guests: HashMap::new(),
@@ -198,7 +197,8 @@ impl Drop for Weighed {
 
 #[derive(Debug)]
 pub(crate) struct RouterReceiver {
-    socket: IdentitySocket,
+    socket: Socket,
+    messages: Vec<Message>,
     door: Arc<Door>,
     parts_max: usize,
     /// By the numbers of their connections.
@@ -218,18 +218,16 @@ impl RouterReceiver {
         &mut self,
         batch: &mut Vec<(transport::Peer, Received)>,
     ) -> Result<(), Closed> {
-        let mut next = self.socket.recv_from().await.map_err(|_| Closed)?;
-        loop {
-            let (identity, message) = next;
-            self.accept(identity, &message, batch);
-            if batch.len() >= BATCH_MAX {
-                return Ok(());
-            }
-            match self.socket.try_recv_from() {
-                Ok(received) => next = received,
-                Err(_) => return Ok(()),
+        receive(&self.socket, &mut self.messages).await?;
+        let mut messages = std::mem::take(&mut self.messages);
+        for mut message in messages.drain(..) {
+            // omq puts it in front of every message.
+            if let Some(identity) = message.pop_identity() {
+                self.accept(identity, &message, batch);
             }
         }
+        self.messages = messages;
+        Ok(())
     }
 
     /// Who is not let in any more, or sends what no peer would, is shown out and not heard.
