@@ -29,11 +29,11 @@ const WORDS_KEPT_MAX: usize = 8 * 1024;
 /// Buffers that a thread keeps.
 const BUFFERS_KEPT_MAX: usize = 64;
 
-/// Messages up to this size are copied behind each other.
-const COPIED_BYTES_MAX: usize = 2 * 1024;
-/// What they are copied into. A small message that is kept keeps all of this: who keeps messages for
-/// long copies them.
-const CHUNK_BYTES: usize = 32 * 1024;
+/// Messages up to this size are copied behind each other: 1 KiB, and what is around it.
+const COPIED_BYTES_MAX: usize = 1280;
+/// What they are copied into. A message that is kept keeps all of this: it is no larger, so that who
+/// does not read cannot hold much, and who keeps messages for long copies them.
+const CHUNK_BYTES: usize = 8 * 1024;
 // Room for the largest copy, however its first is aligned.
 const _: () = assert!(COPIED_BYTES_MAX + align_of::<Word>() <= CHUNK_BYTES);
 

@@ -63,11 +63,17 @@ impl Keys<'_> {
 }
 
 fn joined(topic: &str, key: &str) -> Bytes {
-    let mut full = BytesMut::with_capacity(topic.len() + 1 + key.len());
-    full.put_slice(topic.as_bytes());
-    full.put_u8(b'/');
-    full.put_slice(key.as_bytes());
-    full.freeze()
+    let mut full = Vec::with_capacity(topic.len() + 1 + key.len());
+    join(&mut full, topic, key);
+    full.into()
+}
+
+/// Makes `full` a full topic.
+pub(super) fn join(full: &mut Vec<u8>, topic: &str, key: &str) {
+    full.clear();
+    full.extend_from_slice(topic.as_bytes());
+    full.push(b'/');
+    full.extend_from_slice(key.as_bytes());
 }
 
 /// Begins the topics over which a publisher confirms; no schema can name such a topic.

@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::Topic;
-use super::names::{TopicName, is_confirmation};
+use super::names::{TopicName, is_confirmation, join};
 use super::sequence::{Outgoing, TooManyTopics};
 use crate::message::{self, MessageError};
 use crate::security::{Principal, ServerSecurity};
@@ -155,6 +155,7 @@ impl PublisherBuilder {
             state: Mutex::new(State {
                 outgoing: Outgoing::new(self.topics_max, self.announce_after),
                 subscriptions: HashMap::new(),
+                full: Vec::new(),
             }),
         });
         let driver = tokio::spawn(drive(Arc::clone(&shared), watch, self.announce_after));
@@ -227,11 +228,9 @@ impl<T: Topic> Publisher<T> {
     /// See [`PublishError`].
     pub async fn publish(&self, event: &T) -> Result<Published, PublishError> {
         let body = event.to_bytes()?;
-        let topic = TopicName::new(T::NAME, event.key().as_deref().unwrap_or_default());
-        self.inner
-            .shared
-            .publish(topic, Metadata::new(), body)
-            .await
+        let key = event.key();
+        let key = key.as_deref().unwrap_or_default();
+        self.inner.shared.publish(T::NAME, key, body).await
     }
 
     /// Publishes an event built in place. `key` is that of the field with `$key`, empty where the
@@ -249,11 +248,7 @@ impl<T: Topic> Publisher<T> {
             Ok(())
         })
         .map_err(MessageError::from)?;
-        let topic = TopicName::new(T::NAME, key);
-        self.inner
-            .shared
-            .publish(topic, Metadata::new(), body)
-            .await
+        self.inner.shared.publish(T::NAME, key, body).await
     }
 
     /// How many subscribers an event with this key would match now.
@@ -307,6 +302,8 @@ struct State {
     outgoing: Outgoing<Instant>,
     /// The prefixes of each subscriber.
     subscriptions: HashMap<u64, Vec<Bytes>>,
+    /// The full topic of the event that is published, in memory that every event uses again.
+    full: Vec<u8>,
 }
 
 impl State {
@@ -329,21 +326,9 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn publish(
-        &self,
-        topic: TopicName,
-        metadata: Metadata,
-        body: Bytes,
-    ) -> Result<Published, PublishError> {
-        let mut header = EventHeader {
-            kind: EventKind::Event,
-            epoch: self.epoch,
-            sequence: 0,
-            trace: None,
-            metadata,
-        };
+    async fn publish(&self, name: &str, key: &str, body: Bytes) -> Result<Published, PublishError> {
         loop {
-            if let Some(published) = self.try_publish(&topic.0, &mut header, &body)? {
+            if let Some(published) = self.try_publish(name, key, &body)? {
                 return Ok(published);
             }
             self.sender.writable().await;
@@ -353,28 +338,38 @@ impl Shared {
     /// `None` where the socket has no room.
     fn try_publish(
         &self,
-        topic: &Bytes,
-        header: &mut EventHeader,
+        name: &str,
+        key: &str,
         body: &Bytes,
     ) -> Result<Option<Published>, PublishError> {
         // Under one lock, so that events leave in the order of their numbers.
         let mut state = self.lock();
-        header.sequence = match state.outgoing.next(topic) {
-            Ok(sequence) => sequence,
+        let State { outgoing, full, .. } = &mut *state;
+        join(full, name, key);
+        let next = match outgoing.next(full) {
+            Ok(next) => next,
             Err(TooManyTopics) => return Err(PublishError::TooManyTopics),
         };
+        let header = EventHeader {
+            kind: EventKind::Event,
+            epoch: self.epoch,
+            sequence: next.number,
+            trace: None,
+            metadata: Metadata::new(),
+        };
         let frames = TopicFrames {
-            topic: topic.clone(),
+            topic: next.topic.clone(),
             header: header.encode(),
             body: body.clone(),
         };
         match self.sender.try_send(frames) {
             Ok(()) => {
-                state.outgoing.sent(Instant::now(), topic);
-                Ok(Some(Published {
-                    sequence: header.sequence,
-                    matched: state.matching(topic),
-                }))
+                let published = Published {
+                    sequence: next.number,
+                    matched: state.matching(&next.topic),
+                };
+                state.outgoing.sent(Instant::now(), next);
+                Ok(Some(published))
             }
             Err(PublishRefused::Full) => Ok(None),
             Err(PublishRefused::Closed) => Err(PublishError::Closed),
@@ -451,7 +446,8 @@ async fn drive(shared: Arc<Shared>, mut watch: SubscriptionWatch, announce_after
                 for (topic, last) in due {
                     // The lock again, so that no event of the topic passes its own tail.
                     let state = shared.lock();
-                    if state.outgoing.next(&topic) == Ok(last + 1) {
+                    let next = state.outgoing.next(&topic);
+                    if next.is_ok_and(|next| next.number == last + 1) {
                         shared.send(topic, EventKind::Tail, last, Bytes::new());
                     }
                 }

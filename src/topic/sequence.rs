@@ -13,7 +13,9 @@ use bytes::Bytes;
 /// The publisher's side.
 #[derive(Debug)]
 pub(super) struct Outgoing<I> {
-    topics: HashMap<Bytes, Given<I>>,
+    /// By their names: where they are in `given`. A topic is never forgotten.
+    topics: HashMap<Bytes, usize>,
+    given: Vec<Given<I>>,
     topics_max: usize,
     /// A topic that is quiet for this long has its last number announced; then again, each time
     /// after twice as long, up to `ANNOUNCEMENT_MAX` times as long.
@@ -24,9 +26,19 @@ const ANNOUNCEMENT_MAX: u32 = 32;
 
 #[derive(Debug)]
 struct Given<I> {
+    topic: Bytes,
     last: u64,
     announce_at: I,
     announcements: u32,
+}
+
+/// The event that a topic has next, if it is sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Next {
+    pub topic: Bytes,
+    pub number: u64,
+    /// Where the topic is, unless this is its first.
+    index: Option<usize>,
 }
 
 /// A publisher counts for no more topics than its limit.
@@ -37,61 +49,65 @@ impl<I: Copy + Ord + std::ops::Add<Duration, Output = I>> Outgoing<I> {
     pub fn new(topics_max: usize, quiet: Duration) -> Self {
         Self {
             topics: HashMap::new(),
+            given: Vec::new(),
             topics_max,
             quiet,
         }
     }
 
-    /// The number that the next event of a topic has.
-    pub fn next(&self, topic: &Bytes) -> Result<u64, TooManyTopics> {
+    /// What the next event of a topic would be.
+    pub fn next(&self, topic: &[u8]) -> Result<Next, TooManyTopics> {
         match self.topics.get(topic) {
-            Some(given) => Ok(given.last + 1),
+            Some(&index) => Ok(Next {
+                topic: self.given[index].topic.clone(),
+                number: self.given[index].last + 1,
+                index: Some(index),
+            }),
             None if self.topics.len() >= self.topics_max => Err(TooManyTopics),
-            None => Ok(1),
+            None => Ok(Next {
+                topic: Bytes::copy_from_slice(topic),
+                number: 1,
+                index: None,
+            }),
         }
     }
 
     /// That event was sent.
-    pub fn sent(&mut self, now: I, topic: &Bytes) {
-        let announce_at = now + self.quiet;
-        match self.topics.get_mut(topic) {
-            Some(given) => {
-                *given = Given {
-                    last: given.last + 1,
-                    announce_at,
-                    announcements: 1,
-                }
-            }
+    pub fn sent(&mut self, now: I, next: Next) {
+        let given = Given {
+            topic: next.topic,
+            last: next.number,
+            announce_at: now + self.quiet,
+            announcements: 1,
+        };
+        match next.index {
+            Some(index) => self.given[index] = given,
             None => {
-                let first = Given {
-                    last: 1,
-                    announce_at,
-                    announcements: 1,
-                };
-                self.topics.insert(topic.clone(), first);
+                self.topics.insert(given.topic.clone(), self.given.len());
+                self.given.push(given);
             }
         }
     }
 
     /// The topics that begin with `prefix`, with their last numbers.
     pub fn tails(&self, prefix: &[u8]) -> Vec<(Bytes, u64)> {
-        self.topics
+        self.given
             .iter()
-            .filter(|(topic, _)| topic.starts_with(prefix))
-            .map(|(topic, given)| (topic.clone(), given.last))
+            .filter(|given| given.topic.starts_with(prefix))
+            .map(|given| (given.topic.clone(), given.last))
             .collect()
     }
 
     /// The last numbers that should be announced now.
     pub fn due(&mut self, now: I) -> Vec<(Bytes, u64)> {
         let quiet = self.quiet;
-        self.topics
+        self.given
             .iter_mut()
-            .filter(|(_, given)| given.announce_at <= now)
-            .map(|(topic, given)| {
+            .filter(|given| given.announce_at <= now)
+            .map(|given| {
                 given.announcements = (given.announcements * 2).min(ANNOUNCEMENT_MAX);
                 given.announce_at = now + quiet * given.announcements;
-                (topic.clone(), given.last)
+                (given.topic.clone(), given.last)
             })
             .collect()
     }
@@ -132,6 +148,16 @@ impl Incoming {
         let Some(restarted) = self.enter(epoch) else {
             return Arrival::default();
         };
+        if let Some(next) = self.expected.get_mut(topic) {
+            // As nearly always: one look-up.
+            let expected = *next;
+            *next = expected.max(number.saturating_add(1));
+            return Arrival {
+                restarted,
+                missed: (number > expected).then(|| expected..=number - 1),
+                is_new: number >= expected,
+            };
+        }
         let expected = self.expected(topic).unwrap_or(number);
         if number >= expected {
             self.expect(topic, number.saturating_add(1));
@@ -269,6 +295,13 @@ mod tests {
         Bytes::from(format!("t/{topic}"))
     }
 
+    fn publish(publisher: &mut Outgoing<Duration>, now: Duration, topic: &Bytes) -> u64 {
+        let next = publisher.next(topic).unwrap();
+        let number = next.number;
+        publisher.sent(now, next);
+        number
+    }
+
     proptest! {
         /// Delivered and reported missed are together what was published, each number once.
         #[test]
@@ -285,7 +318,7 @@ mod tests {
             let mut first: HashMap<(u64, Bytes), u64> = HashMap::new();
             let mut accounted: HashMap<(u64, Bytes), Vec<u64>> = HashMap::new();
             for topic in before {
-                publisher.sent(now, &name(topic));
+                publish(&mut publisher, now, &name(topic));
             }
             for (topic, last) in publisher.tails(&prefix) {
                 first.insert((epoch, topic), last + 1);
@@ -297,8 +330,7 @@ mod tests {
                 match step {
                     Step::Publish { topic, lost } => {
                         let topic = name(topic);
-                        let number = publisher.next(&topic).unwrap();
-                        publisher.sent(now, &topic);
+                        let number = publish(&mut publisher, now, &topic);
                         lasts.insert((epoch, topic.clone()), number);
                         if !lost {
                             let arrival = subscriber.event(epoch, &topic, number);
@@ -310,7 +342,7 @@ mod tests {
                     }
                     Step::Announce { topic, lost } => {
                         let topic = name(topic);
-                        let last = publisher.next(&topic).unwrap() - 1;
+                        let last = publisher.next(&topic).unwrap().number - 1;
                         if !lost && last > 0 {
                             let arrival = subscriber.tail(epoch, &topic, last);
                             let seen = accounted.entry((epoch, topic)).or_default();
@@ -320,8 +352,8 @@ mod tests {
                     Step::Reconnect { meanwhile } => {
                         for topic in meanwhile {
                             let topic = name(topic);
-                            lasts.insert((epoch, topic.clone()), publisher.next(&topic).unwrap());
-                            publisher.sent(now, &topic);
+                            let number = publish(&mut publisher, now, &topic);
+                            lasts.insert((epoch, topic), number);
                         }
                         let (restarted, missed) =
                             subscriber.confirmed(epoch, &prefix, publisher.tails(&prefix));
@@ -343,8 +375,8 @@ mod tests {
                         publisher = Outgoing::new(100, Duration::from_secs(1));
                         for topic in before {
                             let topic = name(topic);
-                            lasts.insert((epoch, topic.clone()), publisher.next(&topic).unwrap());
-                            publisher.sent(now, &topic);
+                            let number = publish(&mut publisher, now, &topic);
+                            lasts.insert((epoch, topic), number);
                         }
                         let (restarted, missed) =
                             subscriber.confirmed(epoch, &prefix, publisher.tails(&prefix));
@@ -374,21 +406,21 @@ mod tests {
         let second = Duration::from_secs(1);
         let mut publisher = Outgoing::new(10, second);
         let topic = name(0);
-        publisher.sent(Duration::ZERO, &topic);
+        publish(&mut publisher, Duration::ZERO, &topic);
         assert!(publisher.due(second / 2).is_empty());
         assert_eq!(publisher.due(second), [(topic.clone(), 1)]);
         assert!(publisher.due(second * 2).is_empty());
         assert_eq!(publisher.due(second * 3), [(topic.clone(), 1)]);
         assert!(publisher.due(second * 6).is_empty());
-        publisher.sent(second * 6, &topic);
+        publish(&mut publisher, second * 6, &topic);
         assert_eq!(publisher.due(second * 7), [(topic, 2)]);
     }
 
     #[test]
     fn one_topic_more_than_the_limit_is_refused() {
         let mut publisher = Outgoing::new(1, Duration::from_secs(1));
-        publisher.sent(Duration::ZERO, &name(0));
-        assert_eq!(publisher.next(&name(0)), Ok(2));
+        publish(&mut publisher, Duration::ZERO, &name(0));
+        assert_eq!(publisher.next(&name(0)).map(|next| next.number), Ok(2));
         assert_eq!(publisher.next(&name(1)), Err(TooManyTopics));
     }
 

@@ -113,6 +113,9 @@ pub(crate) struct RouterSender {
 
 impl RouterSender {
     pub fn try_send(&self, peer: &Peer, frames: Frames) -> Result<(), Refused> {
+        if frames.body.len() < WEIGHED_MIN {
+            return self.hand_over(peer, frames);
+        }
         let Frames { header, body } = frames;
         let Some(weighed) = self.weigh(&peer.guest, &body) else {
             return Err(Refused::Full(Frames { header, body }));
@@ -121,12 +124,20 @@ impl RouterSender {
             header,
             body: weighed,
         };
+        self.hand_over(peer, frames)
+            .map_err(|refused| match refused {
+                // The body as it came, so that it is not weighed twice.
+                Refused::Full(Frames { header, .. }) => Refused::Full(Frames { header, body }),
+                other => other,
+            })
+    }
+
+    fn hand_over(&self, peer: &Peer, frames: Frames) -> Result<(), Refused> {
         let message = to_message(&self.pool, frames);
         match self.socket.try_send_to(&peer.identity, message) {
             Ok(()) => Ok(()),
             Err(TrySendError::Full(message)) => match to_frames(&message) {
-                // The body as it came, so that it is not weighed twice.
-                Ok(Frames { header, .. }) => Err(Refused::Full(Frames { header, body })),
+                Ok(frames) => Err(Refused::Full(frames)),
                 Err(_) => Err(Refused::Closed), // it gives back what it was given
             },
             Err(TrySendError::Error(Error::Unroutable)) => Err(Refused::NoPeer),
@@ -138,9 +149,6 @@ impl RouterSender {
     /// body alone always may.
     fn weigh(&self, guest: &Arc<Guest>, body: &Bytes) -> Option<Bytes> {
         let bytes = body.len();
-        if bytes < WEIGHED_MIN {
-            return Some(body.clone());
-        }
         let fits = |queued: usize, max: usize| queued == 0 || queued + bytes <= max;
         if !fits(guest.queued.load(Relaxed), self.queued_max)
             || !fits(self.door.queued.load(Relaxed), self.queued_total_max)

@@ -5,6 +5,7 @@ use omq_tokio::{Message, SocketType};
 
 use super::PARTS;
 use super::pair::{self, Pair, PairReceiver};
+use crate::message::copied;
 use crate::transport::{
     Closed, Endpoint, Malformed, TopicFrames, TransportError, TransportOptions,
 };
@@ -14,7 +15,11 @@ pub(in crate::transport) async fn connect_subscribe(
     from: &TransportOptions,
 ) -> Result<(SubscribeSender, SubscribeReceiver), TransportError> {
     let (pair, receiver) = pair::connect(SocketType::Sub, endpoint, from).await?;
-    Ok((SubscribeSender { pair }, SubscribeReceiver { receiver }))
+    let receiver = SubscribeReceiver {
+        receiver,
+        topic: Bytes::new(),
+    };
+    Ok((SubscribeSender { pair }, receiver))
 }
 
 #[derive(Debug)]
@@ -59,6 +64,8 @@ impl SubscribeSender {
 #[derive(Debug)]
 pub(crate) struct SubscribeReceiver {
     receiver: PairReceiver,
+    /// The last message's topic, which is often the next one's too.
+    topic: Bytes,
 }
 
 impl SubscribeReceiver {
@@ -67,22 +74,25 @@ impl SubscribeReceiver {
         batch: &mut Vec<Result<TopicFrames, Malformed>>,
     ) -> Result<(), Closed> {
         let messages = self.receiver.receive().await?;
-        batch.extend(messages.map(|message| frames(&message)));
+        batch.extend(messages.map(|message| frames(&message, &mut self.topic)));
         Ok(())
     }
 }
 
-fn frames(message: &Message) -> Result<TopicFrames, Malformed> {
+fn frames(message: &Message, last_topic: &mut Bytes) -> Result<TopicFrames, Malformed> {
     let parts = message.len();
     if parts == PARTS
         && let (Some(topic), Some(header), Some(body)) = (
-            message.part_bytes(0),
+            message.part_slice(0),
             message.part_slice(1),
             message.part_bytes(2),
         )
     {
+        if last_topic != topic {
+            *last_topic = copied(topic);
+        }
         Ok(TopicFrames {
-            topic,
+            topic: last_topic.clone(),
             header: header.into(),
             body,
         })
