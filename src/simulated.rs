@@ -43,7 +43,7 @@ impl RequestEnvelope {
             metadata: Metadata::new(),
             outcome_only: self.outcome_only,
         };
-        header.encode()
+        header.encode().into()
     }
 
     /// As a server understands it.
@@ -74,7 +74,7 @@ pub fn encode_reply(correlation: u64, ended: &Result<RawReply, Status>) -> Bytes
         replayed: ended.as_ref().is_ok_and(|reply| reply.replayed),
         metadata: Metadata::new(),
     };
-    header.encode()
+    header.encode().into()
 }
 
 /// What a client makes of a reply, and the correlation that it is for.

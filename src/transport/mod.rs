@@ -82,7 +82,7 @@ pub(crate) enum SubscriptionChange {
 #[derive(Debug)]
 pub(crate) enum Refused {
     /// The queue is full: wait until the socket is writable.
-    Full(Frames),
+    Full(Box<Frames>),
     /// There is no such peer, or none at all.
     NoPeer,
     /// The socket is closed, or the message is over its limits.

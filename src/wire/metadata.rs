@@ -12,8 +12,10 @@ use crate::wire_capnp;
 pub struct Metadata {
     /// Most messages have none, and are moved about a lot. Never empty.
     #[expect(clippy::box_collection, reason = "one word where there is none")]
-    entries: Option<Box<Vec<(Box<str>, Bytes)>>>,
+    entries: Option<Box<Vec<Entry>>>,
 }
+
+type Entry = (Box<str>, Bytes);
 
 /// The entry does not fit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

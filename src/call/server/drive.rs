@@ -212,7 +212,7 @@ impl Shared {
         unless_dropped.disarm();
         let frames = encode(to.correlation, ended);
         if let Err(Refused::Full(frames)) = self.send(&to.peer, frames) {
-            self.offer(&to.peer, frames).await;
+            self.offer(&to.peer, *frames).await;
         }
     }
 
@@ -326,7 +326,7 @@ impl Shared {
         }
         let shared = Arc::clone(self);
         let peer = to.peer.clone();
-        handlers.spawn(async move { shared.offer(&peer, frames).await });
+        handlers.spawn(async move { shared.offer(&peer, *frames).await });
     }
 
     /// Offers a reply again and again to a client that does not read, for a while.
@@ -335,7 +335,7 @@ impl Shared {
         while Instant::now() < give_up {
             sleep(SEND_RETRY).await;
             match self.send(peer, frames) {
-                Err(Refused::Full(back)) => frames = back,
+                Err(Refused::Full(back)) => frames = *back,
                 _ => return,
             }
         }

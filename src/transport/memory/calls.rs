@@ -93,7 +93,7 @@ impl RouterSender {
         };
         match replies.try_send(frames) {
             Ok(()) => Ok(()),
-            Err(mpsc::error::TrySendError::Full(frames)) => Err(Refused::Full(frames)),
+            Err(mpsc::error::TrySendError::Full(frames)) => Err(Refused::Full(Box::new(frames))),
             Err(mpsc::error::TrySendError::Closed(_)) => {
                 peers.replies.remove(&peer);
                 Err(Refused::NoPeer)
@@ -220,7 +220,7 @@ impl DealerSender {
         link.requests
             .try_send((link.id, frames))
             .map_err(|error| match error {
-                mpsc::error::TrySendError::Full((_, frames)) => Refused::Full(frames),
+                mpsc::error::TrySendError::Full((_, frames)) => Refused::Full(Box::new(frames)),
                 mpsc::error::TrySendError::Closed(_) => Refused::NoPeer,
             })
     }

@@ -31,7 +31,7 @@ impl DealerSender {
         match self.pair.current().try_send(to_message(&self.pool, frames)) {
             Ok(()) => Ok(()),
             Err(TrySendError::Full(message)) => match to_frames(&message) {
-                Ok(frames) => Err(Refused::Full(frames)),
+                Ok(frames) => Err(Refused::Full(Box::new(frames))),
                 Err(_) => Err(Refused::Closed), // it gives back what it was given
             },
             Err(_) => Err(Refused::Closed),

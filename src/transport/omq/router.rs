@@ -118,7 +118,7 @@ impl RouterSender {
         }
         let Frames { header, body } = frames;
         let Some(weighed) = self.weigh(&peer.guest, &body) else {
-            return Err(Refused::Full(Frames { header, body }));
+            return Err(Refused::Full(Box::new(Frames { header, body })));
         };
         let frames = Frames {
             header,
@@ -127,7 +127,7 @@ impl RouterSender {
         self.hand_over(peer, frames)
             .map_err(|refused| match refused {
                 // The body as it came, so that it is not weighed twice.
-                Refused::Full(Frames { header, .. }) => Refused::Full(Frames { header, body }),
+                Refused::Full(back) => Refused::Full(Box::new(Frames { body, ..*back })),
                 other => other,
             })
     }
@@ -137,7 +137,7 @@ impl RouterSender {
         match self.socket.try_send_to(&peer.identity, message) {
             Ok(()) => Ok(()),
             Err(TrySendError::Full(message)) => match to_frames(&message) {
-                Ok(frames) => Err(Refused::Full(frames)),
+                Ok(frames) => Err(Refused::Full(Box::new(frames))),
                 Err(_) => Err(Refused::Closed), // it gives back what it was given
             },
             Err(TrySendError::Error(Error::Unroutable)) => Err(Refused::NoPeer),

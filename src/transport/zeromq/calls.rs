@@ -136,7 +136,7 @@ impl DealerSender {
             return Err(Refused::NoPeer);
         }
         self.outgoing.try_send(frames).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(frames) => Refused::Full(frames),
+            mpsc::error::TrySendError::Full(frames) => Refused::Full(Box::new(frames)),
             mpsc::error::TrySendError::Closed(_) => Refused::Closed,
         })
     }
@@ -283,7 +283,9 @@ impl RouterSender {
         self.commands
             .try_send(Command::Send(peer.clone(), frames))
             .map_err(|error| match error {
-                mpsc::error::TrySendError::Full(Command::Send(_, frames)) => Refused::Full(frames),
+                mpsc::error::TrySendError::Full(Command::Send(_, frames)) => {
+                    Refused::Full(Box::new(frames))
+                }
                 _ => Refused::Closed,
             })
     }
