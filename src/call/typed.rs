@@ -141,7 +141,7 @@ impl<R: Plain> Reply<R> {
     }
 
     /// What is encoded already.
-    #[cfg(feature = "durable")]
+    #[cfg(any(feature = "durable", feature = "postgres"))]
     pub(crate) fn encoded(raw: RawReply) -> Self {
         Self {
             content: Content::Built(raw.body),

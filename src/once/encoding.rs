@@ -48,6 +48,29 @@ impl Record {
     }
 }
 
+/// For stores that keep the rest of a record in columns or fields of their own.
+#[cfg(feature = "postgres")]
+impl Recorded {
+    pub(super) fn to_bytes(&self) -> Bytes {
+        let built = message::build::<outcome::Owned, std::convert::Infallible>(|to| {
+            write_outcome(self, to);
+            Ok(())
+        });
+        match built {
+            Ok(bytes) => bytes,
+            Err(never) => match never {},
+        }
+    }
+
+    pub(super) fn from_bytes(bytes: Bytes) -> Result<Self, StoreError> {
+        let read = || -> Result<Self, capnp::Error> {
+            let reader = open(bytes)?;
+            read_outcome(reader.get_root::<outcome::Reader<'_>>()?)
+        };
+        read().map_err(|error| StoreError::new(format!("a damaged outcome: {error}")))
+    }
+}
+
 fn write_outcome(from: &Recorded, mut to: outcome::Builder<'_>) {
     match from {
         Recorded::Reply {
@@ -78,10 +101,15 @@ fn write_outcome(from: &Recorded, mut to: outcome::Builder<'_>) {
     }
 }
 
-fn read(bytes: Bytes) -> Result<Record, capnp::Error> {
+fn open(
+    bytes: Bytes,
+) -> Result<capnp::message::Reader<impl capnp::message::ReaderSegments>, capnp::Error> {
     let limits = Limits::default().with_message_bytes_max(usize::MAX);
-    let reader =
-        message::open(bytes, &limits).map_err(|error| capnp::Error::failed(error.to_string()))?;
+    message::open(bytes, &limits).map_err(|error| capnp::Error::failed(error.to_string()))
+}
+
+fn read(bytes: Bytes) -> Result<Record, capnp::Error> {
+    let reader = open(bytes)?;
     let from = reader.get_root::<record::Reader<'_>>()?;
     Ok(Record {
         fingerprint: fingerprint(from.get_fingerprint()?)?,

@@ -16,6 +16,7 @@
 //! |---|---|---|---|
 //! | [`MemoryStore`] | the callers of one process | lost, repeated, reordered messages | no |
 //! | `RedbStore` (feature `durable`) | the callers of one process | the same, and its death | yes |
+//! | `PostgresStore` (feature `postgres`) | all replicas | the same, and the database's restart | yes |
 //!
 //! # What a caller is told
 //!
@@ -32,17 +33,22 @@
 //! # The rooms
 //!
 //! `record` is what is stored and how it changes, `attempt` what a server does with one request:
-//! state machines both. `driver` drives them with tokio; `memory` and the other stores apply them.
+//! state machines both. `driver` drives them with tokio; `memory` and the other stores apply them, those on a
+//! server by `compare`.
 
 mod attempt;
 mod builder;
+#[cfg(feature = "postgres")]
+mod compare;
 mod driver;
-#[cfg(feature = "durable")]
+#[cfg(any(feature = "durable", feature = "postgres"))]
 mod encoding;
 mod fingerprint;
 mod key;
 mod layer;
 mod memory;
+#[cfg(feature = "postgres")]
+mod postgres;
 mod record;
 #[cfg(feature = "durable")]
 mod redb;
@@ -52,6 +58,8 @@ mod tests;
 mod waiters;
 mod work;
 
+#[cfg(feature = "postgres")]
+pub use self::postgres::{PostgresBuilder, PostgresStore, PostgresTransaction, PostgresWrites};
 #[cfg(feature = "durable")]
 pub use self::redb::{RedbStore, RedbTransaction};
 pub use attempt::{Duplicates, Terms};
@@ -64,7 +72,7 @@ pub use memory::MemoryStore;
 pub use record::{
     Age, Change, Claim, Epoch, Record, Recorded, Resolution, State, Timestamp, Verdict, Write, step,
 };
-pub use store::{Bounds, Claimed, Clock, NoTransaction, Store, StoreError, WhenFull};
+pub use store::{Bounds, Claimed, Clock, Durability, NoTransaction, Store, StoreError, WhenFull};
 pub use work::{Keep, Task};
 
 pub(crate) use layer::Keeper;

@@ -132,17 +132,22 @@ impl Recorded {
             body: reply.body.clone(),
         }
     }
+
+    /// Bytes of the reply that it keeps.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Reply { metadata, body, .. } => body.len() + metadata.bytes(),
+            Self::NotRetained { .. } => 0,
+        }
+    }
 }
 
 impl Record {
     /// Bytes that it takes, beside a fixed cost for each record.
     pub fn bytes(&self) -> usize {
         match &self.state {
-            State::Done {
-                outcome: Recorded::Reply { metadata, body, .. },
-                ..
-            } => body.len() + metadata.bytes(),
-            _ => 0,
+            State::Done { outcome, .. } => outcome.bytes(),
+            State::InFlight { .. } | State::InDoubt => 0,
         }
     }
 

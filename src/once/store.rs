@@ -147,10 +147,20 @@ impl Bounds {
     }
 }
 
+/// What a store on a server asks of that server before it trusts it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// That what it has confirmed is on its disk. A server that is set otherwise is refused.
+    #[default]
+    RequireFsync,
+    /// Nothing: what it forgets in a crash is run again. A server that may do so is warned of.
+    AcceptLoss,
+}
+
 /// What time a store has.
 #[derive(Clone, Debug, Default)]
 pub enum Clock {
-    /// This machine's.
+    /// This machine's; for a store on a server, the server's.
     #[default]
     System,
     /// What somebody sets it to, for tests: milliseconds since 1970.

@@ -1,0 +1,303 @@
+//! What is said to PostgreSQL: the table, and one statement for each thing that is done with it.
+//!
+//! Times are the database's, in milliseconds since 1970; `$1` is another time where a test sets one.
+
+use bytes::Bytes;
+use tokio_postgres::types::Type;
+use tokio_postgres::{Client, Error, Row, Statement};
+
+use super::super::{Epoch, Fingerprint, Record, Recorded, State, StoreError, Timestamp};
+use crate::schema::Recovery;
+
+/// What the comment on a table of this version says.
+pub const VERSION: &str = "bowline request outcomes, version 1";
+
+/// The largest time that is kept: whatever is added to it still fits.
+const MILLISECONDS_MAX: u64 = (1 << 62) + (1 << 61);
+/// The longest duration that is added to a time.
+const DURATION_MAX: u64 = 1 << 60;
+
+const NOW: &str = "(extract(epoch from clock_timestamp()) * 1000)::bigint";
+
+/// The statements that make a table. `over` is when a record may be forgotten, as
+/// [`Record::forgettable`] says.
+pub fn schema(table: &str) -> String {
+    format!(
+        "create table if not exists {table} (
+            key bytea primary key,
+            fingerprint bytea not null,
+            owner bigint not null,
+            number bigint not null,
+            recovery smallint not null,
+            state smallint not null,
+            until bigint not null,
+            outcome bytea,
+            reply_bytes bigint not null default 0,
+            waited boolean not null default false,
+            over bigint generated always as (case
+                when state = 2 then until
+                when state = 0 and recovery <> 0 then until + 86400000
+            end) stored
+        );
+        create index if not exists {table}_over on {table} (over) where over is not null;
+        create index if not exists {table}_open on {table} (until) where state < 2;
+        comment on table {table} is '{VERSION}';"
+    )
+}
+
+/// Ready on one connection.
+pub struct Statements {
+    pub begin: Statement,
+    pub complete: Statement,
+    pub read: Statement,
+    pub put: Statement,
+    pub remove: Statement,
+    pub wait: Statement,
+    pub is_in_flight: Statement,
+    pub expire: Statement,
+    pub forget_oldest: Statement,
+    pub in_doubt: Statement,
+    pub count: Statement,
+}
+
+impl Statements {
+    pub async fn prepare(client: &Client, table: &str) -> Result<Self, Error> {
+        // It is evaluated once, and so is one time in all of the statement.
+        let clock = format!("clock as materialized (select coalesce($1, {NOW}) as now)");
+        let columns = "t.fingerprint, t.owner, t.number, t.recovery, t.state, t.until, t.outcome";
+        // Only whoever has asked to be told is told: a notification makes commits wait for each other.
+        let told = |payload: &str| {
+            format!("case when waited then pg_notify('{table}', {payload})::text end")
+        };
+        let begin = format!(
+            "with {clock},
+             begun as (
+                insert into {table} (key, fingerprint, owner, number, recovery, state, until)
+                select $2, $3, $4, $5, $6, 0, now + $7 from clock
+                where now <= $8 and not $12 and ($9 is null
+                    or ($9 <= now + $11 and greatest(now - $9, 0) + $11 < $10))
+                on conflict do nothing returning true
+             )
+             select exists (select from begun), now, {columns}
+             from clock left join {table} t on t.key = $2"
+        );
+        let begin_types = [
+            Type::INT8,
+            Type::BYTEA,
+            Type::BYTEA,
+            Type::INT8,
+            Type::INT8,
+            Type::INT2,
+            Type::INT8,
+            Type::INT8,
+            Type::INT8,
+            Type::INT8,
+            Type::INT8,
+            Type::BOOL,
+        ];
+        let complete = format!(
+            "with {clock},
+             done as (
+                update {table} set state = 2, until = now + $5, outcome = $6, reply_bytes = $7
+                from clock
+                where key = $2 and owner = $3 and number = $4 and state < 2 returning waited
+             )
+             select {} from done",
+            told("$8")
+        );
+        let complete_types = [
+            Type::INT8,
+            Type::BYTEA,
+            Type::INT8,
+            Type::INT8,
+            Type::INT8,
+            Type::BYTEA,
+            Type::INT8,
+            Type::TEXT,
+        ];
+        let read = format!(
+            "with {clock} select false, now, {columns} from clock left join {table} t on t.key = $2"
+        );
+        let unchanged = "key = $2 and owner = $3 and number = $4 and state = $5 and until = $6
+                and now <= $7";
+        let put = format!(
+            "with {clock},
+             changed as (
+                update {table} set fingerprint = $9, owner = $10, number = $11, recovery = $12,
+                    state = $13, until = $14, outcome = $15, reply_bytes = $16
+                from clock where {unchanged} returning waited
+             )
+             select {} from changed",
+            told("$8")
+        );
+        let put_types = [
+            Type::INT8,
+            Type::BYTEA,
+            Type::INT8,
+            Type::INT8,
+            Type::INT2,
+            Type::INT8,
+            Type::INT8,
+            Type::TEXT,
+            Type::BYTEA,
+            Type::INT8,
+            Type::INT8,
+            Type::INT2,
+            Type::INT2,
+            Type::INT8,
+            Type::BYTEA,
+            Type::INT8,
+        ];
+        let remove = format!(
+            "with {clock},
+             gone as (delete from {table} using clock where {unchanged} returning waited)
+             select {} from gone",
+            told("$8")
+        );
+        let wait =
+            format!("update {table} set waited = true where key = $1 and state = 0 and not waited");
+        let is_in_flight = format!("select from {table} where key = $1 and state = 0");
+        // Two replicas that forget at once do not wait for each other.
+        let forget = |which: &str| {
+            format!(
+                "with gone as (
+                    delete from {table} where key in (
+                        select key from {table} where {which}
+                        order by over limit $2 for update skip locked
+                    ) returning reply_bytes
+                 )
+                 select count(*), coalesce(sum(reply_bytes), 0)::bigint from gone"
+            )
+        };
+        let expire = forget(&format!("over <= coalesce($1, {NOW})"));
+        let forget_oldest = forget("state = 2 and $1::bigint is null");
+        let in_doubt = format!(
+            "select key from {table} where state < 2
+             and (state = 1 or (recovery = 0 and until <= coalesce($1, {NOW}))) limit $2"
+        );
+        let count = format!("select count(*), coalesce(sum(reply_bytes), 0)::bigint from {table}");
+        let limited = [Type::INT8, Type::INT8];
+        let (
+            begin,
+            complete,
+            read,
+            put,
+            remove,
+            wait,
+            is_in_flight,
+            expire,
+            forget_oldest,
+            in_doubt,
+            count,
+        ) = tokio::try_join!(
+            client.prepare_typed(&begin, &begin_types),
+            client.prepare_typed(&complete, &complete_types),
+            client.prepare_typed(&read, &[Type::INT8, Type::BYTEA]),
+            client.prepare_typed(&put, &put_types),
+            client.prepare_typed(&remove, &put_types[..8]),
+            client.prepare_typed(&wait, &[Type::BYTEA]),
+            client.prepare_typed(&is_in_flight, &[Type::BYTEA]),
+            client.prepare_typed(&expire, &limited),
+            client.prepare_typed(&forget_oldest, &limited),
+            client.prepare_typed(&in_doubt, &limited),
+            client.prepare_typed(&count, &[]),
+        )?;
+        Ok(Self {
+            begin,
+            complete,
+            read,
+            put,
+            remove,
+            wait,
+            is_in_flight,
+            expire,
+            forget_oldest,
+            in_doubt,
+            count,
+        })
+    }
+}
+
+/// A record's columns, as they are written.
+pub struct Columns<'a> {
+    pub fingerprint: &'a [u8],
+    pub owner: i64,
+    pub number: i64,
+    pub recovery: i16,
+    pub state: i16,
+    pub until: i64,
+    pub outcome: Option<Bytes>,
+    pub reply_bytes: i64,
+}
+
+impl<'a> Columns<'a> {
+    pub fn of(record: &'a Record) -> Self {
+        let (state, until, outcome) = match &record.state {
+            State::InFlight { until } => (0, milliseconds(*until), None),
+            State::InDoubt => (1, 0, None),
+            State::Done { outcome, expires } => {
+                (2, milliseconds(*expires), Some(outcome.to_bytes()))
+            }
+        };
+        Self {
+            fingerprint: record.fingerprint.as_bytes(),
+            owner: record.epoch.owner.cast_signed(),
+            number: record.epoch.number.cast_signed(),
+            recovery: recovery_number(record.recovery),
+            state,
+            until,
+            outcome,
+            reply_bytes: record.bytes() as i64,
+        }
+    }
+}
+
+/// What is in the columns after the second, if anything is.
+pub fn record(row: &Row) -> Result<Option<Record>, StoreError> {
+    read(row).map_err(|error| StoreError::new(format!("a damaged record: {error}")))
+}
+
+fn read(row: &Row) -> Result<Option<Record>, Box<dyn std::error::Error + Send + Sync>> {
+    let Some(fingerprint) = row.try_get::<_, Option<&[u8]>>(2)? else {
+        return Ok(None);
+    };
+    let until = Timestamp::from_milliseconds(row.try_get::<_, i64>(7)?.try_into()?);
+    Ok(Some(Record {
+        fingerprint: Fingerprint::from_bytes(fingerprint.try_into()?),
+        epoch: Epoch {
+            owner: row.try_get::<_, i64>(3)?.cast_unsigned(),
+            number: row.try_get::<_, i64>(4)?.cast_unsigned(),
+        },
+        recovery: match row.try_get::<_, i16>(5)? {
+            0 => Recovery::InDoubt,
+            1 => Recovery::Rerun,
+            2 => Recovery::Atomic,
+            other => return Err(format!("recovery {other}").into()),
+        },
+        state: match row.try_get::<_, i16>(6)? {
+            0 => State::InFlight { until },
+            1 => State::InDoubt,
+            2 => State::Done {
+                outcome: Recorded::from_bytes(Bytes::copy_from_slice(row.try_get(8)?))?,
+                expires: until,
+            },
+            other => return Err(format!("state {other}").into()),
+        },
+    }))
+}
+
+pub fn recovery_number(recovery: Recovery) -> i16 {
+    match recovery {
+        Recovery::InDoubt => 0,
+        Recovery::Rerun => 1,
+        Recovery::Atomic => 2,
+    }
+}
+
+pub fn milliseconds(time: Timestamp) -> i64 {
+    time.milliseconds().min(MILLISECONDS_MAX) as i64
+}
+
+pub fn duration(duration: std::time::Duration) -> i64 {
+    duration.as_millis().min(u128::from(DURATION_MAX)) as i64
+}

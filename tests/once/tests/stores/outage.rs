@@ -1,0 +1,147 @@
+//! The server goes away and comes back.
+
+use std::time::{Duration, Instant};
+
+use bowline::once::{Bounds, Change, Clock, Store, Verdict};
+use tokio::time::sleep;
+
+use crate::subjects::*;
+
+/// Beyond the time that an operation may take, on a machine that is busy.
+const SLACK: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Asks until the store is back. An attempt is the same one however often it asks.
+async fn in_the_end<S: Store>(store: &S, name: &str, change: Change) -> Verdict {
+    let begun = Instant::now();
+    loop {
+        match store.apply(&key(name), change.clone()).await {
+            Ok(verdict) => return verdict,
+            Err(error) => assert!(begun.elapsed() < PATIENCE, "{error}"),
+        }
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
+async fn a_server_that_hangs_is_an_error_in_bounded_time_and_nothing_is_begun<R: OnServer>() {
+    let records = R::new(Bounds::default(), Clock::System).await;
+    let store = records.store().await;
+    assert_eq!(
+        apply(&store, "a", Change::Begin(claim(1))).await,
+        Verdict::Run
+    );
+    do_to(R::SERVER, "freeze").await;
+    for (name, change) in [
+        ("a", complete(1, "one")),
+        ("b", Change::Begin(claim(2))),
+        ("c", Change::Look(age())),
+    ] {
+        let begun = Instant::now();
+        let error = store.apply(&key(name), change).await;
+        error.expect_err("it does not answer");
+        assert!(
+            begun.elapsed() < R::OPERATION_TIMEOUT + SLACK,
+            "{:?}",
+            begun.elapsed()
+        );
+    }
+    let begun = Instant::now();
+    let _ = store.watch(&key("a")).await;
+    store.expire(10).await.expect_err("it does not answer");
+    store.in_doubt(10).await.expect_err("it does not answer");
+    assert!(begun.elapsed() < (R::OPERATION_TIMEOUT + SLACK) * 3);
+    // So long that what it finds in its queue is asked by nobody any more.
+    sleep(R::OPERATION_TIMEOUT).await;
+    do_to(R::SERVER, "thaw").await;
+    assert_eq!(
+        in_the_end(&store, "a", complete(1, "one")).await,
+        Verdict::Applied
+    );
+    let looked = in_the_end(&store, "a", Change::Look(age())).await;
+    assert_eq!(looked, Verdict::Done(reply("one")));
+    let late = in_the_end(&store, "b", Change::Look(age())).await;
+    assert_eq!(
+        late,
+        Verdict::Unknown,
+        "it was not begun, and is not begun late"
+    );
+    assert_eq!(
+        in_the_end(&store, "b", Change::Begin(claim(3))).await,
+        Verdict::Run
+    );
+}
+
+async fn what_was_confirmed_survives_the_servers_death<R: OnServer>() {
+    let records = R::new(Bounds::default(), Clock::System).await;
+    let (store, other) = (records.store().await, records.store().await);
+    for number in 0..20 {
+        let name = number.to_string();
+        assert_eq!(
+            apply(&store, &name, Change::Begin(claim(1))).await,
+            Verdict::Run
+        );
+        if number % 2 == 0 {
+            assert_eq!(
+                apply(&store, &name, complete(1, &name)).await,
+                Verdict::Applied
+            );
+        }
+    }
+    // While others ask, so that it dies in the middle of something.
+    let asking = tokio::spawn(async move {
+        let mut run = Vec::new();
+        for number in 100..400 {
+            let name = number.to_string();
+            if let Ok(Verdict::Run) = other.apply(&key(&name), Change::Begin(claim(1))).await {
+                run.push(name);
+            }
+        }
+        (other, run)
+    });
+    sleep(Duration::from_millis(30)).await;
+    do_to(R::SERVER, "crash").await;
+    for number in 0..20 {
+        let name = number.to_string();
+        let verdict = in_the_end(&store, &name, Change::Begin(claim(2))).await;
+        match verdict {
+            Verdict::Done(outcome) if number % 2 == 0 => assert_eq!(outcome, reply(&name)),
+            Verdict::InFlight { .. } if number % 2 == 1 => {}
+            other => panic!("{number}: {other:?}"),
+        }
+    }
+    let (other, run) = asking.await.expect("no panic");
+    for name in run {
+        let verdict = in_the_end(&other, &name, Change::Begin(claim(2))).await;
+        assert!(
+            matches!(verdict, Verdict::InFlight { .. }),
+            "{name}: {verdict:?}"
+        );
+    }
+    // Whoever watches hears of outcomes again.
+    assert_eq!(
+        in_the_end(&store, "1", complete(1, "late")).await,
+        Verdict::Applied
+    );
+    let looked = in_the_end(&other, "1", Change::Begin(claim(2))).await;
+    assert_eq!(looked, Verdict::Done(reply("late")));
+}
+
+macro_rules! over_servers {
+    ($store:ident $records:ident: $($test:ident)*) => {
+        mod $store {
+            $(
+                #[tokio::test(flavor = "multi_thread")]
+                async fn $test() {
+                    let _alone = crate::subjects::alone().await;
+                    super::$test::<crate::subjects::$records>().await;
+                }
+            )*
+        }
+    };
+}
+
+#[cfg(feature = "postgres")]
+over_servers! { postgres Postgres:
+    a_server_that_hangs_is_an_error_in_bounded_time_and_nothing_is_begun
+    what_was_confirmed_survives_the_servers_death
+}
