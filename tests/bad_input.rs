@@ -5,7 +5,11 @@ mod common;
 use std::time::Duration;
 
 use bowline::call::RawRequest;
-use bowline::{Client, Code, Limits, Server, ServerHandle, TransportOptions, Work};
+use bowline::topic::{Event, Keys};
+use bowline::{
+    Client, Code, Limits, Publisher, Server, ServerHandle, Subscriber, TransportOptions, Work,
+};
+use bowline_test_schemas::everything::Progress;
 use bytes::Bytes;
 use common::{ECHO, Probe, call, send};
 use omq_tokio::{Message, MonitorEvent, Options, Socket, SocketType};
@@ -227,4 +231,62 @@ async fn a_client_takes_no_harm_from_a_server_that_answers_nonsense() {
     let status = calling.await.unwrap().unwrap_err();
     assert_eq!(status.code(), Code::DeadlineExceeded);
     assert!(client.counters().malformed >= 2);
+}
+
+#[tokio::test]
+async fn a_subscription_as_long_as_a_message_does_a_publisher_no_harm() {
+    let publisher = Publisher::<Progress>::bind("tcp://127.0.0.1:0")
+        .await
+        .unwrap();
+    // Each 255 bytes once took a level of recursion, and the process with it.
+    let stranger = Socket::new(SocketType::Sub, Options::new());
+    stranger
+        .connect(publisher.endpoint().to_string())
+        .await
+        .unwrap();
+    stranger.subscribe(vec![b'x'; 1 << 20]).await.unwrap();
+    let nested = Socket::new(SocketType::Sub, Options::new());
+    nested
+        .connect(publisher.endpoint().to_string())
+        .await
+        .unwrap();
+    for length in 1..1000 {
+        nested.subscribe(vec![b'y'; length]).await.unwrap();
+    }
+    let mut subscriber = Subscriber::<Progress>::connect(publisher.endpoint().to_string())
+        .await
+        .unwrap();
+    subscriber.subscribe(Keys::All).await.unwrap();
+    publisher.publish(&Progress::default()).await.unwrap();
+    assert!(matches!(subscriber.next().await, Some(Event::Message(_))));
+    nested.close().await.unwrap();
+    publisher.close().await;
+}
+
+#[tokio::test]
+async fn a_subscription_of_the_longest_is_taken_and_one_byte_more_is_refused() {
+    let options = TransportOptions::default().with_subscription_bytes_max(100);
+    let publisher = Publisher::<()>::builder().transport(options);
+    let publisher = publisher
+        .bind::<Progress>("tcp://127.0.0.1:0")
+        .await
+        .unwrap();
+    let subscriber = Subscriber::<Progress>::connect(publisher.endpoint().to_string())
+        .await
+        .unwrap();
+    for (length, taken) in [(91, 1), (92, 1)] {
+        // With `progress/` in front.
+        let key = "k".repeat(length);
+        subscriber
+            .subscribe_unconfirmed(Keys::Prefix(&key))
+            .await
+            .unwrap();
+        let give_up = tokio::time::Instant::now() + Duration::from_secs(5);
+        let refused = || publisher.door().subscriptions_refused;
+        while publisher.matching(&key) != taken || refused() != length as u64 - 91 {
+            assert!(tokio::time::Instant::now() < give_up, "{length}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+    publisher.close().await;
 }

@@ -27,10 +27,15 @@ pub struct TransportOptions {
     /// Bytes that wait to be sent to one peer, over `tcp` and `ipc` by `omq`; a larger message waits
     /// alone. Default: 4 MiB.
     pub send_bytes_max: usize,
-    /// Bytes of replies that wait to be sent to all peers of a server together. Default: 64 MiB.
+    /// Bytes of replies that wait to be sent to all peers of a server together. Half of them are kept
+    /// for peers that have nothing else waiting; half as many may wait besides for a place in their
+    /// queue. Default: 64 MiB.
     pub send_bytes_total_max: usize,
     /// Subscriptions that a publisher takes from one peer; one more is refused. Default: 1,024.
     pub subscriptions_max: usize,
+    /// Longest subscription that a publisher takes, in bytes; to confirm one takes 41 more. A longer
+    /// one is refused, and a peer that sends one of twice as many is disconnected. Default: 512.
+    pub subscription_bytes_max: usize,
     /// Messages of one peer that wait to be received. Default: 1,024.
     pub receive_queue_max: u32,
     /// How long closing waits for what is still to be sent. Default: 1 s.
@@ -93,6 +98,7 @@ impl Default for TransportOptions {
             send_bytes_max: 4 << 20,
             send_bytes_total_max: 64 << 20,
             subscriptions_max: 1024,
+            subscription_bytes_max: 512,
             receive_queue_max: 1024,
             linger: Duration::from_secs(1),
             heartbeat_interval: Duration::from_secs(1),
@@ -188,6 +194,12 @@ impl TransportOptions {
     /// Sets [`subscriptions_max`](Self::subscriptions_max).
     pub fn with_subscriptions_max(mut self, subscriptions: usize) -> Self {
         self.subscriptions_max = subscriptions;
+        self
+    }
+
+    /// Sets [`subscription_bytes_max`](Self::subscription_bytes_max).
+    pub fn with_subscription_bytes_max(mut self, bytes: usize) -> Self {
+        self.subscription_bytes_max = bytes;
         self
     }
 

@@ -9,7 +9,7 @@ use tower_service::Service;
 
 use super::Server;
 use super::counters::Counters;
-use super::drive::{Drive, Shared};
+use super::drive::{Drive, Shared, WaitingRoom};
 use crate::call::service::Route;
 use crate::call::{CallService, NamedService, RawReply, RawRequest, ReplyFuture};
 use crate::message::Limits;
@@ -208,6 +208,7 @@ impl ServerBuilder {
             concurrency_per_connection_max: self.concurrency_per_connection_max,
             drain_max: self.drain_max,
             send_wait_max: self.send_wait_max,
+            waiting_room: WaitingRoom::new(self.transport.send_bytes_total_max / 2),
         });
         Ok(Server {
             drive: Drive { shared, receiver },

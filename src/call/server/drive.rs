@@ -2,6 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -37,6 +38,7 @@ pub(super) struct Shared {
     pub concurrency_per_connection_max: usize,
     pub drain_max: Duration,
     pub send_wait_max: Duration,
+    pub waiting_room: WaitingRoom,
 }
 
 #[derive(Debug)]
@@ -212,7 +214,10 @@ impl Shared {
         unless_dropped.disarm();
         let frames = encode(to.correlation, ended);
         if let Err(Refused::Full(frames)) = self.send(&to.peer, frames) {
-            self.offer(&to.peer, *frames).await;
+            match self.waiting_room.enter(frames.body.len()) {
+                Some(_place) => self.offer(&to.peer, *frames).await,
+                None => self.dropped(),
+            }
         }
     }
 
@@ -324,9 +329,15 @@ impl Shared {
         if handlers.len() >= self.concurrency_max {
             return self.dropped();
         }
+        let Some(place) = self.waiting_room.enter(frames.body.len()) else {
+            return self.dropped();
+        };
         let shared = Arc::clone(self);
         let peer = to.peer.clone();
-        handlers.spawn(async move { shared.offer(&peer, *frames).await });
+        handlers.spawn(async move {
+            shared.offer(&peer, *frames).await;
+            drop(place);
+        });
     }
 
     /// Offers a reply again and again to a client that does not read, for a while.
@@ -357,6 +368,43 @@ impl Shared {
         self.counters.replies_dropped.count_and_log(|count| {
             tracing::warn!(endpoint = %self.endpoint, count, "a client does not read its replies");
         });
+    }
+}
+
+/// Where replies wait whose clients have no room for them: so many bytes in all, and one reply alone always.
+#[derive(Clone, Debug)]
+pub(super) struct WaitingRoom {
+    bytes: Arc<AtomicUsize>,
+    bytes_max: usize,
+}
+
+impl WaitingRoom {
+    pub fn new(bytes_max: usize) -> Self {
+        Self {
+            bytes: Arc::default(),
+            bytes_max,
+        }
+    }
+
+    /// A place until it is dropped; `None` where there is none.
+    fn enter(&self, bytes: usize) -> Option<Place> {
+        let before = self.bytes.fetch_add(bytes, Relaxed);
+        let place = Place {
+            room: Arc::clone(&self.bytes),
+            bytes,
+        };
+        (before == 0 || before + bytes <= self.bytes_max).then_some(place)
+    }
+}
+
+struct Place {
+    room: Arc<AtomicUsize>,
+    bytes: usize,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.room.fetch_sub(self.bytes, Relaxed);
     }
 }
 

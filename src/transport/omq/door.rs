@@ -38,6 +38,7 @@ pub(super) struct Door {
     /// By the number of the connection's admission, for a publisher.
     subscriptions: Mutex<HashMap<u64, usize>>,
     subscriptions_max: usize,
+    subscription_bytes_max: usize,
     recount: Notify,
     leaving: mpsc::Sender<u64>,
     handshake_timeout: Duration,
@@ -115,6 +116,7 @@ impl Door {
             admit,
             subscriptions: Mutex::default(),
             subscriptions_max: from.subscriptions_max,
+            subscription_bytes_max: from.subscription_bytes_max,
             recount: Notify::new(),
             leaving,
             handshake_timeout: from.handshake_timeout,
@@ -221,13 +223,15 @@ impl Door {
     }
 
     fn admit_subscription(&self, peer: &PeerAuthentication, prefix: &[u8]) -> bool {
-        let is_admitted = match self.principal(key_of(peer)) {
-            Ok(principal) => self
-                .admit
-                .as_ref()
-                .is_some_and(|admit| admit(principal.as_ref(), prefix)),
-            Err(()) => false,
-        };
+        let is_short = prefix.len() <= self.subscription_bytes_max;
+        let is_admitted = is_short
+            && match self.principal(key_of(peer)) {
+                Ok(principal) => self
+                    .admit
+                    .as_ref()
+                    .is_some_and(|admit| admit(principal.as_ref(), prefix)),
+                Err(()) => false,
+            };
         let is_admitted = is_admitted && {
             let mut subscriptions = lock(&self.subscriptions);
             let count = subscriptions.entry(number(peer)).or_default();

@@ -18,6 +18,9 @@ use crate::transport::{
 
 /// Subscription changes that may wait for the watch; past them it starts again from a snapshot.
 const CHANGES_MAX: usize = 4096;
+/// A subscriber says nothing that is longer than a subscription, but for its handshake. Of what it may say, omq
+/// keeps copies for its monitor; and it goes down one level of recursion for each 255 bytes.
+const MESSAGE_BYTES_MIN: usize = 512;
 
 pub(in crate::transport) async fn bind_publish(
     endpoint: &Endpoint,
@@ -29,6 +32,7 @@ pub(in crate::transport) async fn bind_publish(
     let options = door.guard(
         options(from)
             .on_mute(OnMute::DropNewest)
+            .max_message_size(from.subscription_bytes_max.max(MESSAGE_BYTES_MIN) * 2)
             .monitor_capacity(CHANGES_MAX),
     );
     let socket = Socket::try_new(SocketType::Pub, options).map_err(failed)?;

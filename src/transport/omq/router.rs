@@ -150,9 +150,13 @@ impl RouterSender {
     fn weigh(&self, guest: &Arc<Guest>, body: &Bytes) -> Option<Bytes> {
         let bytes = body.len();
         let fits = |queued: usize, max: usize| queued == 0 || queued + bytes <= max;
-        if !fits(guest.queued.load(Relaxed), self.queued_max)
-            || !fits(self.door.queued.load(Relaxed), self.queued_total_max)
-        {
+        let queued = guest.queued.load(Relaxed);
+        // A few peers that do not read must not take the room of those who do.
+        let total_max = match queued {
+            0 => self.queued_total_max,
+            _ => self.queued_total_max / 2,
+        };
+        if !fits(queued, self.queued_max) || !fits(self.door.queued.load(Relaxed), total_max) {
             return None;
         }
         guest.queued.fetch_add(bytes, Relaxed);
