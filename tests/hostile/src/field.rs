@@ -19,6 +19,8 @@ pub struct Field {
     pub network: u8,
     /// What it has counted.
     pub strikes: AtomicU64,
+    /// Harm that it has seen itself.
+    pub harm: AtomicU64,
 }
 
 impl Field {
@@ -36,6 +38,11 @@ impl Field {
     /// Counts what has reached a peer that listened.
     pub fn struck(&self, times: u64) {
         self.strikes.fetch_add(times, Relaxed);
+    }
+
+    /// Counts what must not happen and only the attack can see.
+    pub fn harmed(&self) {
+        self.harm.fetch_add(1, Relaxed);
     }
 
     /// The attack's own address.

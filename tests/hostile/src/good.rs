@@ -1,13 +1,17 @@
-//! The good client: calls at a steady rate, whether or not the last one has been answered, and keeps times.
+//! Good clients and subscribers: what they see while others are attacked.
+//!
+//! The client calls at a steady rate, whether or not the last one has been answered.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use bowline::Subscriber;
+use bowline::topic::Event;
 use bytes::Bytes;
 use hdrhistogram::Histogram;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use crate::target::TargetClient;
+use crate::target::{TargetClient, Tick};
 
 /// What it has seen.
 #[derive(Debug)]
@@ -42,7 +46,7 @@ pub async fn call(client: &TargetClient, a_second: u32, time: Duration) -> Seen 
     let mut seen = Seen {
         calls: 0,
         answered: 0,
-        latencies: Histogram::new(3).expect("three digits are possible"),
+        latencies: times(),
         failures: Vec::new(),
     };
     let mut due = interval(Duration::from_secs(1) / a_second);
@@ -57,7 +61,9 @@ pub async fn call(client: &TargetClient, a_second: u32, time: Duration) -> Seen 
         seen.calls += 1;
         let (client, number) = (client.clone(), seen.calls);
         calls.spawn(async move {
-            let data = Bytes::copy_from_slice(&number.to_be_bytes());
+            // One in ten is of a size that has to find room in the service's queues.
+            let length = if number % 10 == 0 { 512 } else { 1 };
+            let data = Bytes::from(number.to_be_bytes().repeat(length));
             let reply = client.echo(|mut params| params.set_data(&data)).await;
             let took = at.elapsed();
             reply.and_then(|reply| {
@@ -86,4 +92,63 @@ impl Seen {
             Err(_) => {}
         }
     }
+}
+
+/// Times in microseconds, up to a minute.
+fn times() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, 60_000_000, 3).expect("possible bounds")
+}
+
+/// What a subscriber has seen of a number of events.
+#[derive(Clone, Debug)]
+pub struct Watched {
+    /// Events that it got.
+    pub delivered: u64,
+    /// Events that it was told it had missed.
+    pub missed: u64,
+    /// Microseconds from the publisher to here.
+    pub latencies: Histogram<u64>,
+    /// The longest time without an event.
+    pub longest_wait: Duration,
+}
+
+/// Watches until `events` ticks were delivered or missed, or until `end`.
+///
+/// # Panics
+/// Where an event cannot be read.
+pub async fn watch(subscriber: &mut Subscriber<Tick>, events: u64, end: Instant) -> Watched {
+    let mut watched = Watched {
+        delivered: 0,
+        missed: 0,
+        latencies: times(),
+        longest_wait: Duration::ZERO,
+    };
+    let mut last = Instant::now();
+    while watched.delivered + watched.missed < events {
+        let next = tokio::time::timeout_at(end, subscriber.next()).await;
+        let now = Instant::now();
+        watched.longest_wait = watched.longest_wait.max(now - last);
+        last = now;
+        match next {
+            Ok(Some(Event::Message(message))) => {
+                let tick = message.plain().expect("a tick");
+                let took = unix_nanoseconds().saturating_sub(tick.unix_nanoseconds);
+                watched.latencies.saturating_record(took / 1000);
+                watched.delivered += 1;
+            }
+            Ok(Some(Event::Missed { from, to, .. })) => watched.missed += to - from + 1,
+            Ok(Some(Event::Restarted { .. })) => {}
+            Ok(None) | Err(_) => break,
+        }
+        if now >= end {
+            break;
+        }
+    }
+    watched
+}
+
+/// A time that all processes of a machine agree about.
+pub fn unix_nanoseconds() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| since.as_nanos() as u64)
 }

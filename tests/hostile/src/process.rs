@@ -1,10 +1,10 @@
 //! Processes: how one is started, watched and limited, and what it says of itself.
 
 use std::fmt::Display;
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Lines, Read};
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -14,16 +14,22 @@ pub fn say(name: &str, endpoint: &impl Display) {
     println!("{name} {}", endpoint.trim_start_matches("tcp://"));
 }
 
+/// The value of this process's argument `<name>=<value>`.
+pub fn argument(name: &str) -> Option<String> {
+    std::env::args().find_map(|argument| {
+        let value = argument.strip_prefix(name)?.strip_prefix('=')?;
+        Some(value.to_owned())
+    })
+}
+
 /// Limits this process as its arguments `memory=<bytes>` and `files=<n>` say.
 ///
 /// # Errors
 /// Where an argument is no number, or the system refuses.
 pub fn limit_from_arguments() -> Result<(), Box<dyn std::error::Error>> {
-    for argument in std::env::args() {
-        let (resource, value) = match argument.split_once('=') {
-            Some(("memory", bytes)) => (Resource::As, bytes),
-            Some(("files", files)) => (Resource::Nofile, files),
-            _ => continue,
+    for (name, resource) in [("memory", Resource::As), ("files", Resource::Nofile)] {
+        let Some(value) = argument(name) else {
+            continue;
         };
         let limit = Some(value.parse()?);
         let limit = Rlimit {
@@ -62,7 +68,9 @@ pub async fn until_input_ends() {
 #[derive(Debug)]
 pub struct Victim {
     child: Child,
-    input: Option<ChildStdin>,
+    /// It ends when this is closed.
+    _input: Option<ChildStdin>,
+    output: Lines<BufReader<ChildStdout>>,
     addresses: Vec<(String, SocketAddr)>,
 }
 
@@ -85,7 +93,8 @@ impl Victim {
             .spawn()?;
         let input = child.stdin.take();
         let output = child.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?;
-        let lines: io::Result<Vec<_>> = BufReader::new(output).lines().take(addresses).collect();
+        let mut output = BufReader::new(output).lines();
+        let lines: io::Result<Vec<_>> = output.by_ref().take(addresses).collect();
         let addresses = lines?
             .into_iter()
             .filter_map(|line| {
@@ -95,7 +104,8 @@ impl Victim {
             .collect();
         Ok(Self {
             child,
-            input,
+            _input: input,
+            output,
             addresses,
         })
     }
@@ -113,6 +123,11 @@ impl Victim {
     pub fn arguments(&self) -> Vec<String> {
         let addresses = self.addresses.iter();
         addresses.map(|(name, at)| format!("{name}={at}")).collect()
+    }
+
+    /// Waits for the next line that it says; `None` once it has ended.
+    pub fn line(&mut self) -> Option<String> {
+        self.output.next()?.ok()
     }
 
     /// How it has ended, if it has.
@@ -141,15 +156,6 @@ impl Victim {
     /// Its process, to be stopped and continued.
     pub fn pid(&self) -> rustix::process::Pid {
         rustix::process::Pid::from_child(&self.child)
-    }
-
-    /// Writes to its input.
-    ///
-    /// # Errors
-    /// Where it has ended.
-    pub fn tell(&mut self, line: &str) -> io::Result<()> {
-        let input = self.input.as_mut().ok_or(io::ErrorKind::BrokenPipe)?;
-        writeln!(input, "{line}")
     }
 }
 

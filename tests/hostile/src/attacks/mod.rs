@@ -5,9 +5,20 @@
 //! greeted. It paces itself: what a flood of bytes takes from the processor of one machine is not
 //! what is measured here.
 
+mod amplification;
+mod connection_flood;
 mod cut_frames;
+mod duplicated_replies;
 mod endless_parts;
+mod extreme_headers;
+mod half_handshakes;
 mod huge_lengths;
+mod missing_delimiters;
+mod ping_storm;
+mod stolen_identities;
+mod subscription_churn;
+mod subscription_flood;
+mod unread_replies;
 
 use std::io;
 use std::time::Duration;
@@ -26,18 +37,62 @@ pub struct Attack {
 }
 
 /// All of them.
-pub const ALL: &[Attack] = &[
+pub const ALL: [Attack; 14] = [
     Attack {
-        name: "huge-lengths",
-        sally: huge_lengths::sally,
+        name: "amplification",
+        sally: amplification::sally,
+    },
+    Attack {
+        name: "connection-flood",
+        sally: connection_flood::sally,
+    },
+    Attack {
+        name: "cut-frames",
+        sally: cut_frames::sally,
+    },
+    Attack {
+        name: "duplicated-replies",
+        sally: duplicated_replies::sally,
     },
     Attack {
         name: "endless-parts",
         sally: endless_parts::sally,
     },
     Attack {
-        name: "cut-frames",
-        sally: cut_frames::sally,
+        name: "extreme-headers",
+        sally: extreme_headers::sally,
+    },
+    Attack {
+        name: "half-handshakes",
+        sally: half_handshakes::sally,
+    },
+    Attack {
+        name: "huge-lengths",
+        sally: huge_lengths::sally,
+    },
+    Attack {
+        name: "missing-delimiters",
+        sally: missing_delimiters::sally,
+    },
+    Attack {
+        name: "ping-storm",
+        sally: ping_storm::sally,
+    },
+    Attack {
+        name: "stolen-identities",
+        sally: stolen_identities::sally,
+    },
+    Attack {
+        name: "subscription-churn",
+        sally: subscription_churn::sally,
+    },
+    Attack {
+        name: "subscription-flood",
+        sally: subscription_flood::sally,
+    },
+    Attack {
+        name: "unread-replies",
+        sally: unread_replies::sally,
     },
 ];
 

@@ -1,6 +1,7 @@
 //! `hostile <seconds> <attack|all> calls=<address> [topics=<address>] [upstream=<address>]`
 //!
-//! Strikes, then prints a line for each attack: its name, a tab, how often it struck. It gives way to every other
+//! Strikes, then prints a line for each attack: its name, how often it struck, and how often it saw that it did harm,
+//! with tabs between. It gives way to every other
 //! process of the machine, as one on another machine would.
 
 use std::net::SocketAddr;
@@ -38,6 +39,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             until,
             network: u8::try_from(network)?,
             strikes: AtomicU64::new(0),
+            harm: AtomicU64::new(0),
         });
     }
     std::thread::scope(|scope| {
@@ -46,7 +48,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
     });
     for (attack, field) in attacks.iter().zip(&fields) {
-        println!("{}\t{}", attack.name, field.strikes.load(Relaxed));
+        let (strikes, harm) = (field.strikes.load(Relaxed), field.harm.load(Relaxed));
+        println!("{}\t{strikes}\t{harm}", attack.name);
     }
     Ok(())
 }
