@@ -582,3 +582,88 @@ async fn a_slow_method_behind_a_bulkhead_leaves_room_for_the_others() {
             .expect("there is room");
     }
 }
+
+/// Counts when it is dropped.
+struct Dropped(Arc<AtomicU64>);
+
+impl Drop for Dropped {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[tokio::test]
+async fn a_handler_is_ended_when_its_caller_is_lost_unless_its_outcome_is_kept() {
+    let (ended, done) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let (ends, does) = (Arc::clone(&ended), Arc::clone(&done));
+    let moody = Moody::new(move |request| {
+        let (ends, does) = (Arc::clone(&ends), Arc::clone(&does));
+        async move {
+            let _dropped = Dropped(ends);
+            let time = if request.method == ONCE.ordinal {
+                1
+            } else {
+                3600
+            };
+            tokio::time::sleep(Duration::from_secs(time)).await;
+            does.fetch_add(1, Ordering::Relaxed);
+            Ok(RawReply::new(Outcome::Success, request.body))
+        }
+    });
+    for endpoint in [endpoint(), "tcp://127.0.0.1:0".to_owned()] {
+        let server = Server::builder().service(moody.clone());
+        let server = server.bind(&endpoint).await.expect("it binds").spawn();
+        let (ended_before, done_before) =
+            (ended.load(Ordering::Relaxed), done.load(Ordering::Relaxed));
+        let calls_before = moody.calls();
+        let client = Client::connect(server.endpoint().to_string())
+            .await
+            .expect("there");
+        let mut lost = JoinSet::new();
+        for method in [IDEMPOTENT, UNSAFE, ONCE] {
+            let mut request = RawRequest::new(method, body());
+            request.deadline = Some(tokio::time::Instant::now() + Duration::from_secs(600));
+            lost.spawn(client.clone().oneshot(request));
+        }
+        wait_until(|| moody.calls() == calls_before + 3).await;
+        lost.shutdown().await;
+        drop(client);
+        wait_until(|| server.counters().abandoned == 3).await;
+        wait_until(|| ended.load(Ordering::Relaxed) == ended_before + 3).await;
+        assert_eq!(done.load(Ordering::Relaxed), done_before + 1, "{endpoint}");
+        server.shutdown().await;
+    }
+}
+
+async fn wait_until(is_so: impl Fn() -> bool) {
+    let waits = async {
+        while !is_so() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let waited = tokio::time::timeout(Duration::from_secs(30), waits).await;
+    waited.expect("in time");
+}
+
+#[tokio::test]
+async fn whoever_gives_up_while_waiting_at_the_door_is_not_let_in() {
+    let moody = Moody::slow(Duration::from_millis(500));
+    let door = ShedLayer::with_queue(Limit::Fixed(1), 10, Duration::from_secs(60));
+    let server = Server::builder().service(moody.clone()).layer(door);
+    let server = server.bind(endpoint()).await.expect("it binds").spawn();
+    let client = Client::connect(server.endpoint().to_string())
+        .await
+        .expect("there");
+    let first = tokio::spawn(client.clone().oneshot(RawRequest::new(UNSAFE, body())));
+    wait_until(|| moody.calls() == 1).await;
+    let mut request = RawRequest::new(UNSAFE, body());
+    request.deadline = Some(tokio::time::Instant::now() + Duration::from_millis(100));
+    let late = client.clone().oneshot(request).await.unwrap_err();
+    assert_eq!(late.code(), Code::DeadlineExceeded);
+    first.await.expect("no panic").expect("it is done");
+    client
+        .oneshot(RawRequest::new(UNSAFE, body()))
+        .await
+        .expect("there is room again");
+    assert_eq!(moody.calls(), 2);
+}

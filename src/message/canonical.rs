@@ -4,7 +4,7 @@
 //! field which a newer schema has and nobody set changes nothing.
 
 use bytes::Bytes;
-use capnp::message::{Builder, HeapAllocator};
+use capnp::message::{Allocator, Builder, HeapAllocator, ScratchSpaceHeapAllocator};
 
 use super::{Limits, MessageError, open};
 
@@ -25,8 +25,27 @@ pub(crate) fn canonical<T>(
         bytes: usize::MAX,
         max: limits.message_bytes_max,
     })?;
-    let allocator = HeapAllocator::new().first_segment_words(words);
-    let mut message = Builder::new(allocator);
+    let mut scratch = Scratch([0; SCRATCH_BYTES]);
+    if words as usize * 8 <= SCRATCH_BYTES {
+        let allocator = ScratchSpaceHeapAllocator::new(&mut scratch.0);
+        copy(root, Builder::new(allocator), read)
+    } else {
+        let allocator = HeapAllocator::new().first_segment_words(words);
+        copy(root, Builder::new(allocator), read)
+    }
+}
+
+/// Most messages are so small that their canonical form needs no memory of its own.
+const SCRATCH_BYTES: usize = 1024;
+
+#[repr(align(8))]
+struct Scratch([u8; SCRATCH_BYTES]);
+
+fn copy<A: Allocator, T>(
+    root: capnp::any_pointer::Reader<'_>,
+    mut message: Builder<A>,
+    read: impl FnOnce(&[u8]) -> T,
+) -> Result<T, MessageError> {
     message.set_root_canonical(root)?;
     Ok(match message.get_segments_for_output() {
         capnp::OutputSegments::SingleSegment([segment]) => read(segment),

@@ -6,7 +6,6 @@
 //! From its claim to its recorded outcome, an attempt does not depend on its caller: a caller that
 //! gives up leaves it running, in a task that the [`Once`] owns.
 
-use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -19,6 +18,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::attempt::{Action, Attempt, Ended, Input, needs_an_id};
+use super::key::KeyMap;
 use super::{
     Age, Change, Claim, Claimed, Epoch, Fingerprint, Key, OnceBuilder, OnceCounters, OnceError,
     Resolution, Store, StoreError, Terms, Timestamp, Verdict,
@@ -86,7 +86,7 @@ struct Shared<S> {
     owner: u64,
     attempts: AtomicU64,
     /// Jobs that go on without their caller's task, and how to stop them.
-    running: Mutex<HashMap<Key, Running>>,
+    running: Mutex<KeyMap<Running>>,
     detached: AtomicUsize,
     counters: Counters,
 }

@@ -1,9 +1,11 @@
 //! Under which key an outcome is recorded, and how old a key is.
 
 use std::cmp::Ordering;
+use std::collections::HashMap;
 use std::fmt;
-use std::hash::{Hash, Hasher};
-use std::sync::Arc;
+use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher, RandomState};
+use std::num::NonZeroU64;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use bytes::BufMut;
@@ -19,7 +21,35 @@ use crate::wire::RequestId;
 #[derive(Clone)]
 pub struct Key {
     bytes: Arc<[u8]>,
-    created: Option<Timestamp>,
+    /// Of the bytes, so that tables which move their keys need not read them.
+    hash: u64,
+    /// In milliseconds since 1970.
+    created: Option<NonZeroU64>,
+}
+
+/// Keyed at random in each process: callers choose what is hashed.
+static HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+
+/// The map type of stores and waiters: a key brings its hash along.
+pub(super) type KeyMap<T> = HashMap<Key, T, BuildHasherDefault<Brought>>;
+
+/// Passes on the hash that a key brings.
+#[derive(Default)]
+pub(super) struct Brought(u64);
+
+impl Hasher for Brought {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        // Only for completeness: a key writes its number.
+        self.0 = HASHER.hash_one(bytes);
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
 }
 
 const METHOD: u8 = 0;
@@ -55,8 +85,8 @@ impl Key {
         bytes.put_u8(kind);
         bytes.put_slice(id);
         Self {
-            bytes: bytes.into(),
-            created,
+            created: created.and_then(|at| NonZeroU64::new(at.milliseconds())),
+            ..Self::from_bytes(&bytes)
         }
     }
 
@@ -67,15 +97,19 @@ impl Key {
 
     /// From the bytes of a store. What it says of its age is lost.
     pub fn from_bytes(bytes: &[u8]) -> Self {
+        let mut hasher = HASHER.build_hasher();
+        hasher.write(bytes);
         Self {
             bytes: bytes.into(),
+            hash: hasher.finish(),
             created: None,
         }
     }
 
     /// When the call began, which a UUIDv7 says and a caller's own key does not.
     pub fn created(&self) -> Option<Timestamp> {
-        self.created
+        let created = self.created?;
+        Some(Timestamp::from_milliseconds(created.get()))
     }
 }
 
@@ -99,7 +133,7 @@ fn id_bytes(id: &RequestId) -> Id<'_> {
 
 impl PartialEq for Key {
     fn eq(&self, other: &Self) -> bool {
-        self.bytes == other.bytes
+        self.hash == other.hash && self.bytes == other.bytes
     }
 }
 
@@ -118,9 +152,8 @@ impl Ord for Key {
 }
 
 impl Hash for Key {
-    /// Without the length: no key is the beginning of another in one store often enough to matter.
     fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write(&self.bytes);
+        state.write_u64(self.hash);
     }
 }
 

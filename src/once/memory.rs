@@ -3,13 +3,14 @@
 //! Safe against lost, repeated and reordered messages, for as long as the process lives. It is not
 //! shared, and it forgets everything when the process ends.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::key::KeyMap;
 use super::store::{Bounds, Clock, NoTransaction, WhenFull};
 use super::waiters::Waiters;
 use super::{
@@ -49,7 +50,7 @@ struct Inner {
 #[derive(Debug, Default)]
 struct Shard {
     /// Boxed, so that the map is small to move when it grows.
-    records: HashMap<Key, Box<Record>>,
+    records: KeyMap<Box<Record>>,
     /// When each is over, the next one first. An entry whose record has changed since is passed over.
     expiry: Expiry,
 }

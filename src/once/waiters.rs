@@ -1,18 +1,18 @@
 //! Who waits in this process for a record to change. For stores that know of their changes.
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
 use super::Key;
+use super::key::KeyMap;
 
 #[derive(Debug, Default)]
 pub(super) struct Waiters {
     /// So that a change nobody waits for costs one load.
     count: AtomicUsize,
-    waiting: Mutex<HashMap<Key, Arc<Notify>>>,
+    waiting: Mutex<KeyMap<Arc<Notify>>>,
 }
 
 impl Waiters {
@@ -44,7 +44,7 @@ impl Waiters {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Arc<Notify>>> {
+    fn lock(&self) -> MutexGuard<'_, KeyMap<Arc<Notify>>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -133,6 +133,15 @@ impl DealerReceiver {
 }
 
 impl RouterSender {
+    /// Returns when the connection of a peer is lost. Never with a carrier that does not say so.
+    pub async fn gone(&self, peer: &Peer) {
+        match (self, peer) {
+            (Self::Memory(socket), Peer::Memory(peer)) => socket.gone(*peer).await,
+            (_, Peer::Omq(peer)) => peer.gone().await,
+            _ => std::future::pending().await,
+        }
+    }
+
     /// Sends to one peer, or says at once why not. `Full` means that peer only.
     pub fn try_send(&self, peer: &Peer, frames: Frames) -> Result<(), Refused> {
         match (self, peer) {

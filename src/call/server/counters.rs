@@ -27,6 +27,8 @@ pub struct ServerCounters {
     pub panicked: u64,
     /// Handlers that were ended because their caller's deadline had passed.
     pub timed_out: u64,
+    /// Handlers that were ended because the connection of their caller was lost.
+    pub abandoned: u64,
     /// Replies that were dropped because their caller had gone or did not read.
     pub replies_dropped: u64,
 }
@@ -40,6 +42,7 @@ pub(super) struct Counters {
     pub denied: Counter,
     pub panicked: Counter,
     pub timed_out: Counter,
+    pub abandoned: Counter,
     pub replies_dropped: Counter,
 }
 
@@ -53,6 +56,7 @@ impl Counters {
             denied: self.denied.read(),
             panicked: self.panicked.read(),
             timed_out: self.timed_out.read(),
+            abandoned: self.abandoned.read(),
             replies_dropped: self.replies_dropped.read(),
         }
     }

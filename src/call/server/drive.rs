@@ -204,14 +204,25 @@ impl Shared {
             to: Some(to.clone()),
         };
         let handler = std::future::poll_fn(|cx| self.poll(&mut future, deadline, cx));
-        let ended = match deadline {
-            None => handler.await,
-            Some(deadline) => timeout_at(deadline, handler).await.unwrap_or_else(|_| {
-                self.counters.timed_out.count();
-                Err(Status::deadline_exceeded(Work::OutcomeUnknown))
-            }),
+        let in_time = async {
+            match deadline {
+                None => handler.await,
+                Some(deadline) => timeout_at(deadline, handler).await.unwrap_or_else(|_| {
+                    self.counters.timed_out.count();
+                    Err(Status::deadline_exceeded(Work::OutcomeUnknown))
+                }),
+            }
+        };
+        let ended = tokio::select! {
+            biased;
+            ended = in_time => Some(ended),
+            () = self.sender.gone(&to.peer) => None,
         };
         unless_dropped.disarm();
+        let Some(ended) = ended else {
+            // Nobody is there to hear of it. What must go on in spite of that is not in this task.
+            return self.counters.abandoned.count();
+        };
         let frames = encode(to.correlation, ended);
         if let Err(Refused::Full(frames)) = self.send(&to.peer, frames) {
             match self.waiting_room.enter(frames.body.len()) {

@@ -101,6 +101,13 @@ impl RouterSender {
         }
     }
 
+    pub async fn gone(&self, peer: u64) {
+        let replies = lock(&self.router.peers).replies.get(&peer).cloned();
+        if let Some(replies) = replies {
+            replies.closed().await;
+        }
+    }
+
     pub async fn stop_accepting(&self) {
         self.router.stop_accepting();
     }

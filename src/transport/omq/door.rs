@@ -3,7 +3,7 @@
 //! omq asks the [`Door`] at each handshake and each subscription. Its keeper, a task, hears of
 //! those who went, looks at the lists that may have changed, and closes connections.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,7 +15,7 @@ use omq_tokio::{
     CurveSecretKey, CurveServerOptions, MechanismPeerInfo, MechanismSetup, MonitorEvent,
     MonitorRecvError, MonitorStream, Options, PeerAuthentication, PeerInfo, PeerPublicKey, Socket,
 };
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
@@ -45,6 +45,8 @@ pub(super) struct Door {
     counters: Counters,
     /// Bytes of replies that wait, of all peers.
     pub queued: AtomicUsize,
+    /// Of a server, by connection: dropped when that is lost, for those who work for it.
+    connected: Mutex<HashMap<u64, watch::Sender<()>>>,
 }
 
 #[derive(Debug, Default)]
@@ -122,6 +124,7 @@ impl Door {
             handshake_timeout: from.handshake_timeout,
             counters: Counters::default(),
             queued: AtomicUsize::new(0),
+            connected: Mutex::default(),
         });
         (door, left)
     }
@@ -253,6 +256,14 @@ impl Door {
         let number = number_of(peer);
         lock(&self.admissions).release(number);
         lock(&self.subscriptions).remove(&number);
+        lock(&self.connected).remove(&peer.connection_id);
+    }
+
+    /// A connection has sent something. What is returned is closed when it is lost.
+    pub fn arrived(&self, connection: u64) -> watch::Receiver<()> {
+        let mut connected = lock(&self.connected);
+        let sender = connected.entry(connection);
+        sender.or_insert_with(|| watch::Sender::new(())).subscribe()
     }
 
     /// Looks at the files of the lists.
@@ -318,11 +329,14 @@ async fn keep(
                 }
             }
             _ = compare.tick() => {
+                // One that arrives from here on is not compared.
+                let known: Vec<u64> = lock(&door.connected).keys().copied().collect();
                 let Ok(open) = socket.connections().await else { return };
-                let open: std::collections::HashSet<u64> = open
-                    .iter()
-                    .filter_map(|open| open.peer_info.as_ref().map(number_of))
-                    .collect();
+                let peers = || open.iter().filter_map(|open| open.peer_info.as_ref());
+                let ids: HashSet<u64> = peers().map(|peer| peer.connection_id).collect();
+                let lost = known.iter().filter(|id| !ids.contains(id));
+                lost.for_each(|id| drop(lock(&door.connected).remove(id)));
+                let open: HashSet<u64> = peers().map(number_of).collect();
                 let (now, grace) = (Instant::now(), door.handshake_timeout);
                 lock(&door.admissions).compare(now, grace, |number| open.contains(&number));
                 lock(&door.subscriptions).retain(|number, _| open.contains(number));

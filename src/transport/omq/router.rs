@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use bytes::Bytes;
 use omq_tokio::{Error, Identity, Message, MessagePool, Socket, SocketType, TrySendError};
+use tokio::sync::watch;
 
 use super::door::{Door, Keeper, key_of};
 use super::{TABLES_KEPT, actual, options, receive, to_error, to_frames, to_message};
@@ -32,10 +33,12 @@ pub(crate) struct Peer {
     principal: Option<Principal>,
 }
 
-/// What is counted of a connection.
-#[derive(Debug, Default)]
+/// What is known and counted of a connection.
+#[derive(Debug)]
 struct Guest {
     key: Option<PublicKey>,
+    /// Closed when the connection is lost.
+    connected: watch::Receiver<()>,
     running: AtomicUsize,
     queued: AtomicUsize,
 }
@@ -53,6 +56,13 @@ impl Drop for InFlight {
 impl Peer {
     pub fn principal(&self) -> Option<&Principal> {
         self.principal.as_ref()
+    }
+
+    /// Returns when the connection is lost.
+    pub async fn gone(&self) {
+        let mut connected = self.guest.connected.clone();
+        // Nothing is ever said over it.
+        while connected.changed().await.is_ok() {}
     }
 
     /// `Err` where the connection has `max` in flight already.
@@ -274,7 +284,9 @@ impl RouterReceiver {
         let guest = self.guests.entry(info.connection_id).or_insert_with(|| {
             Arc::new(Guest {
                 key: key_of(&info.authentication),
-                ..Guest::default()
+                connected: self.door.arrived(info.connection_id),
+                running: AtomicUsize::new(0),
+                queued: AtomicUsize::new(0),
             })
         });
         let peer = Peer {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bowline::resilience::RetryPolicy;
+use bowline::resilience::{RetryPolicy, ShedLayer};
 use bowline::{Client, Reason, Work};
 use bowline_test_faults::faults::WorkClient;
 use bowline_test_faults::load::{Ended, goodput, open_loop, percentile};
@@ -46,6 +46,17 @@ async fn capacity(client: &WorkClient) -> f64 {
     f64::from(done) / begun.elapsed().as_secs_f64()
 }
 
+/// How late this machine wakes up who slept as long as one may wait at the door: the 99th percentile.
+async fn lateness(time: Duration) -> Duration {
+    let (begun, mut late) = (Instant::now(), Vec::new());
+    while begun.elapsed() < time {
+        let slept = Instant::now();
+        sleep(ShedLayer::WAIT_MAX_DEFAULT).await;
+        late.push(slept.elapsed() - ShedLayer::WAIT_MAX_DEFAULT);
+    }
+    percentile(late.into_iter(), 0.99)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn under_three_times_its_load_a_service_does_what_it_can_and_refuses_the_rest_at_once() {
     let time = Duration::from_secs(by_form(5, 60));
@@ -66,7 +77,7 @@ async fn under_three_times_its_load_a_service_does_what_it_can_and_refuses_the_r
             sleep(time * 5 / 8).await;
             (early, service.resident_bytes())
         };
-        let (ended, (early, late)) = tokio::join!(calls, memory);
+        let (ended, (early, late), noise) = tokio::join!(calls, memory, lateness(time));
 
         let done = ended.iter().filter(|it| it.how.is_ok()).count();
         let per_second = done as f64 / time.as_secs_f64();
@@ -78,7 +89,8 @@ async fn under_three_times_its_load_a_service_does_what_it_can_and_refuses_the_r
         let took = |share| percentile(refusals.iter().map(|it| it.took), share);
         println!(
             "{door} door: {} calls in {time:?}; capacity {capacity:.0}/s, done {per_second:.0}/s; \
-             {} refused, p50 {:?}, p99 {:?}; resident {} KiB, later {} KiB",
+             {} refused, p50 {:?}, p99 {:?}, on a machine that wakes up {noise:?} late; \
+             resident {} KiB, later {} KiB",
             ended.len(),
             refusals.len(),
             took(0.5),
@@ -98,7 +110,9 @@ async fn under_three_times_its_load_a_service_does_what_it_can_and_refuses_the_r
             "{early}, then {late} bytes"
         );
         if is_long() {
-            assert!(took(0.99) <= REFUSED_WITHIN, "{:?}", took(0.99));
+            // What a busy machine adds, to the client and to the server, is not the door's.
+            let within = REFUSED_WITHIN + noise * 2;
+            assert!(took(0.99) <= within, "{:?}, over {within:?}", took(0.99));
         }
     }
 }
