@@ -271,7 +271,11 @@ impl<S: Store> Once<S> {
             deadline,
         };
         let mut action = job.go_on_until_run(action);
-        if let Action::Run = action {
+        if matches!(action, Action::Run) && shared.is_full() {
+            // The claim is given back before anything is done.
+            action = job.attempt.step(Input::Ran(Err(too_many())));
+            action = job.go_on_until_run(action);
+        } else if let Action::Run = action {
             job.begin(request, handler);
             action = job.go_on_now(action);
         } else {
@@ -308,6 +312,9 @@ impl<S: Store> Once<S> {
                     }
                     job.attempt.step(Input::Changed)
                 }
+                Action::Apply(Change::Begin(_) | Change::Look(_)) if job.shared.is_full() => {
+                    return Err(too_many());
+                }
                 action @ (Action::Apply(_) | Action::Run) => {
                     let next;
                     (job, next) = self.uncancelled(job.go_on(action)).await?;
@@ -323,19 +330,13 @@ impl<S: Store> Once<S> {
         &self,
         job: impl Future<Output = T> + Send + 'static,
     ) -> Result<T, Status> {
-        let shared = &self.0.shared;
-        if shared.detached.load(Ordering::Relaxed) >= shared.settings.running_max {
-            return Err(Status::resource_exhausted(
-                "too many $once requests run at once",
-            ));
-        }
         let mut job = Box::pin(job);
         let first = std::future::poll_fn(|cx| Poll::Ready(job.as_mut().poll(cx))).await;
         if let Poll::Ready(done) = first {
             return Ok(done);
         }
         let (sender, receiver) = oneshot::channel();
-        let detached = Detached::new(shared);
+        let detached = Detached::new(&self.0.shared);
         self.spawn(async move {
             let _detached = detached;
             // Where the caller has gone, the outcome is in the store.
@@ -504,6 +505,10 @@ impl<S: Store> Job<S> {
 }
 
 impl<S: Store> Shared<S> {
+    fn is_full(&self) -> bool {
+        self.detached.load(Ordering::Relaxed) >= self.settings.running_max
+    }
+
     fn age(&self, key: &Key) -> Age {
         Age {
             created: key.created(),
@@ -659,6 +664,10 @@ impl<S> Drop for Detached<S> {
     fn drop(&mut self) {
         self.0.detached.fetch_sub(1, Ordering::Relaxed);
     }
+}
+
+fn too_many() -> Status {
+    Status::resource_exhausted("too many $once requests run at once")
 }
 
 fn panicked() -> Status {

@@ -268,6 +268,35 @@ async fn duplicates_join_the_call_in_flight_and_get_the_same_bytes() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_refused_for_too_many_is_neither_begun_nor_claimed() {
+    let once = Once::builder().running_max(1).build(MemoryStore::new());
+    let (once, count) = (once.expect("good terms"), Arc::default());
+    let slow = || async {
+        sleep(Duration::from_secs(5)).await;
+        Ok(reply("in the end"))
+    };
+    let call = |name| {
+        call_with(
+            &once,
+            request(id(name), "x"),
+            Recovery::InDoubt,
+            &count,
+            slow(),
+        )
+    };
+    let (first, second) = tokio::join!(call("a"), call("b"));
+    assert_eq!(first.expect("there was room").body, "in the end");
+    let status = second.expect_err("there was none");
+    assert_eq!(
+        (status.code(), status.work()),
+        (Code::ResourceExhausted, Work::NotDone)
+    );
+    assert_eq!(count.load(Ordering::Relaxed), 1, "it was not begun");
+    let retried = call("b").await.expect("its key is free");
+    assert!(!retried.replayed);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_caller_who_gives_up_does_not_stop_the_work() {
     let (once, count) = (once(), Arc::default());
     let work = async {

@@ -103,6 +103,8 @@ impl Retries {
     /// How the call ends with this status, and not with another attempt.
     pub fn stop(&self, status: Status) -> Status {
         match status.work() {
+            // Only who asks for an outcome is told this, and asking twice does nothing.
+            Work::NotDone if status.reason() == Some(Reason::KeyUnknown) => status,
             // An earlier attempt may have been done, though this one was not.
             Work::NotDone if self.is_unknown => status.with_work(Work::OutcomeUnknown),
             _ => status,
@@ -300,6 +302,16 @@ mod tests {
     fn is_sent_again(effect: Effect, status: Status) -> bool {
         let (now, mut retries) = retries(effect);
         matches!(retries.failed(now, status, 0.5), Next::Again { .. })
+    }
+
+    #[test]
+    fn who_asks_for_an_outcome_and_loses_an_answer_is_not_told_that_it_is_unknown() {
+        let (now, mut retries) = retries(ONCE);
+        let lost = Status::deadline_exceeded(Work::OutcomeUnknown);
+        assert!(matches!(retries.failed(now, lost, 0.5), Next::Again { .. }));
+        let unknown = Status::not_found("nothing is recorded").with_reason(Reason::KeyUnknown);
+        let stop = Next::Stop(unknown.clone());
+        assert_eq!(retries.failed(now, unknown, 0.5), stop);
     }
 
     #[test]
