@@ -1,5 +1,6 @@
 //! Which machines there are, which of their processes live, and what their clocks say.
 
+use std::fmt;
 use std::time::Duration;
 
 use fastrand::Rng;
@@ -7,6 +8,12 @@ use fastrand::Rng;
 /// One machine, by number. It survives its processes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Machine(pub u16);
+
+impl fmt::Display for Machine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "machine {}", self.0)
+    }
+}
 
 /// One life of a machine: from a start to the next crash.
 ///
@@ -18,6 +25,12 @@ pub struct Process {
     pub machine: Machine,
     /// Counts the starts of the machine, from 1.
     pub life: u32,
+}
+
+impl fmt::Display for Process {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (life {})", self.machine, self.life)
+    }
 }
 
 /// All machines of a simulation, numbered from 0. They are up when they are made.

@@ -100,12 +100,12 @@ impl Network {
     ) {
         if !self.reaches(from, to) {
             simulation.faults().count("network: lost to a partition");
-            simulation.note(|| format!("lost to the partition: {from:?} to {to:?}"));
+            simulation.note(|| format!("lost to the partition: {from} to {to}"));
             return;
         }
         if simulation.chance(self.faults.drop) {
             simulation.faults().count("network: drop");
-            simulation.note(|| format!("dropped: {from:?} to {to:?}"));
+            simulation.note(|| format!("dropped: {from} to {to}"));
             return;
         }
         let wait = self.travel_time(simulation);
@@ -113,7 +113,7 @@ impl Network {
         if simulation.chance(self.faults.duplicate) {
             simulation.faults().count("network: duplicate");
             let wait = self.travel_time(simulation);
-            simulation.note(|| format!("duplicated: {from:?} to {to:?}"));
+            simulation.note(|| format!("duplicated: {from} to {to}"));
             simulation.after(wait, arrived());
         }
     }

@@ -2,6 +2,7 @@
 //! ends. Some call again under the same ID, some only ask how it ended, some send something else.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::Duration;
 
 use bowline::__simulated::decode_reply;
@@ -13,8 +14,9 @@ use bowline::{Code, Reason, RequestId, RequestKey, Status, Work};
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::server::{Incoming, Servers, envelope};
-use super::{Context, Event as WorldEvent};
+use super::server::{Incoming, envelope};
+use super::servers::Servers;
+use super::{Context, Event as WorldEvent, notes};
 use crate::Machine;
 
 pub(crate) enum Event {
@@ -42,6 +44,13 @@ pub(crate) struct Planned {
     client: Machine,
     key: usize,
     kind: Kind,
+}
+
+impl fmt::Display for Planned {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { client, key, kind } = self;
+        write!(f, "{client}, {kind:?} key {key}")
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -190,7 +199,7 @@ impl Clients {
         let retries = Retries::new(RetryPolicy::default(), effect, self.base + deadline);
         context
             .simulation
-            .note(|| format!("call {number}: {planned:?} within {timeout:?}"));
+            .note(|| format!("call {number}: {planned}, within {timeout:?}"));
         let call = Call {
             planned,
             deadline,
@@ -347,7 +356,7 @@ impl Clients {
         let Planned { client, key, kind } = call.planned;
         context
             .simulation
-            .note(|| format!("call {number} of key {key} ends: {ended:?}"));
+            .note(|| format!("call {number} of key {key} ends: {}", notes::ended(&ended)));
         let late = context.now().saturating_sub(call.deadline);
         context
             .simulation
@@ -360,6 +369,15 @@ impl Clients {
             context
                 .promises
                 .call_was_not_done(&mut context.simulation, number);
+        }
+        let (reason, work) = match &ended {
+            Ok(_) => (None, Work::Done),
+            Err(status) => (status.reason(), status.work()),
+        };
+        if reason == Some(Reason::KeyUnknown) {
+            context.simulation.require(work == Work::NotDone, || {
+                format!("call {number} asked, was answered, and is told that nobody knows")
+            });
         }
         let is_unknown = matches!(&ended, Err(status) if status.work() == Work::OutcomeUnknown);
         match kind {

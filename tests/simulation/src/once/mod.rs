@@ -9,8 +9,10 @@
 
 mod client;
 mod handler;
+mod notes;
 mod promises;
 mod server;
+mod servers;
 mod setting;
 mod store;
 
@@ -20,7 +22,7 @@ use crate::{History, Machine, Machines, Network, Process, Seed, Simulation};
 
 use client::Clients;
 use promises::Promises;
-use server::Servers;
+use servers::Servers;
 use setting::{Setting, StoreKind};
 use store::Shared;
 

@@ -31,6 +31,7 @@ pub(crate) struct Promises {
     copies: Vec<Copy>,
     /// Attempts that have claimed, or may have, and have not ended.
     active: BTreeMap<u64, (Scope, Process)>,
+    jobs: u64,
 }
 
 #[derive(Default)]
@@ -42,6 +43,7 @@ struct Ledger {
     told: Option<(Outcome, Bytes)>,
     /// Who may run now, by the store's clock.
     lease: Option<(Epoch, Timestamp)>,
+    /// Of all that was sent under the key.
     fingerprints: BTreeSet<[u8; 32]>,
 }
 
@@ -77,6 +79,7 @@ impl Promises {
             runs: Vec::new(),
             copies: Vec::new(),
             active: BTreeMap::new(),
+            jobs: 0,
         }
     }
 
@@ -87,6 +90,12 @@ impl Promises {
         }
     }
 
+    /// A number that no other job has, on any machine.
+    pub fn next_job(&mut self) -> u64 {
+        self.jobs += 1;
+        self.jobs
+    }
+
     /// A request has arrived. `fingerprint` is none where it only asks.
     pub fn arrived(
         &mut self,
@@ -95,6 +104,10 @@ impl Promises {
         fingerprint: Option<Fingerprint>,
         body: String,
     ) -> usize {
+        if let Some(fingerprint) = fingerprint {
+            let ledger = self.ledgers.entry(scope).or_default();
+            ledger.fingerprints.insert(*fingerprint.as_bytes());
+        }
         self.copies.push(Copy {
             call,
             correlation,
@@ -140,7 +153,6 @@ impl Promises {
                     format!("{scope:?} may run again although its outcome was recorded")
                 });
                 ledger.lease = Some((claim.epoch, now + claim.lease));
-                ledger.fingerprints.insert(*claim.fingerprint.as_bytes());
             }
             (Change::Renew { epoch, lease }, Verdict::Applied) => {
                 if let Some((held, until)) = &mut ledger.lease

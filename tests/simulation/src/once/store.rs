@@ -18,7 +18,7 @@ use bowline::{Code, Reason, Status, Work};
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 
 use super::promises::Scope;
-use super::{Context, Event, Mutant, server};
+use super::{Context, Event, Mutant, notes, server};
 use crate::{Disk, Machine, Process};
 
 /// What handlers count in the database that also has the records.
@@ -92,12 +92,10 @@ impl Context {
         if let (What::Commit { run, .. }, Done::Committed(Ok(_))) = (&ask.what, done) {
             self.promises.committed(*run);
         }
-        let (key, what) = (&ask.key, &ask.what);
-        self.simulation.note(|| match what {
-            What::Change(change) => format!("  store: {key:?} {change:?} -> {done:?}"),
-            What::Commit { claimed, .. } => {
-                format!("  store: {key:?} commit {claimed:?} -> {done:?}")
-            }
+        let key = ask.scope.0;
+        self.simulation.note(|| {
+            let (what, done) = (notes::what(&ask.what), notes::done(done));
+            format!("  store: key {key}: {what} -> {done}")
         });
     }
 }
