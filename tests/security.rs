@@ -333,3 +333,174 @@ async fn nothing_is_allowed_before_a_rule_says_so() {
     assert_eq!(denied.code(), Code::PermissionDenied);
     server.shutdown().await;
 }
+
+#[tokio::test]
+async fn events_are_taken_from_a_publisher_with_a_valid_key_and_from_no_other() {
+    let house = House::new();
+    let clock = Keys::generate();
+    let known = AllowedKeys::new();
+    known.allow("clock", clock.public()).unwrap();
+    let publisher = async |security: Option<ServerSecurity>| -> Publisher<Progress> {
+        let builder = match security {
+            Some(security) => Publisher::builder().security(security),
+            None => Publisher::builder(),
+        };
+        builder.bind("tcp://127.0.0.1:0").await.unwrap()
+    };
+    let locked = |keys: &Keys| {
+        let security = ServerSecurity::new(keys.clone(), house.allowed.clone());
+        Some(security.with_access(house.rules()))
+    };
+    let with = |rules: AccessRules| {
+        ClientSecurity::new(house.web.clone(), clock.public()).with_publishers(known.clone(), rules)
+    };
+    let may = || AccessRules::new().publish("clock", "progress/");
+
+    for (who, security) in [("none", None), ("unknown", locked(&Keys::generate()))] {
+        let publisher = publisher(security).await;
+        let subscriber = subscriber(publisher.endpoint(), Some(with(may()))).await;
+        let refused = subscriber.subscribe(TopicKeys::All).await;
+        assert_eq!(refused, Err(SubscribeError::Unconfirmed), "{who}");
+        publisher.publish(&progress(1)).await.unwrap();
+        assert_eq!(publisher.counters().subscribers, 0, "{who}");
+    }
+
+    let publisher = publisher(locked(&clock)).await;
+    let mut valid = subscriber(publisher.endpoint(), Some(with(may()))).await;
+    let elsewhere = AccessRules::new().publish("clock", "tick/");
+    let mut not_allowed = subscriber(publisher.endpoint(), Some(with(elsewhere))).await;
+    valid.subscribe(TopicKeys::All).await.unwrap();
+    not_allowed.subscribe(TopicKeys::All).await.unwrap();
+    publisher.publish(&progress(1)).await.unwrap();
+    assert!(matches!(valid.next().await, Some(Event::Message(_))));
+    let denied = Instant::now();
+    while not_allowed.counters().denied == 0 {
+        assert!(denied.elapsed() < Duration::from_secs(10));
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let nothing = tokio::time::timeout(Duration::from_millis(50), not_allowed.next()).await;
+    assert!(nothing.is_err(), "{nothing:?}");
+
+    known.revoke(clock.public());
+    publisher.publish(&progress(2)).await.unwrap();
+    let nothing = tokio::time::timeout(Duration::from_millis(200), valid.next()).await;
+    assert!(nothing.is_err(), "revoked: {nothing:?}");
+    assert!(valid.counters().denied >= 1);
+}
+
+#[tokio::test]
+async fn lists_in_files_are_in_force_within_a_second_of_their_change() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("doors.toml");
+    let (server_keys, web) = (Keys::generate(), Keys::generate());
+    let write = |rules: &str| {
+        let text = format!("[keys]\nweb = '{}'\n{rules}", web.public());
+        std::fs::write(&path, text).unwrap();
+    };
+    write("");
+    let security_of = ServerSecurity::new(server_keys.clone(), AllowedKeys::read(&path).unwrap())
+        .with_access(bowline::security::AccessList::read(&path).unwrap());
+    let server = Server::builder()
+        .service(Probe::default())
+        .security(security_of)
+        .bind("tcp://127.0.0.1:0")
+        .await
+        .unwrap()
+        .spawn();
+    let client = client(server.endpoint(), security(&web, server_keys.public())).await;
+    let denied = call(&client, &ECHO, "hello").await.unwrap_err();
+    assert_eq!(denied.code(), Code::PermissionDenied);
+
+    write("[[rule]]\nprincipals = 'web'\ncalls = 'probe.echo'\n");
+    let changed = Instant::now();
+    while call(&client, &ECHO, "hello").await.is_err() {
+        assert!(changed.elapsed() < Duration::from_secs(1), "still denied");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    // What cannot be read changes nothing.
+    write("[[rule]]\nprincipal = 'web'\n");
+    tokio::time::sleep(Duration::from_millis(900)).await;
+    call(&client, &ECHO, "hello").await.unwrap();
+
+    std::fs::write(&path, "[keys]\n").unwrap();
+    let changed = Instant::now();
+    while client.is_connected() {
+        assert!(
+            changed.elapsed() < Duration::from_secs(1),
+            "still connected"
+        );
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    server.shutdown().await;
+}
+
+/// Passes bytes on, and keeps those that come from the client.
+async fn record(from: tokio::net::TcpStream, to: std::net::SocketAddr) -> Vec<u8> {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    let (mut client, mut to_client) = from.into_split();
+    let (mut server, mut to_server) = tokio::net::TcpStream::connect(to)
+        .await
+        .unwrap()
+        .into_split();
+    let back = tokio::spawn(async move { tokio::io::copy(&mut server, &mut to_client).await });
+    let mut recorded = Vec::new();
+    let mut buffer = vec![0; 4096];
+    while let Ok(length @ 1..) = client.read(&mut buffer).await {
+        recorded.extend(&buffer[..length]);
+        if to_server.write_all(&buffer[..length]).await.is_err() {
+            break;
+        }
+    }
+    back.abort();
+    recorded
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_recorded_session_that_is_played_back_has_no_effect() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    // Ten thousand with BOWLINE_LONG, as it was measured; enough to see it otherwise.
+    let times = if std::env::var_os("BOWLINE_LONG").is_some() {
+        10_000
+    } else {
+        300
+    };
+    let house = House::new();
+    let server = house.serve("tcp://127.0.0.1:0").await;
+    let endpoint = server.endpoint().to_string();
+    let address: std::net::SocketAddr = endpoint.strip_prefix("tcp://").unwrap().parse().unwrap();
+    let proxy = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let through = format!("tcp://{}", proxy.local_addr().unwrap());
+    let recording = tokio::spawn(async move {
+        let (stream, _) = proxy.accept().await.unwrap();
+        record(stream, address).await
+    });
+    let web = client(&through, security(&house.web, house.server.public())).await;
+    for _ in 0..3 {
+        call(&web, &ECHO, "once only").await.unwrap();
+    }
+    web.close().await;
+    let recorded = recording.await.unwrap();
+    assert!(
+        recorded.len() > 500,
+        "a handshake and three calls: {}",
+        recorded.len()
+    );
+    let before = server.counters();
+    assert_eq!(before.handled, 3);
+
+    for time in 0..times {
+        let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        // It may be closed before all is sent, and is closed at the end.
+        let _ = stream.write_all(&recorded).await;
+        let mut answer = Vec::new();
+        let closed = stream.read_to_end(&mut answer);
+        let closed = tokio::time::timeout(Duration::from_secs(10), closed).await;
+        assert!(closed.is_ok(), "number {time} is still open");
+    }
+    assert_eq!(server.counters(), before);
+    let web = client(&endpoint, security(&house.web, house.server.public())).await;
+    assert_eq!(call(&web, &ECHO, "alive").await.unwrap(), "alive");
+    server.shutdown().await;
+}

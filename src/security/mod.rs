@@ -34,6 +34,7 @@ pub use access::{AccessError, AccessList, AccessRules, QueueRight};
 pub(crate) use admission::Admissions;
 pub use allowed::AllowedKeys;
 pub use keys::{KeyError, Keys, PublicKey};
-pub(crate) use live::Refreshed;
+use live::Refreshed;
 pub use principal::Principal;
+pub(crate) use sides::refresh;
 pub use sides::{ClientSecurity, ServerSecurity};

@@ -1,6 +1,6 @@
 //! What each side of a connection has: who it is, and whom it trusts.
 
-use super::{AccessList, AllowedKeys, Keys, PublicKey};
+use super::{AccessList, AllowedKeys, Keys, PublicKey, Refreshed};
 
 /// The side that binds: a server or a publisher. Only who has a key on the list is let in, and may
 /// do what the access list allows: at first, nothing.
@@ -59,9 +59,9 @@ impl ClientSecurity {
         self
     }
 
-    /// For a subscriber of several publishers: takes events only from the server keys in `publishers`,
-    /// under the topics that `access` lets their principals [publish](super::AccessRules::publish).
-    /// Others are dropped and counted. Without this, the publisher with the pinned key may publish all.
+    /// For a subscriber: takes events only from a publisher whose key is in `publishers`, and only under
+    /// the topics that `access` lets its principal [publish](super::AccessRules::publish). Others
+    /// are dropped and counted. Without this, whoever has the pinned key may publish everything.
     pub fn with_publishers(
         mut self,
         publishers: AllowedKeys,
@@ -69,5 +69,18 @@ impl ClientSecurity {
     ) -> Self {
         self.publishers = Some((publishers, access.into()));
         self
+    }
+}
+
+/// Looks at the files of both lists, and logs what came of it.
+pub(crate) fn refresh(allowed: &AllowedKeys, access: &AccessList) {
+    for refreshed in [allowed.refresh(), access.refresh()] {
+        match refreshed {
+            Refreshed::Same => {}
+            Refreshed::Changed => tracing::info!("a list of keys or rules was read again"),
+            Refreshed::Failed(error) => {
+                tracing::error!(error, "a list of keys or rules stays as it was");
+            }
+        }
     }
 }

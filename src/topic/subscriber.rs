@@ -4,6 +4,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::marker::PhantomData;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -22,7 +23,7 @@ use super::sequence::Incoming;
 use crate::message::{Limits, MessageError};
 use crate::security::ClientSecurity;
 use crate::transport::{
-    self, Closed, Endpoint, SubscribeReceiver, SubscribeSender, TopicFrames, TransportError,
+    self, Closed, Endpoint, SubscribeReceiver, SubscribeSender, Take, TopicFrames, TransportError,
     TransportOptions,
 };
 use crate::wire::{EventHeader, EventKind, RequestId};
@@ -84,6 +85,8 @@ pub struct SubscriberCounters {
     /// Subscriptions that the publisher refused, also when they were asked for again after a new
     /// connection.
     pub refused: u64,
+    /// Messages of a publisher that may not publish under their topic.
+    pub denied: u64,
 }
 
 /// Why a subscription is not confirmed.
@@ -172,9 +175,13 @@ impl SubscriberBuilder {
         endpoint: impl AsRef<str>,
     ) -> Result<Subscriber<T>, TransportError> {
         let endpoint: Endpoint = endpoint.as_ref().parse()?;
-        let (sender, receiver) = transport::connect_subscribe(&endpoint, &self.transport).await?;
+        let denied = Arc::new(AtomicU64::new(0));
+        let take = take(self.transport.client_security.as_ref(), &denied);
+        let (sender, receiver) =
+            transport::connect_subscribe(&endpoint, &self.transport, take).await?;
         let shared = Arc::new(Shared {
             sender,
+            denied,
             state: Mutex::new(State {
                 buffer: Buffer::new(self.events_max, self.bytes_max, self.policy),
                 waker: None,
@@ -193,6 +200,22 @@ impl SubscriberBuilder {
             confirm_within: self.confirm_within,
         })
     }
+}
+
+/// What the socket asks of each message, where publishers have rules.
+fn take(security: Option<&ClientSecurity>, denied: &Arc<AtomicU64>) -> Option<Take> {
+    let (allowed, access) = security?.publishers.clone()?;
+    let denied = Arc::clone(denied);
+    Some(Arc::new(move |key, topic| {
+        // A confirmation carries no event, and its prefix may be wider than what is published.
+        let may = allowed.principal(key).is_some_and(|principal| {
+            is_confirmation(topic).is_some() || access.may_publish(principal.as_str(), topic)
+        });
+        if !may {
+            denied.fetch_add(1, Ordering::Relaxed);
+        }
+        may
+    }))
 }
 
 impl Subscriber<()> {
@@ -271,6 +294,7 @@ impl<T: Topic> Subscriber<T> {
             dropped: state.buffer.dropped(),
             malformed: state.malformed,
             refused: state.refused,
+            denied: self.shared.denied.load(Ordering::Relaxed),
         }
     }
 
@@ -374,6 +398,7 @@ impl<T> Drop for Subscriber<T> {
 #[derive(Debug)]
 struct Shared {
     sender: SubscribeSender,
+    denied: Arc<AtomicU64>,
     state: Mutex<State>,
 }
 

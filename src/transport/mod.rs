@@ -23,7 +23,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::security::Principal;
+use crate::security::{Principal, PublicKey};
 use crate::wire::HeaderBytes;
 
 pub use endpoint::{Endpoint, EndpointError};
@@ -100,6 +100,9 @@ pub(crate) enum PublishRefused {
 
 /// Whether a subscription to a prefix is taken from a peer.
 pub(crate) type Admit = Arc<dyn Fn(Option<&Principal>, &[u8]) -> bool + Send + Sync>;
+
+/// Whether an event with this topic is taken from the publisher with this key.
+pub(crate) type Take = Arc<dyn Fn(&PublicKey, &[u8]) -> bool + Send + Sync>;
 
 /// What a bound socket has counted of those who came to its door.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -296,6 +299,7 @@ pub(crate) async fn bind_publish(
 pub(crate) async fn connect_subscribe(
     endpoint: &Endpoint,
     options: &TransportOptions,
+    take: Option<Take>,
 ) -> Result<(SubscribeSender, SubscribeReceiver), TransportError> {
     refuse_keys(endpoint, options.client_security.is_some(), options)?;
     match (endpoint, options.carrier) {
@@ -307,7 +311,7 @@ pub(crate) async fn connect_subscribe(
             ))
         }
         (_, Carrier::Omq) => {
-            let (sender, receiver) = omq::connect_subscribe(endpoint, options).await?;
+            let (sender, receiver) = omq::connect_subscribe(endpoint, options, take).await?;
             Ok((
                 SubscribeSender::Omq(sender),
                 SubscribeReceiver::Omq(receiver),

@@ -66,7 +66,7 @@ pub(crate) struct DealerReceiver {
 
 impl DealerReceiver {
     pub async fn receive(&mut self, batch: &mut Vec<Received>) -> Result<(), Closed> {
-        let messages = self.receiver.receive().await?;
+        let (_, messages) = self.receiver.receive().await?;
         batch.extend(messages.map(|message| to_frames(&message)));
         Ok(())
     }

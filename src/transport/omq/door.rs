@@ -19,13 +19,15 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use crate::security::{Admissions, Keys, Principal, PublicKey, Refreshed, ServerSecurity};
+use crate::security::{self, Admissions, Keys, Principal, PublicKey, ServerSecurity};
 use crate::transport::{Admit, DoorCounters, TransportOptions};
 
 /// How often lists are looked at, which may change. A second is promised.
-const LOOK_AT_LISTS: Duration = Duration::from_millis(400);
+pub(super) const LOOK_AT_LISTS: Duration = Duration::from_millis(400);
 /// How often the count of connections is compared with those that are there.
 const COMPARE: Duration = Duration::from_secs(5);
+/// How soon subscriptions are counted again: whoever takes many back costs one count in this time.
+const COUNT_AGAIN: Duration = Duration::from_millis(50);
 /// Connections that may wait to be closed; one that finds no room is found again.
 const LEAVING_MAX: usize = 1024;
 
@@ -241,7 +243,7 @@ impl Door {
             let fits = *count < self.subscriptions_max;
             *count += usize::from(fits);
             // What was taken back is found by counting; in time, before the limit is reached.
-            if *count > self.subscriptions_max / 2 {
+            if self.is_much(*count) {
                 self.recount.notify_one();
             }
             fits
@@ -250,6 +252,16 @@ impl Door {
             self.counters.subscriptions_refused.fetch_add(1, Relaxed);
         }
         is_admitted
+    }
+
+    fn is_much(&self, subscriptions: usize) -> bool {
+        subscriptions > self.subscriptions_max / 2
+    }
+
+    /// Whether some peer comes near the limit of its subscriptions.
+    fn is_crowded(&self) -> bool {
+        let subscriptions = lock(&self.subscriptions);
+        subscriptions.values().any(|count| self.is_much(*count))
     }
 
     fn released(&self, peer: &PeerInfo) {
@@ -264,22 +276,6 @@ impl Door {
         let mut connected = lock(&self.connected);
         let sender = connected.entry(connection);
         sender.or_insert_with(|| watch::Sender::new(())).subscribe()
-    }
-
-    /// Looks at the files of the lists.
-    fn refresh(&self) {
-        let Some(security) = &self.security else {
-            return;
-        };
-        for refreshed in [security.allowed.refresh(), security.access.refresh()] {
-            match refreshed {
-                Refreshed::Same => {}
-                Refreshed::Changed => tracing::info!("a list of keys or rules was read again"),
-                Refreshed::Failed(error) => {
-                    tracing::error!(error, "a list of keys or rules stays as it was");
-                }
-            }
-        }
     }
 
     fn generations(&self) -> (u64, u64) {
@@ -305,6 +301,7 @@ async fn keep(
     let mut compare = interval(COMPARE);
     compare.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut seen = door.generations();
+    let (mut count_again, mut counted) = (false, Instant::now());
     loop {
         tokio::select! {
             event = events.recv() => match event {
@@ -313,6 +310,8 @@ async fn keep(
                     door.counters.failed.fetch_add(1, Relaxed);
                 }
                 Ok(MonitorEvent::Closed) | Err(MonitorRecvError::Closed) => return,
+                // It may have been refused room for another, or soon be.
+                Ok(MonitorEvent::UnsubscribeReceived { .. }) => count_again |= door.is_crowded(),
                 // What was missed is found by comparing.
                 Err(MonitorRecvError::Lagged(_)) => compare.reset_after(LOOK_AT_LISTS),
                 Ok(_) | Err(_) => {}
@@ -320,9 +319,15 @@ async fn keep(
             connection = left.recv() => if let Some(connection) = connection {
                 show_out(&door, &socket, connection).await;
             },
-            () = door.recount.notified() => recount(&door, &socket, false).await,
+            () = door.recount.notified() => count_again = true,
+            () = tokio::time::sleep_until(counted + COUNT_AGAIN), if count_again => {
+                recount(&door, &socket, false).await;
+                (count_again, counted) = (false, Instant::now());
+            }
             _ = look.tick(), if door.security.is_some() => {
-                door.refresh();
+                if let Some(security) = &door.security {
+                    security::refresh(&security.allowed, &security.access);
+                }
                 let now = door.generations();
                 if std::mem::replace(&mut seen, now) != now {
                     expel(&door, &socket).await;

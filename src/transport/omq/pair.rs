@@ -6,8 +6,9 @@ use std::time::Duration;
 use omq_tokio::{Message, MonitorEvent, MonitorRecvError, Options, Socket, SocketType};
 use tokio::task::JoinHandle;
 
-use super::door::{curve, keypair};
+use super::door::{LOOK_AT_LISTS, curve, keypair};
 use super::{options, receive, to_error};
+use crate::security::{self, AccessList, AllowedKeys, PublicKey};
 use crate::transport::{BATCH_MAX, Closed, Endpoint, TransportError, TransportOptions};
 
 /// The sockets, for sending and controlling.
@@ -15,8 +16,8 @@ use crate::transport::{BATCH_MAX, Closed, Endpoint, TransportError, TransportOpt
 pub(super) struct Pair {
     first: Socket,
     second: Option<Socket>,
-    /// Connects again where omq would not; ends with the pair.
-    again: Vec<JoinHandle<()>>,
+    /// Connect again where omq would not, and look at lists; end with the pair.
+    tasks: Vec<JoinHandle<()>>,
 }
 
 /// The sockets, for receiving.
@@ -27,6 +28,8 @@ pub(super) struct PairReceiver {
     messages: Vec<Message>,
     /// Of the second, so that neither's are lost when the other is quicker.
     messages_second: Vec<Message>,
+    /// Whose the two are.
+    keys: Option<(PublicKey, PublicKey)>,
 }
 
 pub(super) async fn connect(
@@ -34,7 +37,7 @@ pub(super) async fn connect(
     endpoint: &Endpoint,
     from: &TransportOptions,
 ) -> Result<(Pair, PairReceiver), TransportError> {
-    let mut again = Vec::new();
+    let mut tasks = Vec::new();
     let (first, second) = match &from.client_security {
         None => (open(kind, endpoint, options(from)).await?, None),
         Some(security) => {
@@ -47,7 +50,10 @@ pub(super) async fn connect(
             for socket in [Some(&first), second.as_ref()].into_iter().flatten() {
                 let watched = socket.clone_shared();
                 let wait = from.reconnect_max;
-                again.push(tokio::spawn(connect_again(watched, endpoint.clone(), wait)));
+                tasks.push(tokio::spawn(connect_again(watched, endpoint.clone(), wait)));
+            }
+            if let Some((allowed, access)) = security.publishers.clone() {
+                tasks.push(tokio::spawn(look_at_lists(allowed, access)));
             }
             (first, second)
         }
@@ -57,11 +63,15 @@ pub(super) async fn connect(
         second: second.as_ref().map(Socket::clone_shared),
         messages: Vec::with_capacity(BATCH_MAX),
         messages_second: Vec::new(),
+        keys: from.client_security.as_ref().map(|security| {
+            let second = security.server_also.unwrap_or(security.server);
+            (security.server, second)
+        }),
     };
     let pair = Pair {
         first,
         second,
-        again,
+        tasks,
     };
     Ok((pair, receiver))
 }
@@ -94,9 +104,17 @@ async fn connect_again(socket: Socket, endpoint: Endpoint, wait: Duration) {
     }
 }
 
+async fn look_at_lists(allowed: AllowedKeys, access: AccessList) {
+    let mut look = tokio::time::interval(LOOK_AT_LISTS);
+    loop {
+        look.tick().await;
+        security::refresh(&allowed, &access);
+    }
+}
+
 impl Drop for Pair {
     fn drop(&mut self) {
-        self.again.iter().for_each(JoinHandle::abort);
+        self.tasks.iter().for_each(JoinHandle::abort);
     }
 }
 
@@ -155,17 +173,23 @@ fn is_ready(socket: &Socket) -> bool {
 }
 
 impl PairReceiver {
-    /// Waits for messages; cancel safe.
-    pub async fn receive(&mut self) -> Result<std::vec::Drain<'_, Message>, Closed> {
+    /// Waits for messages, and says which key their sender has proved; cancel safe.
+    pub async fn receive(
+        &mut self,
+    ) -> Result<(Option<PublicKey>, std::vec::Drain<'_, Message>), Closed> {
+        let first = self.keys.map(|(first, _)| first);
         let Some(second) = &self.second else {
             receive(&self.first, &mut self.messages).await?;
-            return Ok(self.messages.drain(..));
+            return Ok((first, self.messages.drain(..)));
         };
         tokio::select! {
-            received = receive(&self.first, &mut self.messages) => received,
-            received = receive(second, &mut self.messages_second) => received,
-        }?;
-        self.messages.append(&mut self.messages_second);
-        Ok(self.messages.drain(..))
+            received = receive(&self.first, &mut self.messages) => {
+                received.map(|()| (first, self.messages.drain(..)))
+            }
+            received = receive(second, &mut self.messages_second) => {
+                let second = self.keys.map(|(_, second)| second);
+                received.map(|()| (second, self.messages_second.drain(..)))
+            }
+        }
     }
 }

@@ -7,17 +7,19 @@ use super::PARTS;
 use super::pair::{self, Pair, PairReceiver};
 use crate::message::copied;
 use crate::transport::{
-    Closed, Endpoint, Malformed, TopicFrames, TransportError, TransportOptions,
+    Closed, Endpoint, Malformed, Take, TopicFrames, TransportError, TransportOptions,
 };
 
 pub(in crate::transport) async fn connect_subscribe(
     endpoint: &Endpoint,
     from: &TransportOptions,
+    take: Option<Take>,
 ) -> Result<(SubscribeSender, SubscribeReceiver), TransportError> {
     let (pair, receiver) = pair::connect(SocketType::Sub, endpoint, from).await?;
     let receiver = SubscribeReceiver {
         receiver,
         topic: Bytes::new(),
+        take,
     };
     Ok((SubscribeSender { pair }, receiver))
 }
@@ -61,11 +63,17 @@ impl SubscribeSender {
     }
 }
 
-#[derive(Debug)]
 pub(crate) struct SubscribeReceiver {
     receiver: PairReceiver,
     /// The last message's topic, which is often the next one's too.
     topic: Bytes,
+    take: Option<Take>,
+}
+
+impl std::fmt::Debug for SubscribeReceiver {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.receiver.fmt(f)
+    }
 }
 
 impl SubscribeReceiver {
@@ -73,8 +81,18 @@ impl SubscribeReceiver {
         &mut self,
         batch: &mut Vec<Result<TopicFrames, Malformed>>,
     ) -> Result<(), Closed> {
-        let messages = self.receiver.receive().await?;
-        batch.extend(messages.map(|message| frames(&message, &mut self.topic)));
+        let (key, messages) = self.receiver.receive().await?;
+        let taken = |message: &Message| match (&self.take, key) {
+            (None, _) => true,
+            (Some(take), Some(key)) => take(&key, message.part_slice(0).unwrap_or_default()),
+            (Some(_), None) => false,
+        };
+        let topic = &mut self.topic;
+        batch.extend(
+            messages
+                .filter(taken)
+                .map(|message| frames(&message, topic)),
+        );
         Ok(())
     }
 }
