@@ -17,22 +17,23 @@ const ANY: &str = "*";
 
 /// Rules, each of which allows something.
 ///
-/// A principal, service, method, topic prefix or queue may be `"*"`: all of them. Services and methods are
-/// named as in the schema, topics as on the wire: `progress/` and what begins so.
+/// A principal, service, method, topic prefix or queue may be `"*"`: all of them. A service has the name of
+/// its `$service`, or else that of its interface in snake_case; a method that of the schema. Topics
+/// are named as on the wire: `progress/` and what begins so.
 ///
 /// ```
 /// use bowline::security::{AccessList, AccessRules, QueueRight};
 ///
 /// let rules = AccessRules::new()
-///     .call("web", "Login", "logIn")
+///     .call("web", "login", "logIn")
 ///     .call("admin", "*", "*")
 ///     .subscribe("web", "progress/eu/")
 ///     .publish("clock", "tick/")
 ///     .queue("web", "mail", QueueRight::Push);
 /// let list = AccessList::from(rules);
 ///
-/// assert!(list.may_call("web", "Login", "logIn"));
-/// assert!(!list.may_call("web", "Login", "remove"));
+/// assert!(list.may_call("web", "login", "logIn"));
+/// assert!(!list.may_call("web", "login", "remove"));
 /// assert!(!list.may_subscribe("web", b"progress/"));
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -132,7 +133,7 @@ impl AccessList {
     /// ```toml
     /// [[rule]]
     /// principals = ["web", "mobile"]       # or one, or "*"
-    /// calls = ["Login.logIn", "Search.*"]  # or "*"
+    /// calls = ["login.logIn", "search.*"]  # or "*"
     /// subscribe = ["progress/eu/"]
     /// publish = ["tick/"]
     /// push = ["mail"]
@@ -494,7 +495,7 @@ mod tests {
     #[test]
     fn nothing_is_allowed_by_default() {
         let list = AccessList::default();
-        assert!(!list.may_call("web", "Login", "logIn"));
+        assert!(!list.may_call("web", "login", "logIn"));
         assert!(!list.may_subscribe("web", b"tick/"));
     }
 
@@ -503,16 +504,16 @@ mod tests {
         let list = AccessList(Arc::new(Live::new(
             parse(
                 "[keys]\nweb = 'ignored here'\n\
-                 [[rule]]\nprincipals = ['web', 'mobile']\ncalls = ['Login.logIn', 'Search.*']\n\
+                 [[rule]]\nprincipals = ['web', 'mobile']\ncalls = ['login.logIn', 'search.*']\n\
                  subscribe = 'progress/eu/'\npush = ['mail']\n\
-                 [[rule]]\nprincipals = '*'\ncalls = 'Health.check'\n",
+                 [[rule]]\nprincipals = '*'\ncalls = 'health.check'\n",
             )
             .unwrap(),
         )));
-        assert!(list.may_call("mobile", "Login", "logIn"));
-        assert!(!list.may_call("mobile", "Login", "logOut"));
-        assert!(list.may_call("web", "Search", "anything"));
-        assert!(list.may_call("stranger", "Health", "check"));
+        assert!(list.may_call("mobile", "login", "logIn"));
+        assert!(!list.may_call("mobile", "login", "logOut"));
+        assert!(list.may_call("web", "search", "anything"));
+        assert!(list.may_call("stranger", "health", "check"));
         assert!(list.may_subscribe("web", b"progress/eu/1"));
         assert!(!list.may_subscribe("web", b"progress/"));
         assert!(list.may_use_queue("web", "mail", QueueRight::Push));
@@ -540,8 +541,8 @@ mod tests {
         let list = AccessList::default();
         let clone = list.clone();
         list.replace(&AccessRules::new().everything("web"));
-        assert!(clone.may_call("web", "Login", "logIn"));
+        assert!(clone.may_call("web", "login", "logIn"));
         assert!(clone.may_publish("web", b"tick/"));
-        assert!(!clone.may_call("other", "Login", "logIn"));
+        assert!(!clone.may_call("other", "login", "logIn"));
     }
 }

@@ -2,17 +2,13 @@
 //!
 //! `tests/interop/run` installs these and runs this file.
 
-use std::process::Stdio;
-use std::time::Duration;
+mod python;
 
 use bowline::topic::{Event, Keys};
 use bowline::{Code, Publisher, Reply, Request, Server, Status, Subscriber, Work};
 use bowline_test_schemas::everything::*;
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
-use tokio::process::{Child, Command};
+use python::{LONG, line, python, tell};
 use tokio::time::timeout;
-
-const LONG: Duration = Duration::from_secs(30);
 
 struct Echo;
 
@@ -23,31 +19,6 @@ impl Base for Echo {
     }
 }
 
-/// Starts a script of tests/interop; it ends with the test.
-fn python(script: &str, argument: &str) -> Child {
-    let python = std::env::var_os("BOWLINE_PYTHON").expect("run tests/interop/run, which sets it");
-    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../interop/");
-    Command::new(python)
-        .arg(format!("{root}{script}"))
-        .arg(argument)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .expect("Python runs")
-}
-
-async fn line(child: &mut Child) -> String {
-    let stdout = child.stdout.as_mut().expect("it is piped");
-    let mut line = String::new();
-    let mut reader = BufReader::with_capacity(1, stdout);
-    timeout(LONG, reader.read_line(&mut line))
-        .await
-        .expect("it says something")
-        .unwrap();
-    line.trim().to_owned()
-}
-
 #[tokio::test]
 async fn a_python_req_client_calls_a_bowline_service() {
     let server = Server::builder()
@@ -56,7 +27,7 @@ async fn a_python_req_client_calls_a_bowline_service() {
         .await
         .unwrap()
         .spawn();
-    let mut client = python("client.py", &server.endpoint().to_string());
+    let mut client = python("client.py", &[&server.endpoint().to_string()]);
     assert_eq!(line(&mut client).await, "ok");
     assert_eq!(server.counters().malformed, 1);
     assert_eq!(server.counters().unknown, 1);
@@ -65,7 +36,7 @@ async fn a_python_req_client_calls_a_bowline_service() {
 
 #[tokio::test]
 async fn a_bowline_client_calls_a_python_rep_service() {
-    let mut server = python("server.py", "");
+    let mut server = python("server.py", &[]);
     let base = BaseClient::connect(line(&mut server).await).await.unwrap();
     for text in ["hello", "again"] {
         let reply = base.ping(|mut params| params.set_text(text)).await.unwrap();
@@ -75,7 +46,7 @@ async fn a_bowline_client_calls_a_python_rep_service() {
 
 #[tokio::test]
 async fn a_bowline_client_understands_a_python_status() {
-    let mut server = python("server.py", "");
+    let mut server = python("server.py", &[]);
     let other = OtherClient::connect(line(&mut server).await).await.unwrap();
     let status = other.log_in(|_| {}).await.unwrap_err();
     assert_eq!(
@@ -90,7 +61,7 @@ async fn a_python_sub_reads_a_bowline_publisher_and_is_confirmed() {
     let publisher = Publisher::<Progress>::bind("tcp://127.0.0.1:0")
         .await
         .unwrap();
-    let mut subscriber = python("subscriber.py", &publisher.endpoint().to_string());
+    let mut subscriber = python("subscriber.py", &[&publisher.endpoint().to_string()]);
     assert_eq!(line(&mut subscriber).await, "subscribed");
     for done in 1..=3 {
         let published = publisher
@@ -108,7 +79,7 @@ async fn a_python_sub_reads_a_bowline_publisher_and_is_confirmed() {
 
 #[tokio::test]
 async fn a_bowline_subscriber_reads_a_python_pub_and_sees_the_gap() {
-    let mut publisher = python("publisher.py", "");
+    let mut publisher = python("publisher.py", &[]);
     let mut subscriber = Subscriber::<Progress>::connect(line(&mut publisher).await)
         .await
         .unwrap();
@@ -124,6 +95,5 @@ async fn a_bowline_subscriber_reads_a_python_pub_and_sees_the_gap() {
         );
     }
     assert_eq!(seen, ["1", "2", "missed 3 to 4", "5"]);
-    let stdin = publisher.stdin.as_mut().expect("it is piped");
-    stdin.write_all(b"go\n").await.unwrap();
+    tell(&mut publisher, "go").await;
 }

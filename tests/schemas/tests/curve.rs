@@ -1,0 +1,210 @@
+//! libzmq, as pyzmq brings it, on the other end of a connection with keys: right ones, wrong ones,
+//! none, and one that is revoked.
+//!
+//! `tests/interop/run` installs it and runs this file.
+
+mod python;
+
+use std::time::Duration;
+
+use bowline::security::{
+    AccessRules, AllowedKeys, ClientSecurity, Keys, PublicKey, ServerSecurity,
+};
+use bowline::topic::{Event, Keys as TopicKeys};
+use bowline::{Client, Code, Publisher, Reply, Request, Server, Status, Subscriber};
+use bowline_test_schemas::everything::*;
+use python::{LONG, line, python, tell};
+use tokio::time::timeout;
+
+struct Echo;
+
+impl Base for Echo {
+    async fn ping(&self, request: Request<PingParams>) -> Result<Reply<PingResults>, Status> {
+        // Answers with who asks, as the key has proved it.
+        let name = request.principal().map_or("nobody", |of| of.as_str());
+        let text = format!("{name}: {}", request.plain()?.text);
+        Ok(PingResults { text }.into())
+    }
+}
+
+fn house() -> (Keys, AllowedKeys, ServerSecurity) {
+    let (keys, allowed) = (Keys::generate(), AllowedKeys::new());
+    let rules = AccessRules::new()
+        .call("snake", "base", "*")
+        .subscribe("snake", "progress/");
+    let security = ServerSecurity::new(keys.clone(), allowed.clone()).with_access(rules);
+    (keys, allowed, security)
+}
+
+#[tokio::test]
+async fn libzmq_clients_get_in_with_the_right_key_only() {
+    let (keys, allowed, security) = house();
+    let server = Server::builder()
+        .service(BaseServer::new(Echo))
+        .security(security)
+        .bind("tcp://127.0.0.1:0")
+        .await
+        .unwrap()
+        .spawn();
+    let endpoint = server.endpoint().to_string();
+    let right = keys.public().to_string();
+    let wrong = Keys::generate().public().to_string();
+
+    for (who, server_key, name, answer) in [
+        ("valid", &right, Some("snake"), "reply snake: hello"),
+        ("valid but not allowed", &right, Some("worm"), "status 7"),
+        ("unknown", &right, None, "silence"),
+        ("wrong server key", &wrong, Some("snake"), "silence"),
+        ("none", &"none".to_owned(), None, "silence"),
+    ] {
+        let mut client = python("curve_client.py", &[&endpoint, server_key]);
+        let key: PublicKey = line(&mut client).await.parse().unwrap();
+        if let Some(name) = name {
+            allowed.allow(name, key).unwrap();
+        }
+        tell(&mut client, "hello").await;
+        assert_eq!(line(&mut client).await, answer, "{who}");
+        if who == "valid" {
+            allowed.revoke(key);
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            tell(&mut client, "hello").await;
+            assert_eq!(line(&mut client).await, "silence", "revoked");
+        }
+    }
+    server.shutdown().await;
+}
+
+#[tokio::test]
+async fn libzmq_subscribers_get_in_with_the_right_key_only() {
+    let (keys, allowed, security) = house();
+    let publisher = Publisher::builder().security(security);
+    let publisher: Publisher<Progress> = publisher.bind("tcp://127.0.0.1:0").await.unwrap();
+    let endpoint = publisher.endpoint().to_string();
+    let right = keys.public().to_string();
+    let wrong = Keys::generate().public().to_string();
+
+    for (who, server_key, name, answer) in [
+        ("valid", &right, Some("snake"), "confirmed"),
+        ("valid but not allowed", &right, Some("worm"), "refused"),
+        ("unknown", &right, None, "silence"),
+        ("wrong server key", &wrong, Some("snake"), "silence"),
+        ("none", &"none".to_owned(), None, "silence"),
+    ] {
+        let mut subscriber = python("curve_subscriber.py", &[&endpoint, server_key]);
+        let key: PublicKey = line(&mut subscriber).await.parse().unwrap();
+        if let Some(name) = name {
+            allowed.allow(name, key).unwrap();
+        }
+        tell(&mut subscriber, "go").await;
+        assert_eq!(line(&mut subscriber).await, answer, "{who}");
+        if who == "valid" {
+            allowed.revoke(key);
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let event = Progress {
+                job: "job".into(),
+                done: 1,
+            };
+            assert_eq!(publisher.publish(&event).await.unwrap().matched, 0);
+            assert_eq!(line(&mut subscriber).await, "silence", "revoked");
+        }
+    }
+    publisher.close().await;
+}
+
+async fn ping(client: &Client) -> Result<String, Status> {
+    let base = BaseClient::new(client.clone());
+    let reply = base.ping(|mut params| params.set_text("hello")).await;
+    match reply {
+        Ok(reply) => Ok(reply.plain().unwrap().text),
+        Err(status) => Err(status),
+    }
+}
+
+#[tokio::test]
+async fn a_libzmq_server_is_called_with_the_right_keys_only() {
+    let mut server = python("curve_server.py", &[]);
+    let said = line(&mut server).await;
+    let (endpoint, key) = said.split_once(' ').unwrap();
+    let right: PublicKey = key.parse().unwrap();
+    let wrong = Keys::generate().public();
+    let (known, unknown) = (Keys::generate(), Keys::generate());
+    tell(&mut server, &known.public().to_string()).await;
+    assert_eq!(line(&mut server).await, "done");
+
+    for (who, security, gets_in) in [
+        (
+            "valid",
+            Some(ClientSecurity::new(known.clone(), right)),
+            true,
+        ),
+        (
+            "unknown",
+            Some(ClientSecurity::new(unknown.clone(), right)),
+            false,
+        ),
+        (
+            "wrong server key",
+            Some(ClientSecurity::new(known.clone(), wrong)),
+            false,
+        ),
+        ("none", None, false),
+    ] {
+        let mut client = Client::builder().timeout(Duration::from_secs(3));
+        if let Some(security) = security {
+            client = client.security(security);
+        }
+        let client = client.connect(endpoint).await.unwrap();
+        match ping(&client).await {
+            Ok(reply) => assert_eq!((reply.as_str(), gets_in), ("HELLO", true), "{who}"),
+            Err(status) => {
+                assert_eq!(
+                    (status.code(), gets_in),
+                    (Code::Unavailable, false),
+                    "{who}"
+                );
+            }
+        }
+    }
+
+    // libzmq refuses for good with an ERROR; a key that is let in later gets in nevertheless.
+    let late = ClientSecurity::new(unknown.clone(), right);
+    let late = Client::builder()
+        .security(late)
+        .connect(endpoint)
+        .await
+        .unwrap();
+    assert!(ping(&late).await.is_err());
+    tell(&mut server, &unknown.public().to_string()).await;
+    let gets_in = async {
+        while ping(&late).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    timeout(LONG, gets_in).await.expect("it is let in at last");
+}
+
+#[tokio::test]
+async fn a_libzmq_publisher_is_heard_with_its_own_key_only() {
+    let mut publisher = python("curve_publisher.py", &[]);
+    let said = line(&mut publisher).await;
+    let (endpoint, key) = said.split_once(' ').unwrap();
+    for (server, hears) in [
+        (Keys::generate().public(), false),
+        (key.parse().unwrap(), true),
+    ] {
+        let security = ClientSecurity::new(Keys::generate(), server);
+        let subscriber = Subscriber::<()>::builder().security(security);
+        let mut subscriber: Subscriber<Progress> = subscriber.connect(endpoint).await.unwrap();
+        subscriber
+            .subscribe_unconfirmed(TopicKeys::All)
+            .await
+            .unwrap();
+        let patience = if hears { LONG } else { Duration::from_secs(1) };
+        let event = timeout(patience, subscriber.next()).await;
+        assert_eq!(
+            matches!(event, Ok(Some(Event::Message(_)))),
+            hears,
+            "{event:?}"
+        );
+    }
+}
