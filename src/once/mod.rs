@@ -17,6 +17,7 @@
 //! | [`MemoryStore`] | the callers of one process | lost, repeated, reordered messages | no |
 //! | `RedbStore` (feature `durable`) | the callers of one process | the same, and its death | yes |
 //! | `PostgresStore` (feature `postgres`) | all replicas | the same, and the database's restart | yes |
+//! | `RedisStore` (feature `redis`) | all replicas | the same, and what the server is set to survive | no |
 //!
 //! # What a caller is told
 //!
@@ -38,10 +39,10 @@
 
 mod attempt;
 mod builder;
-#[cfg(feature = "postgres")]
+#[cfg(any(feature = "postgres", feature = "redis"))]
 mod compare;
 mod driver;
-#[cfg(any(feature = "durable", feature = "postgres"))]
+#[cfg(any(feature = "durable", feature = "postgres", feature = "redis"))]
 mod encoding;
 mod fingerprint;
 mod key;
@@ -52,6 +53,8 @@ mod postgres;
 mod record;
 #[cfg(feature = "durable")]
 mod redb;
+#[cfg(feature = "redis")]
+mod redis;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -62,6 +65,8 @@ mod work;
 pub use self::postgres::{PostgresBuilder, PostgresStore, PostgresTransaction, PostgresWrites};
 #[cfg(feature = "durable")]
 pub use self::redb::{RedbStore, RedbTransaction};
+#[cfg(feature = "redis")]
+pub use self::redis::{RedisBuilder, RedisStore};
 pub use attempt::{Duplicates, Terms};
 pub use builder::{OnceBuilder, OnceCounters, OnceError};
 pub use driver::{Once, Resolver};

@@ -6,8 +6,13 @@ interface Counter {
 
   add @0 (account :Text, by :Int64) -> (total :Int64) $Bowline.once $Bowline.fails("Refused") $Bowline.timeout("5s");
   addAgain @1 (account :Text, by :Int64) -> (total :Int64) $Bowline.once $Bowline.rerun $Bowline.timeout("5s");
-  addTogether @2 (account :Text, by :Int64) -> (total :Int64) $Bowline.once $Bowline.atomic $Bowline.timeout("5s");
-  total @3 (account :Text) -> (total :Int64) $Bowline.idempotent;
+  total @2 (account :Text) -> (total :Int64) $Bowline.idempotent;
+}
+
+interface Ledger {
+  # Counts where its outcome is kept. For stores with transactions.
+
+  addTogether @0 (account :Text, by :Int64) -> (total :Int64) $Bowline.once $Bowline.atomic $Bowline.timeout("5s");
 }
 
 struct Refused {

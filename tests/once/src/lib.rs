@@ -12,7 +12,7 @@ use bowline::once::RedbTransaction;
 use bowline::{Failure, Reply, Request, Status};
 use counter::{
     AddAgainParams, AddAgainResults, AddParams, AddResults, AddTogetherParams, AddTogetherResults,
-    Counter, Refused,
+    Counter, Ledger, Refused,
 };
 use redb::{ReadableDatabase, ReadableTable, TableDefinition};
 
@@ -63,10 +63,12 @@ impl Stop {
 }
 
 /// Counts.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Counts {
     /// One line for each time that `add` was done.
     pub file: PathBuf,
+    /// The table of `addTogether`, where the store is PostgreSQL.
+    pub table: String,
     /// Where it stops.
     pub stop: Stop,
 }
@@ -132,11 +134,20 @@ impl Counter for Counts {
         self.stop.at(Point::Running).await;
         Ok(AddAgainResults { total }.into())
     }
+}
 
+impl Ledger for Counts {
     async fn add_together(
         &self,
         request: Request<AddTogetherParams>,
     ) -> Result<Reply<AddTogetherResults>, Status> {
+        #[cfg(feature = "postgres")]
+        if request
+            .transaction::<bowline::once::PostgresTransaction>()
+            .is_ok()
+        {
+            return postgres::add_together(self, request).await;
+        }
         let AddTogetherParams { account, by } = request.plain()?;
         let transaction = request.transaction::<RedbTransaction>()?;
         self.stop.at(Point::Running).await;
@@ -155,6 +166,61 @@ impl Counter for Counts {
             })
             .await?;
         self.stop.at(Point::Recorded).await;
+        Ok(reply)
+    }
+}
+
+/// The same, in PostgreSQL.
+#[cfg(feature = "postgres")]
+pub mod postgres {
+    use super::*;
+    use bowline::once::PostgresTransaction;
+    use tokio_postgres::{Client, Error, NoTls};
+
+    /// Connects, and makes the table if it is not there.
+    ///
+    /// # Errors
+    /// Where the database is away.
+    pub async fn connect(url: &str, table: &str) -> Result<Client, Error> {
+        let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
+        tokio::spawn(connection);
+        let make = format!(
+            "create table if not exists {table} (account text primary key, total bigint not null)"
+        );
+        client.batch_execute(&make).await?;
+        Ok(client)
+    }
+
+    /// What the table says.
+    ///
+    /// # Errors
+    /// Where it cannot be read.
+    pub async fn total(client: &Client, table: &str, account: &str) -> Result<i64, Error> {
+        let select = format!("select total from {table} where account = $1");
+        let row = client.query_opt(&select, &[&account]).await?;
+        row.map_or(Ok(0), |row| row.try_get(0))
+    }
+
+    pub(super) async fn add_together(
+        counts: &Counts,
+        request: Request<AddTogetherParams>,
+    ) -> Result<Reply<AddTogetherResults>, Status> {
+        let AddTogetherParams { account, by } = request.plain()?;
+        let transaction = request.transaction::<PostgresTransaction>()?;
+        let Counts { table, stop, .. } = counts;
+        let add = format!(
+            "insert into {table} values ($1, $2)
+             on conflict (account) do update set total = {table}.total + $2 returning total"
+        );
+        let reply = transaction
+            .commit(async |writes| -> Result<_, Status> {
+                let row = writes.query_one(&add, &[&account, &by]).await;
+                let total = row.map_err(Status::from_store)?.get(0);
+                stop.at(Point::Running).await;
+                Ok(AddTogetherResults { total })
+            })
+            .await?;
+        stop.at(Point::Recorded).await;
         Ok(reply)
     }
 }

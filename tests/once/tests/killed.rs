@@ -1,16 +1,16 @@
-//! A server on a redb store is killed with kill -9 at each point of a request's way, and started
+//! A server is killed with kill -9 at each point of a request's way, and started
 //! again: the retry gets the reply that was given or would have been, or is told that nobody knows.
 //!
 //! `BOWLINE_KILLS=50 cargo test --release -p bowline-test-once --test killed` is the long form.
 
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
 use bowline::call::{Outcome, RawRequest};
 use bowline::message::Plain;
 use bowline::{Client, Code, Msg, Reason, RequestKey, Status, Work};
-use bowline_test_once::counter::{AddParams, AddResults, COUNTER_SERVICE};
+use bowline_test_once::counter::{AddParams, AddResults, COUNTER_SERVICE, LEDGER_SERVICE};
 use bowline_test_once::{Point, count_lines, total};
 use bytes::Bytes;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
@@ -20,6 +20,35 @@ use tower::ServiceExt;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Where the outcomes and the counts of victims are.
+struct Place {
+    /// As a victim is told.
+    store: String,
+    folder: PathBuf,
+}
+
+impl Place {
+    /// How often `addTogether` was done.
+    async fn total(&self, account: &str) -> i64 {
+        match self.store.split_once(':') {
+            #[cfg(feature = "postgres")]
+            Some(("postgres", name)) => {
+                use bowline_test_once::postgres::{connect, total};
+                let table = format!("{name}_totals");
+                let client = connect(&url("BOWLINE_POSTGRES"), &table).await;
+                let client = client.expect("there");
+                total(&client, &table, account).await.expect("readable")
+            }
+            Some((other, _)) => panic!("{other} has no transactions"),
+            None => {
+                let file = self.folder.join("outcomes.redb");
+                let database = redb::Database::open(file).expect("closed");
+                total(&database, account).expect("readable")
+            }
+        }
+    }
+}
+
 struct Victim {
     process: Child,
     lines: Lines<BufReader<ChildStdout>>,
@@ -27,9 +56,10 @@ struct Victim {
 }
 
 impl Victim {
-    async fn start(folder: &Path, stop: Option<Point>) -> Self {
+    async fn start(place: &Place, stop: Option<Point>) -> Self {
         let mut process = Command::new(env!("CARGO_BIN_EXE_victim"))
-            .arg(folder)
+            .arg(&place.store)
+            .arg(&place.folder)
             .args(stop.map(|point| format!("{point:?}")))
             .stdout(Stdio::piped())
             .kill_on_drop(true)
@@ -79,11 +109,11 @@ async fn add(client: &Client, method: Method, account: &str, key: &str) -> Resul
     let account = account.to_owned();
     // The three have the same parameters and results, under names of their own.
     let body = AddParams { account, by: 1 }.to_bytes()?;
-    let info = &COUNTER_SERVICE.methods[match method {
-        Method::InDoubt => 0,
-        Method::Rerun => 1,
-        Method::Atomic => 2,
-    }];
+    let info = match method {
+        Method::InDoubt => &COUNTER_SERVICE.methods[0],
+        Method::Rerun => &COUNTER_SERVICE.methods[1],
+        Method::Atomic => &LEDGER_SERVICE.methods[0],
+    };
     let mut request = RawRequest::new(info, body);
     request.id = RequestKey::new(key.to_owned()).expect("short").into();
     request.deadline = Some(tokio::time::Instant::now() + PATIENCE);
@@ -99,33 +129,65 @@ async fn add(client: &Client, method: Method, account: &str, key: &str) -> Resul
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_retry_after_kill_9_gets_its_outcome_or_is_told_that_nobody_knows() {
-    let kills: usize =
-        std::env::var("BOWLINE_KILLS").map_or(2, |kills| kills.parse().expect("a number"));
+    let methods = [Method::InDoubt, Method::Rerun, Method::Atomic];
+    kill_at_all_points("redb".to_owned(), &methods, 2).await;
+}
+
+#[cfg(feature = "postgres")]
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_with_outcomes_in_postgres() {
+    url("BOWLINE_POSTGRES");
+    let methods = [Method::InDoubt, Method::Rerun, Method::Atomic];
+    let store = format!("postgres:killed_{}", std::process::id());
+    kill_at_all_points(store, &methods, 1).await;
+}
+
+#[cfg(feature = "redis")]
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_with_outcomes_in_redis() {
+    url("BOWLINE_REDIS");
+    let methods = [Method::InDoubt, Method::Rerun];
+    let store = format!("redis:killed_{}", std::process::id());
+    kill_at_all_points(store, &methods, 1).await;
+}
+
+#[cfg(any(feature = "postgres", feature = "redis"))]
+fn url(variable: &str) -> String {
+    std::env::var(variable)
+        .unwrap_or_else(|_| panic!("{variable} is not set: run this beneath tests/once/servers"))
+}
+
+async fn kill_at_all_points(store: String, methods: &[Method], kills: usize) {
+    let kills = std::env::var("BOWLINE_KILLS").map_or(kills, |it| it.parse().expect("a number"));
     let folder = tempfile::tempdir().expect("a folder");
+    let place = Place {
+        store,
+        folder: folder.path().to_owned(),
+    };
     let mut killed = 0;
-    for method in [Method::InDoubt, Method::Rerun, Method::Atomic] {
+    for &method in methods {
         for point in Point::ALL {
             for round in 0..kills {
                 let account = format!("{method:?} {point:?} {round}");
-                let given = kill_at(folder.path(), method, point, &account).await;
+                let given = kill_at(&place, method, point, &account).await;
                 killed += 1;
-                let retried = retry(folder.path(), method, &account).await;
-                check(method, point, given, &retried, folder.path(), &account);
+                let retried = retry(&place, method, &account).await;
+                check(method, point, given, &retried, &place, &account).await;
             }
         }
     }
     println!("{killed} kills");
-    assert_eq!(killed, 3 * 6 * kills);
+    assert_eq!(killed, methods.len() * 6 * kills);
 }
 
 /// Calls, kills the server at the point, and returns what the caller was told.
 async fn kill_at(
-    folder: &Path,
+    place: &Place,
     method: Method,
     point: Point,
     account: &str,
 ) -> Result<Given, Status> {
-    let mut victim = Victim::start(folder, Some(point)).await;
+    let mut victim = Victim::start(place, Some(point)).await;
     let client = victim.client.clone();
     let name = account.to_owned();
     let call = tokio::spawn(async move { add(&client, method, &name, &name).await });
@@ -145,8 +207,8 @@ async fn kill_at(
         .expect("no panic")
 }
 
-async fn retry(folder: &Path, method: Method, account: &str) -> Result<Given, Status> {
-    let victim = Victim::start(folder, None).await;
+async fn retry(place: &Place, method: Method, account: &str) -> Result<Given, Status> {
+    let victim = Victim::start(place, None).await;
     let first = add(&victim.client, method, account, account).await;
     let second = add(&victim.client, method, account, account).await;
     match (&first, &second) {
@@ -160,21 +222,18 @@ async fn retry(folder: &Path, method: Method, account: &str) -> Result<Given, St
     first
 }
 
-fn check(
+async fn check(
     method: Method,
     point: Point,
     given: Result<Given, Status>,
     retried: &Result<Given, Status>,
-    folder: &Path,
+    place: &Place,
     account: &str,
 ) {
     let effects = match method {
-        Method::Atomic => {
-            let database = redb::Database::open(folder.join("outcomes.redb")).expect("closed");
-            total(&database, account).expect("readable")
-        }
+        Method::Atomic => place.total(account).await,
         Method::InDoubt | Method::Rerun => {
-            count_lines(&folder.join("counts"), account).expect("readable")
+            count_lines(&place.folder.join("counts"), account).expect("readable")
         }
     };
     let is_replayed = match retried {

@@ -1,12 +1,16 @@
-//! What every store of outcomes must do, over every store: in memory, in redb, and with the feature
-//! `postgres` on the server that `tests/once/servers` starts.
+//! What every store of outcomes must do, over every store: in memory, in redb, and with the features
+//! `postgres` and `redis` on the servers that `tests/once/servers` starts.
 //!
-//! `tests/once/servers cargo test -p bowline-test-once --features postgres`
+//! `tests/once/servers cargo test -p bowline-test-once --features postgres,redis`
 
 mod alone;
 mod model;
-#[cfg(feature = "postgres")]
+#[cfg(any(feature = "postgres", feature = "redis"))]
 mod outage;
+#[cfg(any(feature = "postgres", feature = "redis"))]
+mod replicas;
+#[cfg(feature = "redis")]
+mod settings;
 mod subjects;
 mod together;
 #[cfg(feature = "postgres")]

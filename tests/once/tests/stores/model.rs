@@ -174,3 +174,11 @@ fn postgres_does_what_the_model_does() {
     let _undisturbed = runtime.block_on(undisturbed());
     the_store_does_what_the_model_does::<Postgres>(48);
 }
+
+#[cfg(feature = "redis")]
+#[test]
+fn redis_does_what_the_model_does() {
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let _undisturbed = runtime.block_on(undisturbed());
+    the_store_does_what_the_model_does::<Redis>(48);
+}

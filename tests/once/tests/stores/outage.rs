@@ -145,3 +145,9 @@ over_servers! { postgres Postgres:
     a_server_that_hangs_is_an_error_in_bounded_time_and_nothing_is_begun
     what_was_confirmed_survives_the_servers_death
 }
+
+#[cfg(feature = "redis")]
+over_servers! { redis Redis:
+    a_server_that_hangs_is_an_error_in_bounded_time_and_nothing_is_begun
+    what_was_confirmed_survives_the_servers_death
+}

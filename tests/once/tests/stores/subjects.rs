@@ -75,10 +75,10 @@ impl Records for Redb {
     }
 }
 
-#[cfg(feature = "postgres")]
+#[cfg(any(feature = "postgres", feature = "redis"))]
 pub use servers::*;
 
-#[cfg(feature = "postgres")]
+#[cfg(any(feature = "postgres", feature = "redis"))]
 mod servers {
     use super::*;
     use tokio::sync::RwLockWriteGuard;
@@ -160,6 +160,63 @@ impl Records for Postgres {
     }
 }
 
+#[cfg(feature = "redis")]
+pub struct Redis {
+    pub prefix: String,
+    bounds: Bounds,
+    clock: Clock,
+}
+
+#[cfg(feature = "redis")]
+impl Redis {
+    pub fn builder(&self) -> bowline::once::RedisBuilder {
+        bowline::once::RedisStore::builder()
+            .prefix(&self.prefix)
+            .operation_timeout(Self::OPERATION_TIMEOUT)
+            .bounds(self.bounds)
+            .clock(self.clock.clone())
+    }
+}
+
+#[cfg(feature = "redis")]
+impl OnServer for Redis {
+    const SERVER: &'static str = "redis";
+    const OPERATION_TIMEOUT: Duration = Duration::from_secs(3);
+}
+
+#[cfg(feature = "redis")]
+impl Records for Redis {
+    type Store = bowline::once::RedisStore;
+
+    async fn new(bounds: Bounds, clock: Clock) -> Self {
+        Self {
+            prefix: fresh_name(),
+            bounds,
+            clock,
+        }
+    }
+
+    async fn store(&self) -> Self::Store {
+        let durability = bowline::once::Durability::RequireFsync;
+        let url = url("BOWLINE_REDIS");
+        let store = self.builder().connect(&url, durability).await;
+        store.expect("connected")
+    }
+}
+
+/// The same test over every store that replicas share.
+#[cfg(any(feature = "postgres", feature = "redis"))]
+macro_rules! over_shared_stores {
+    ($($test:ident)*) => {
+        #[cfg(feature = "postgres")]
+        over_all_stores!(@ postgres Postgres $($test)*);
+        #[cfg(feature = "redis")]
+        over_all_stores!(@ redis Redis $($test)*);
+    };
+}
+#[cfg(any(feature = "postgres", feature = "redis"))]
+pub(crate) use over_shared_stores;
+
 /// The same test over every store.
 macro_rules! over_all_stores {
     ($($test:ident)*) => {
@@ -167,6 +224,8 @@ macro_rules! over_all_stores {
         over_all_stores!(@ redb Redb $($test)*);
         #[cfg(feature = "postgres")]
         over_all_stores!(@ postgres Postgres $($test)*);
+        #[cfg(feature = "redis")]
+        over_all_stores!(@ redis Redis $($test)*);
     };
     (@ $store:ident $records:ident $($test:ident)*) => {
         mod $store {

@@ -1,0 +1,439 @@
+//! Records in Redis, which replicas share: exactly one of them begins a request.
+//!
+//! One hash a record, changed by compare-and-set in a script on the server's own clock: a claim and an
+//! outcome are one round trip each, over one connection. What survives the server is the server's
+//! setting; it is asked for, and refused where it is less than was demanded. No transactions: an
+//! effect outside Redis cannot commit with a record in it.
+
+mod connection;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use redis::{Script, ScriptInvocation};
+use tokio::time::{Instant, timeout};
+
+use super::compare::{self, Begun, Rows, Seen};
+use super::waiters::Waiters;
+use super::{
+    Bounds, Change, Claim, Clock, Durability, Epoch, Fingerprint, Key, NoTransaction, Record,
+    Recorded, State, Store, StoreError, Timestamp, Verdict, WhenFull,
+};
+use crate::schema::Recovery;
+use connection::{Connection, Connector};
+
+/// Records that one run of the script forgets, so that none takes long.
+const FORGOTTEN_AT_ONCE: usize = 1000;
+/// A message that was lost is not waited for longer.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// The largest time that is kept: scripts count in floating point, exact to 2^53.
+const MILLISECONDS_MAX: u64 = (1 << 52) + (1 << 51);
+/// The longest duration that is added to a time.
+const DURATION_MAX: u64 = 1 << 50;
+
+/// Keeps records in a Redis server. Cheap to clone; clones share the connection.
+///
+/// All replicas of a service that use the same prefix are one: of two that begin a request at
+/// once, one runs it. While the server is away, every operation is a [`StoreError`] in bounded time,
+/// and nothing is begun; when it is back, so is the store.
+///
+/// Works with one Redis primary from version 6 on, not with a cluster.
+///
+/// ```no_run
+/// use bowline::{Server, once::{Durability, Once, RedisStore}};
+///
+/// # async fn f() -> Result<(), Box<dyn std::error::Error>> {
+/// let store = RedisStore::connect("redis://cache.internal/", Durability::RequireFsync).await?;
+/// let server = Server::builder().once(Once::builder().build(store)?);
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct RedisStore(Arc<Inner>);
+
+/// Settings of a [`RedisStore`].
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct RedisBuilder {
+    prefix: String,
+    operation_timeout: Duration,
+    bounds: Bounds,
+    clock: Clock,
+}
+
+struct Inner {
+    connector: Connector,
+    script: Script,
+    settings: RedisBuilder,
+    waiters: Arc<Waiters>,
+}
+
+impl Default for RedisBuilder {
+    fn default() -> Self {
+        Self {
+            prefix: "bowline:once".to_owned(),
+            operation_timeout: Duration::from_secs(5),
+            bounds: Bounds::default(),
+            clock: Clock::System,
+        }
+    }
+}
+
+impl RedisBuilder {
+    /// What all its keys begin with, followed by a colon. Services that share a server need one
+    /// each. Default: `bowline:once`.
+    pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
+        self.prefix = prefix.into();
+        self
+    }
+
+    /// After this, an operation has failed. Default: 5 s.
+    pub fn operation_timeout(mut self, time: Duration) -> Self {
+        self.operation_timeout = time;
+        self
+    }
+
+    /// How much is kept. Counted exactly, by all replicas together.
+    pub fn bounds(mut self, bounds: Bounds) -> Self {
+        self.bounds = bounds;
+        self
+    }
+
+    /// Another clock than the server's, for tests.
+    pub fn clock(mut self, clock: Clock) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Connects. `url` is of the form `redis://user:password@host:port/database`.
+    ///
+    /// With [`Durability::RequireFsync`], a server is refused that may forget what it has confirmed:
+    /// it must have `appendonly yes`, `appendfsync always`, `no-appendfsync-on-rewrite no` and
+    /// `maxmemory-policy noeviction`, and allow to ask for them. It is asked whenever a connection
+    /// is made.
+    ///
+    /// # Errors
+    /// Where the server is away or not durable, or the URL is wrong.
+    pub async fn connect(
+        self,
+        url: &str,
+        durability: Durability,
+    ) -> Result<RedisStore, StoreError> {
+        let waiters = Arc::new(Waiters::default());
+        let channel = format!("{}:changed", self.prefix).into_bytes();
+        let connector = Connector::new(url, durability, channel, Arc::clone(&waiters))?;
+        let store = RedisStore(Arc::new(Inner {
+            connector,
+            script: connection::script(),
+            settings: self,
+            waiters,
+        }));
+        store.0.connector.get(store.0.until()).await?;
+        Ok(store)
+    }
+}
+
+impl RedisStore {
+    /// Connects with defaults: see [`RedisBuilder::connect`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn connect(url: &str, durability: Durability) -> Result<Self, StoreError> {
+        Self::builder().connect(url, durability).await
+    }
+
+    /// To say more than the URL.
+    pub fn builder() -> RedisBuilder {
+        RedisBuilder::default()
+    }
+}
+
+impl std::fmt::Debug for RedisStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("RedisStore")
+            .field(&self.0.settings.prefix)
+            .finish()
+    }
+}
+
+impl Inner {
+    fn until(&self) -> Instant {
+        Instant::now() + self.settings.operation_timeout
+    }
+
+    /// The time that a test has set.
+    fn set_time(&self) -> Option<i64> {
+        match self.settings.clock {
+            Clock::System => None,
+            Clock::Manual(_) => Some(milliseconds(self.settings.clock.now())),
+        }
+    }
+
+    /// A run of the script, up to what is special to it.
+    fn prepare(&self, what: &str, key: &[u8]) -> ScriptInvocation<'_> {
+        let prefix = &self.settings.prefix;
+        let record = [prefix.as_bytes(), b":record:", key].concat();
+        let mut run = self.script.key(record);
+        run.key(format!("{prefix}:open"))
+            .key(format!("{prefix}:over"))
+            .key(format!("{prefix}:totals"))
+            .arg(what)
+            .arg(optional(self.set_time()))
+            .arg(key)
+            .arg(format!("{prefix}:changed"));
+        run
+    }
+
+    async fn watch(&self, key: &Key) -> Result<(), StoreError> {
+        let is_in_flight = async {
+            let until = self.until();
+            let connection = self.connector.get(until).await?;
+            let wait = self.prepare("wait", key.as_bytes());
+            let answer: Answer = connection.run(&wait, until).await?;
+            Ok(is(&answer, b"done"))
+        };
+        // Returning early is allowed, and is the look.
+        timeout(LOOK_EVERY, self.waiters.wait(key, is_in_flight))
+            .await
+            .unwrap_or(Ok(()))
+    }
+}
+
+/// What a script answers: a word, the time, and a record if there is one.
+type Answer = Vec<Option<Vec<u8>>>;
+
+fn is(answer: &Answer, word: &[u8]) -> bool {
+    answer.first().is_some_and(|it| it.as_deref() == Some(word))
+}
+
+fn seen(answer: &Answer) -> Result<Seen, StoreError> {
+    let damaged = || StoreError::new("a damaged record");
+    let field = |index: usize| answer.get(index).and_then(Option::as_deref);
+    let number = |index| -> Option<u64> { std::str::from_utf8(field(index)?).ok()?.parse().ok() };
+    let time = |index| number(index).map(Timestamp::from_milliseconds);
+    let now = time(1).ok_or_else(damaged)?;
+    let Some(fingerprint) = field(2) else {
+        return Ok(Seen { record: None, now });
+    };
+    let (owner, rest) = field(3)
+        .and_then(<[u8]>::split_first_chunk::<8>)
+        .ok_or_else(damaged)?;
+    let until = time(6).ok_or_else(damaged)?;
+    let record = Record {
+        fingerprint: Fingerprint::from_bytes(fingerprint.try_into().map_err(|_| damaged())?),
+        epoch: Epoch {
+            owner: u64::from_be_bytes(*owner),
+            number: u64::from_be_bytes(rest.try_into().map_err(|_| damaged())?),
+        },
+        recovery: match field(4) {
+            Some(b"0") => Recovery::InDoubt,
+            Some(b"1") => Recovery::Rerun,
+            Some(b"2") => Recovery::Atomic,
+            _ => return Err(damaged()),
+        },
+        state: match field(5) {
+            Some(b"0") => State::InFlight { until },
+            Some(b"1") => State::InDoubt,
+            Some(b"2") => State::Done {
+                outcome: Recorded::from_bytes(Bytes::copy_from_slice(
+                    field(7).ok_or_else(damaged)?,
+                ))?,
+                expires: until,
+            },
+            _ => return Err(damaged()),
+        },
+    };
+    let record = Some(record);
+    Ok(Seen { record, now })
+}
+
+fn epoch_bytes(epoch: Epoch) -> [u8; 16] {
+    let together = (u128::from(epoch.owner) << 64) | u128::from(epoch.number);
+    together.to_be_bytes()
+}
+
+fn recovery_number(recovery: Recovery) -> u8 {
+    match recovery {
+        Recovery::InDoubt => 0,
+        Recovery::Rerun => 1,
+        Recovery::Atomic => 2,
+    }
+}
+
+/// The number of a state, and its time.
+fn state_and_time(state: &State) -> (u8, i64) {
+    match state {
+        State::InFlight { until } => (0, milliseconds(*until)),
+        State::InDoubt => (1, 0),
+        State::Done { expires, .. } => (2, milliseconds(*expires)),
+    }
+}
+
+fn milliseconds(time: Timestamp) -> i64 {
+    time.milliseconds().min(MILLISECONDS_MAX) as i64
+}
+
+fn duration(duration: Duration) -> i64 {
+    duration.as_millis().min(u128::from(DURATION_MAX)) as i64
+}
+
+/// A number, or nothing, which the script takes for none.
+fn optional(number: Option<i64>) -> String {
+    number.map_or_else(String::new, |number| number.to_string())
+}
+
+/// One operation, which is over at a time.
+struct Operation<'a> {
+    inner: &'a Inner,
+    until: Instant,
+}
+
+impl Operation<'_> {
+    async fn connection(&self) -> Result<Arc<Connection>, StoreError> {
+        self.inner.connector.get(self.until).await
+    }
+
+    fn seen(&self, connection: &Connection, answer: &Answer) -> Result<Seen, StoreError> {
+        let seen = seen(answer)?;
+        if self.inner.set_time().is_none() {
+            connection.set_now(milliseconds(seen.now));
+        }
+        Ok(seen)
+    }
+}
+
+impl Rows for Operation<'_> {
+    async fn begin(&self, key: &Key, claim: &Claim) -> Result<Begun, StoreError> {
+        let connection = self.connection().await?;
+        let RedisBuilder {
+            bounds,
+            operation_timeout,
+            ..
+        } = &self.inner.settings;
+        let mut begin = self.inner.prepare("begin", key.as_bytes());
+        // What a server that was stopped finds in its queue when it goes on, nobody waits for any more.
+        let now = self.inner.set_time().unwrap_or_else(|| connection.now());
+        begin
+            .arg(claim.fingerprint.as_bytes())
+            .arg(&epoch_bytes(claim.epoch))
+            .arg(recovery_number(claim.recovery))
+            .arg(duration(claim.lease))
+            .arg(now + duration(*operation_timeout))
+            .arg(optional(claim.age.created.map(milliseconds)))
+            .arg(duration(claim.age.retention))
+            .arg(duration(claim.age.clock_skew_max))
+            .arg(bounds.records_max)
+            .arg(bounds.reply_bytes_max)
+            .arg(u8::from(bounds.when_full == WhenFull::ForgetOldest));
+        let answer: Answer = connection.run(&begin, self.until).await?;
+        if is(&answer, b"done") {
+            Ok(Begun::Inserted)
+        } else if is(&answer, b"full") {
+            Ok(Begun::Full)
+        } else {
+            Ok(Begun::Refused(self.seen(&connection, &answer)?))
+        }
+    }
+
+    async fn complete(
+        &self,
+        key: &Key,
+        epoch: Epoch,
+        outcome: &Recorded,
+        retention: Duration,
+    ) -> Result<bool, StoreError> {
+        let connection = self.connection().await?;
+        let mut complete = self.inner.prepare("complete", key.as_bytes());
+        complete
+            .arg(&epoch_bytes(epoch))
+            .arg(duration(retention))
+            .arg(outcome.bytes())
+            .arg(&outcome.to_bytes()[..]);
+        let answer: Answer = connection.run(&complete, self.until).await?;
+        Ok(is(&answer, b"done"))
+    }
+
+    async fn read(&self, key: &Key) -> Result<Seen, StoreError> {
+        let connection = self.connection().await?;
+        let read = self.inner.prepare("read", key.as_bytes());
+        let answer: Answer = connection.run(&read, self.until).await?;
+        self.seen(&connection, &answer)
+    }
+
+    async fn replace(
+        &self,
+        key: &Key,
+        old: &Record,
+        new: Option<&Record>,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let connection = self.connection().await?;
+        let (state, until) = state_and_time(&old.state);
+        let timeout = duration(self.inner.settings.operation_timeout);
+        let mut replace = self.inner.prepare("replace", key.as_bytes());
+        replace
+            .arg(&epoch_bytes(old.epoch))
+            .arg(state)
+            .arg(until)
+            .arg(milliseconds(now) + timeout);
+        if let Some(new) = new {
+            let (state, until) = state_and_time(&new.state);
+            replace
+                .arg(new.fingerprint.as_bytes())
+                .arg(&epoch_bytes(new.epoch))
+                .arg(recovery_number(new.recovery))
+                .arg(state)
+                .arg(until)
+                .arg(new.bytes());
+            if let State::Done { outcome, .. } = &new.state {
+                replace.arg(&outcome.to_bytes()[..]);
+            }
+        }
+        let answer: Answer = connection.run(&replace, self.until).await?;
+        Ok(is(&answer, b"done"))
+    }
+}
+
+impl Store for RedisStore {
+    type Transaction = NoTransaction;
+
+    async fn apply(&self, key: &Key, change: Change) -> Result<Verdict, StoreError> {
+        let operation = Operation {
+            inner: &self.0,
+            until: self.0.until(),
+        };
+        compare::apply(&operation, key, change).await
+    }
+
+    async fn watch(&self, key: &Key) -> Result<(), StoreError> {
+        self.0.watch(key).await
+    }
+
+    /// Records expire by themselves; this takes them out of the count.
+    async fn expire(&self, max: usize) -> Result<usize, StoreError> {
+        let mut forgotten = 0;
+        while forgotten < max {
+            let at_once = (max - forgotten).min(FORGOTTEN_AT_ONCE);
+            let until = self.0.until();
+            let connection = self.0.connector.get(until).await?;
+            let mut expire = self.0.prepare("expire", b"");
+            expire.arg(at_once);
+            let (_, count): (String, usize) = connection.run(&expire, until).await?;
+            forgotten += count;
+            if count < at_once {
+                break;
+            }
+        }
+        Ok(forgotten)
+    }
+
+    async fn in_doubt(&self, max: usize) -> Result<Vec<Key>, StoreError> {
+        let until = self.0.until();
+        let connection = self.0.connector.get(until).await?;
+        let mut in_doubt = self.0.prepare("in doubt", b"");
+        in_doubt.arg(max);
+        let keys: Vec<Vec<u8>> = connection.run(&in_doubt, until).await?;
+        Ok(keys.iter().map(|key| Key::from_bytes(key)).collect())
+    }
+}
