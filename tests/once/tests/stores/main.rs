@@ -11,6 +11,7 @@ mod outage;
 mod replicas;
 #[cfg(feature = "redis")]
 mod settings;
+mod speed;
 mod subjects;
 mod together;
 #[cfg(feature = "postgres")]

@@ -13,7 +13,7 @@ use bowline::once::{
 use bowline::schema::Recovery;
 use bowline::{Metadata, RequestKey};
 use bytes::Bytes;
-use tokio::sync::{RwLock, RwLockReadGuard};
+use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 pub const HOUR: Duration = Duration::from_secs(3600);
 pub const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -24,6 +24,11 @@ static SERVERS: RwLock<()> = RwLock::const_new(());
 
 pub async fn undisturbed() -> RwLockReadGuard<'static, ()> {
     SERVERS.read().await
+}
+
+/// For those, and for measurements.
+pub async fn alone() -> RwLockWriteGuard<'static, ()> {
+    SERVERS.write().await
 }
 
 /// Records, and the stores that share them.
@@ -81,13 +86,6 @@ pub use servers::*;
 #[cfg(any(feature = "postgres", feature = "redis"))]
 mod servers {
     use super::*;
-    use tokio::sync::RwLockWriteGuard;
-
-    /// For tests that freeze a server.
-    pub async fn alone() -> RwLockWriteGuard<'static, ()> {
-        SERVERS.write().await
-    }
-
     /// Has `tests/once/servers` do something to a server.
     pub async fn do_to(server: &'static str, what: &'static str) {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/servers");
@@ -128,7 +126,6 @@ impl Postgres {
     pub fn builder(&self) -> bowline::once::PostgresBuilder {
         bowline::once::PostgresStore::builder()
             .table(&self.table)
-            .connections(2)
             .operation_timeout(Self::OPERATION_TIMEOUT)
             .bounds(self.bounds)
             .count_interval(Duration::ZERO)
