@@ -26,6 +26,8 @@ mod error;
 mod job;
 mod jobs;
 mod keeper;
+#[cfg(feature = "durable")]
+mod log;
 mod machine;
 mod options;
 mod producer;
@@ -37,6 +39,8 @@ mod push;
 mod queue;
 mod worker;
 
+#[cfg(feature = "durable")]
+pub use embedded::{Durable, DurableBuilder};
 pub use embedded::{Memory, QueueClock};
 pub use engine::{Capabilities, Engine, EngineFuture, EngineWorker};
 pub use error::{QueueError, Refusal};
@@ -45,6 +49,8 @@ pub use job::{
     NewJob, Priority, Pushed, Token,
 };
 pub use jobs::{Job, Jobs, JobsBuilder};
+#[cfg(feature = "durable")]
+pub use log::{Damage, Directory, Recovery, Storage};
 pub use machine::{Answer, Credit, QueueCounters, Stale};
 pub use options::{GROUP_DEFAULT, Groups, GroupsError, Poison, QueueOptions};
 pub use producer::Producer;

@@ -44,6 +44,13 @@ impl QueueClock {
         }
     }
 
+    /// What the wall clock says, in milliseconds since 1970. Only ever written down and compared after a restart.
+    #[cfg(feature = "durable")]
+    pub(crate) fn wall() -> u64 {
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        since.map_or(0, |since| since.as_millis() as u64)
+    }
+
     /// How long to wait for real before so much time of the queue may have passed.
     pub(crate) fn real(&self, time: Duration) -> Duration {
         match &self.0 {

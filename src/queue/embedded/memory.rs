@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::{Commit, Embedded, QueueClock, Shelf, Stored};
-use crate::queue::machine::{Fact, Machine, Moment};
+use crate::queue::machine::{Arrival, Fact, Machine, Moment};
 use crate::queue::{JobNumber, NewJob, QueueOptions};
 
 /// A queue in memory. What is in it is lost with its process.
@@ -13,7 +13,9 @@ use crate::queue::{JobNumber, NewJob, QueueOptions};
 /// let engine = Memory::new(QueueOptions::default().with_jobs_max(1000));
 /// ```
 #[derive(Clone, Debug)]
-pub struct Memory(pub(crate) Embedded<Jobs>);
+pub struct Memory {
+    queue: Embedded<Jobs>,
+}
 
 #[derive(Debug, Default)]
 pub(crate) struct Jobs(HashMap<JobNumber, Stored>);
@@ -29,14 +31,16 @@ impl Memory {
         // A late answer from before a restart shows a token of another opening.
         let opening = fastrand::u32(..1 << 24);
         let machine = Machine::new(options, opening);
-        Self(Embedded::new(machine, Jobs::default(), clock))
+        Self {
+            queue: Embedded::new(machine, Jobs::default(), clock),
+        }
     }
 }
 
 impl Shelf for Jobs {
     const IS_DURABLE: bool = false;
 
-    fn store(&mut self, now: Moment, number: JobNumber, job: &NewJob) {
+    fn store(&mut self, now: Moment, number: JobNumber, _: &Arrival, job: &NewJob, _: &Machine) {
         let job = job.clone();
         self.0.insert(number, Stored { job, pushed: now });
     }
@@ -53,7 +57,7 @@ impl Shelf for Jobs {
         self.0.get(&number).cloned()
     }
 
-    fn commit(&mut self) -> Option<Commit> {
+    fn commit(&mut self, _: Moment, _: &Machine) -> Option<Commit> {
         None
     }
 }
@@ -63,7 +67,7 @@ macro_rules! delegate_engine {
     ($type:ty) => {
         impl $crate::queue::Engine for $type {
             fn capabilities(&self) -> $crate::queue::Capabilities {
-                self.0.capabilities()
+                self.queue.capabilities()
             }
 
             fn push(
@@ -74,14 +78,14 @@ macro_rules! delegate_engine {
                 '_,
                 Vec<Result<$crate::queue::Pushed, $crate::queue::QueueError>>,
             > {
-                self.0.push(jobs, deadline)
+                self.queue.push(jobs, deadline)
             }
 
             fn worker(
                 &self,
                 group: &str,
             ) -> $crate::queue::EngineFuture<'_, Box<dyn $crate::queue::EngineWorker>> {
-                self.0.worker(group)
+                self.queue.worker(group)
             }
 
             fn dead_letters(
@@ -90,7 +94,7 @@ macro_rules! delegate_engine {
                 after: Option<$crate::queue::JobNumber>,
                 max: usize,
             ) -> $crate::queue::EngineFuture<'_, Vec<$crate::queue::DeadLetter>> {
-                self.0.dead_letters(group, after, max)
+                self.queue.dead_letters(group, after, max)
             }
 
             fn send_back(
@@ -98,7 +102,7 @@ macro_rules! delegate_engine {
                 group: &str,
                 numbers: Vec<$crate::queue::JobNumber>,
             ) -> $crate::queue::EngineFuture<'_, usize> {
-                self.0.send_back(group, numbers)
+                self.queue.send_back(group, numbers)
             }
 
             fn delete(
@@ -106,7 +110,7 @@ macro_rules! delegate_engine {
                 group: &str,
                 numbers: Vec<$crate::queue::JobNumber>,
             ) -> $crate::queue::EngineFuture<'_, usize> {
-                self.0.delete(group, numbers)
+                self.queue.delete(group, numbers)
             }
 
             fn find(
@@ -116,23 +120,22 @@ macro_rules! delegate_engine {
                 '_,
                 Option<($crate::queue::JobNumber, $crate::queue::JobState)>,
             > {
-                self.0.find(id)
+                self.queue.find(id)
             }
 
             fn counters(
                 &self,
                 group: &str,
             ) -> $crate::queue::EngineFuture<'_, $crate::queue::QueueCounters> {
-                self.0.counters(group)
+                self.queue.counters(group)
             }
 
             fn close(&self) -> $crate::queue::EngineFuture<'_, ()> {
-                self.0.close()
+                self.queue.close()
             }
         }
     };
 }
-#[allow(unused_imports, reason = "without `durable`, memory is the only one")]
 pub(crate) use delegate_engine;
 
 delegate_engine!(Memory);

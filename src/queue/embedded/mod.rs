@@ -4,6 +4,8 @@
 //! asks, in its own task; those who wait for jobs, room or a commit are woken. There is no task of its own.
 
 mod clock;
+#[cfg(feature = "durable")]
+mod durable;
 mod memory;
 mod shelf;
 
@@ -14,8 +16,10 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 pub use clock::QueueClock;
+#[cfg(feature = "durable")]
+pub use durable::{Durable, DurableBuilder};
 pub use memory::Memory;
-pub(crate) use shelf::{Commit, Shelf, Stored};
+pub(crate) use shelf::{Commit, Shelf, StorageError, Stored};
 
 use super::machine::{Admission, Digest, Fact, GroupIndex, Machine, Moment, Push};
 use super::{
@@ -24,6 +28,9 @@ use super::{
     QueueOptions, Stale, Token,
 };
 use crate::wire::Work;
+
+/// How often a push that waits for room looks for it.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// A queue in this process.
 #[derive(Debug)]
@@ -78,6 +85,11 @@ impl<S: Shelf> Embedded<S> {
         }))
     }
 
+    #[cfg(feature = "durable")]
+    pub fn with_shelf<R>(&self, look: impl FnOnce(&S) -> R) -> R {
+        look(&self.0.lock().shelf)
+    }
+
     fn group(&self, name: &str) -> Result<GroupIndex, QueueError> {
         let index = self.0.groups.iter().position(|group| group == name);
         index.ok_or_else(|| QueueError::NoSuchGroup(name.to_owned()))
@@ -116,7 +128,9 @@ impl<S: Shelf> Embedded<S> {
                 safe(commit).await?;
                 return Ok(results);
             }
-            if timeout_at(deadline, room).await.is_err() {
+            // Storage that has found room tells nobody.
+            let look_again = deadline.min(Instant::now() + LOOK_AGAIN);
+            if timeout_at(look_again, room).await.is_err() && Instant::now() >= deadline {
                 results.extend(jobs.map(|_| Err(QueueError::Full)));
                 safe(commit).await?;
                 return Ok(results);
@@ -156,7 +170,7 @@ impl<S: Shelf> Inner<S> {
             makes_ready |= !matches!(fact, Fact::Leased { .. });
             shelf.note(now, &fact, machine);
         }
-        let commit = shelf.commit();
+        let commit = shelf.commit(now, machine);
         let ready: Vec<usize> = (0..self.arrived.len())
             .filter(|group| makes_ready || machine.has_ready(*group))
             .collect();
@@ -200,7 +214,9 @@ impl<S: Shelf> State<S> {
         }
         Some(match self.machine.push(now, push) {
             Admission::Accepted(number) => {
-                self.shelf.store(now, number, job);
+                if let Some(arrival) = self.machine.arrival() {
+                    self.shelf.store(now, number, arrival, job, &self.machine);
+                }
                 Ok(Pushed::Accepted(number))
             }
             Admission::Duplicate(Some(number)) => Ok(Pushed::Duplicate {
@@ -386,7 +402,8 @@ impl<S: Shelf> Engine for Embedded<S> {
             let commit = {
                 let mut state = self.0.lock();
                 state.is_closed = true;
-                state.shelf.commit()
+                let State { machine, shelf, .. } = &mut *state;
+                shelf.commit(self.0.clock.now(), machine)
             };
             for arrived in &self.0.arrived {
                 arrived.notify_waiters();

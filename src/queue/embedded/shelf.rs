@@ -3,7 +3,7 @@
 use tokio::sync::watch;
 
 use super::QueueClock;
-use crate::queue::machine::{Fact, Machine, Moment};
+use crate::queue::machine::{Arrival, Fact, Machine, Moment};
 use crate::queue::{JobNumber, NewJob, QueueOptions};
 
 /// Keeps bodies and facts. Called under the queue's lock, so nothing of it may wait for long.
@@ -18,7 +18,14 @@ pub(crate) trait Shelf: Send + 'static {
     }
 
     /// Stores a job; its `Pushed` follows in [`note`](Self::note).
-    fn store(&mut self, now: Moment, number: JobNumber, job: &NewJob);
+    fn store(
+        &mut self,
+        now: Moment,
+        number: JobNumber,
+        arrival: &Arrival,
+        job: &NewJob,
+        machine: &Machine,
+    );
 
     /// Something has happened. The machine is as it is after all facts of this step.
     fn note(&mut self, now: Moment, fact: &Fact, machine: &Machine);
@@ -27,7 +34,7 @@ pub(crate) trait Shelf: Send + 'static {
     fn fetch(&mut self, number: JobNumber) -> Option<Stored>;
 
     /// Begins to make all of it safe; `None` where there is nothing to wait for.
-    fn commit(&mut self) -> Option<Commit>;
+    fn commit(&mut self, now: Moment, machine: &Machine) -> Option<Commit>;
 
     /// Where storage has failed, tries to bring it back, and gives the machine as storage has it.
     fn repair(

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use crate::queue::{FailureKind, Identity, JobNumber, Priority, Token};
+use crate::queue::{Attempts, FailureKind, Identity, JobNumber, Priority, Token};
 
 /// A time of the queue, in milliseconds: it runs on with the queue, whatever the wall clock does.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -97,6 +97,31 @@ pub(crate) enum Fact {
         group: GroupIndex,
         number: JobNumber,
     },
+    /// It stands like this: all that was said of it before, in short.
+    Restored {
+        group: GroupIndex,
+        number: JobNumber,
+        restored: Box<Restored>,
+    },
+}
+
+/// How a job stands with a group, and how its attempts ended.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Restored {
+    pub standing: Standing,
+    /// Whether its key belongs to it.
+    pub is_head: bool,
+    pub attempts: Attempts,
+    pub failures: Vec<(FailureKind, String, Moment)>,
+}
+
+/// Where a job is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    Ready,
+    Delayed(Moment),
+    Leased(Token, u64),
+    Dead,
 }
 
 /// How a job ended.

@@ -1,8 +1,9 @@
 //! One group of workers: which jobs are ready for it, which it has, and which it could not do.
 
 use std::collections::{BTreeSet, HashMap};
+use std::time::Duration;
 
-use super::fact::{Digest, Moment};
+use super::fact::{Digest, Moment, Restored, Standing};
 use super::numbers::Numbers;
 use crate::queue::{Attempts, FailureKind, JobState, Priority, QueueOptions, Token};
 
@@ -197,6 +198,96 @@ impl Group {
     pub fn bury(&mut self, job: Traits) {
         self.take_out(job);
         self.dead.insert(job.number);
+    }
+
+    /// Stands as it did when this was written down.
+    pub fn restore(&mut self, job: Traits, now: Moment, restored: &Restored, lease: Duration) {
+        self.take_out(job);
+        self.dead.remove(&job.number);
+        if restored.attempts != Attempts::default() || !restored.failures.is_empty() {
+            let history = History {
+                attempts: restored.attempts,
+                failures: restored.failures.clone(),
+            };
+            self.histories.insert(job.number, history);
+        }
+        match restored.standing {
+            Standing::Ready => self.line_up(job),
+            Standing::Delayed(due) => self.admit(job, now, due),
+            Standing::Leased(token, session) => self.lease(job, now, token, session, now + lease),
+            Standing::Dead => self.bury(job),
+        }
+    }
+
+    /// Its key is this job's: who had it goes back into the line.
+    pub fn claim(&mut self, job: Traits, holder: Option<Traits>) {
+        let Some(line) = job.key.and_then(|key| self.lines.get_mut(&key)) else {
+            if let Some(key) = job.key {
+                let line = Line {
+                    head: job.number,
+                    waiting: Numbers::default(),
+                };
+                self.lines.insert(key, line);
+            }
+            return;
+        };
+        if line.head == job.number {
+            return;
+        }
+        if line.waiting.remove(job.number) {
+            self.in_line -= 1;
+        }
+        line.head = job.number;
+        if let Some(holder) = holder
+            && line.waiting.insert(holder.number)
+        {
+            self.in_line += 1;
+            self.ready[holder.priority as usize].remove(holder.number);
+        }
+    }
+
+    pub fn head(&self, key: Digest) -> Option<u64> {
+        self.lines.get(&key).map(|line| line.head)
+    }
+
+    /// How a job stands, to be restored from.
+    pub fn standing(&self, job: Traits) -> Restored {
+        let number = job.number;
+        let standing = if let Some(lease) = self.leases.get(&number) {
+            Standing::Leased(lease.token, lease.session)
+        } else if let Some(due) = self.delays.get(&number) {
+            Standing::Delayed(*due)
+        } else if self.is_dead(number) {
+            Standing::Dead
+        } else {
+            Standing::Ready
+        };
+        let History { attempts, failures } =
+            self.histories.get(&number).cloned().unwrap_or_default();
+        Restored {
+            standing,
+            is_head: job.key.and_then(|key| self.head(key)) == Some(number),
+            attempts,
+            failures,
+        }
+    }
+
+    /// Goes on after a restart that took so long: leases begin anew, and no next attempt comes early for it.
+    pub fn resume(&mut self, now: Moment, down: Duration, lease: Duration) {
+        self.lease_ends.clear();
+        for (number, of) in &mut self.leases {
+            of.began = now;
+            of.ends = now + lease;
+            self.lease_ends.insert((of.ends, *number));
+        }
+        for (number, due) in &mut self.delays {
+            if self.histories.contains_key(number) {
+                self.due.remove(&(*due, *number));
+                *due = *due + down;
+                self.due.insert((*due, *number));
+            }
+        }
+        (self.done, self.expired, self.deleted, self.damaged) = (0, 0, 0, 0);
     }
 
     pub fn revive(&mut self, job: Traits) {

@@ -9,10 +9,17 @@ use crate::queue::{Identity, JobNumber, QueueOptions};
 
 #[derive(Debug, Default)]
 pub(super) struct Intake {
-    ids: HashMap<Digest, JobNumber>,
+    ids: HashMap<Digest, Known>,
     /// IDs of finished jobs, in the order in which they are forgotten.
     finished: VecDeque<(Moment, Digest)>,
     producers: BTreeMap<(Uuid, u64), Producer>,
+}
+
+/// The job of an ID.
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    number: JobNumber,
+    finished: Option<Moment>,
 }
 
 /// What one epoch of a producer has pushed.
@@ -34,8 +41,8 @@ pub(super) enum Seen {
 
 impl Intake {
     pub fn seen(&self, identity: Identity, id: Option<Digest>) -> Option<Seen> {
-        if let Some(number) = id.and_then(|id| self.ids.get(&id)) {
-            return Some(Seen::Id(*number));
+        if let Some(known) = id.and_then(|id| self.ids.get(&id)) {
+            return Some(Seen::Id(known.number));
         }
         let producer = self.producers.get(&(identity.producer, identity.epoch))?;
         let (_, end) = producer.runs.range(..=identity.sequence).next_back()?;
@@ -43,24 +50,31 @@ impl Intake {
     }
 
     pub fn find(&self, id: Digest) -> Option<JobNumber> {
-        self.ids.get(&id).copied()
+        self.ids.get(&id).map(|known| known.number)
     }
 
     pub fn note(&mut self, now: Moment, number: JobNumber, identity: Identity, id: Option<Digest>) {
         if let Some(id) = id {
-            self.ids.insert(id, number);
+            let known = Known {
+                number,
+                finished: None,
+            };
+            self.ids.insert(id, known);
         }
         let producer = self
             .producers
             .entry((identity.producer, identity.epoch))
             .or_default();
         producer.heard = producer.heard.max(now);
-        producer.note(identity.sequence);
+        producer.note(identity.sequence, identity.sequence.saturating_add(1));
     }
 
     /// The job of this ID is finished: it is forgotten in time.
     pub fn finish(&mut self, now: Moment, id: Digest) {
-        self.finished.push_back((now, id));
+        if let Some(known) = self.ids.get_mut(&id) {
+            known.finished = Some(now);
+            self.finished.push_back((now, id));
+        }
     }
 
     pub fn forget(&mut self, now: Moment, options: &QueueOptions) {
@@ -69,11 +83,61 @@ impl Intake {
             if is_kept && self.finished.len() <= options.ids_max {
                 break;
             }
-            self.ids.remove(id);
+            // Unless a later job has the ID by now.
+            let known = self.ids.get(id);
+            if known.is_some_and(|known| known.finished == Some(*finished)) {
+                self.ids.remove(id);
+            }
             self.finished.pop_front();
         }
         self.producers
             .retain(|_, producer| now.since(producer.heard) < options.producer_retention);
+    }
+
+    /// The job of an ID, and when it was finished, if it was.
+    #[cfg(any(test, feature = "durable"))]
+    pub fn finished(&self, id: Digest) -> Option<(JobNumber, Moment)> {
+        let known = self.ids.get(&id)?;
+        Some((known.number, known.finished?))
+    }
+
+    /// As an older part of a log says.
+    #[cfg(any(test, feature = "durable"))]
+    pub fn remember_id(&mut self, id: Digest, number: JobNumber, finished: Moment) {
+        self.ids.entry(id).or_insert_with(|| {
+            self.finished.push_back((finished, id));
+            Known {
+                number,
+                finished: Some(finished),
+            }
+        });
+    }
+
+    /// As an older part of a log says.
+    #[cfg(any(test, feature = "durable"))]
+    pub fn remember_producer(
+        &mut self,
+        (producer, epoch): (Uuid, u64),
+        heard: Moment,
+        runs: &[(u64, u64)],
+    ) {
+        let known = self.producers.entry((producer, epoch)).or_default();
+        known.heard = known.heard.max(heard);
+        for (start, end) in runs {
+            known.note(*start, *end);
+        }
+    }
+
+    /// Every producer, its epoch, when it was last heard, and the runs of its sequence.
+    #[cfg(any(test, feature = "durable"))]
+    pub fn producers(&self) -> Vec<(Uuid, u64, Moment, Vec<(u64, u64)>)> {
+        let producers = self.producers.iter();
+        producers
+            .map(|((id, epoch), producer)| {
+                let runs = producer.runs.iter().map(|(start, end)| (*start, *end));
+                (*id, *epoch, producer.heard, runs.collect())
+            })
+            .collect()
     }
 
     /// When there may be something to forget.
@@ -84,18 +148,15 @@ impl Intake {
 }
 
 impl Producer {
-    fn note(&mut self, sequence: u64) {
-        let (mut start, mut end) = (sequence, sequence.saturating_add(1));
-        if let Some((before, until)) = self.runs.range(..=sequence).next_back() {
-            if sequence < *until {
-                return;
+    /// Those from `start` to before `end` were pushed.
+    fn note(&mut self, mut start: u64, mut end: u64) {
+        while let Some((from, until)) = self.runs.range(..=end).next_back() {
+            if *until < start {
+                break;
             }
-            if *until == sequence {
-                start = *before;
-            }
-        }
-        if let Some(until) = self.runs.remove(&end) {
-            end = until;
+            let from = *from;
+            (start, end) = (start.min(from), end.max(*until));
+            self.runs.remove(&from);
         }
         self.runs.insert(start, end);
     }

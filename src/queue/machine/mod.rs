@@ -18,6 +18,8 @@ use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 pub(crate) use fact::{Arrival, Digest, Fact, Finish, GroupIndex, Moment};
+#[cfg(feature = "durable")]
+pub(crate) use fact::{Restored, Standing};
 pub(crate) use table::Table;
 
 use super::{
@@ -467,6 +469,19 @@ impl Machine {
         group.has_ready() && !group.is_blocked(&self.options)
     }
 
+    /// A bit for each group.
+    pub fn all_groups(&self) -> u16 {
+        u16::MAX >> (Groups::MAX - self.groups.len())
+    }
+
+    /// Of the push that was accepted just now.
+    pub fn arrival(&self) -> Option<&Arrival> {
+        match self.facts.last()? {
+            Fact::Pushed { arrival, .. } => Some(arrival),
+            _ => None,
+        }
+    }
+
     /// Whether any group still has to do with it.
     pub fn is_live(&self, number: JobNumber) -> bool {
         self.jobs.get(number.0).is_some()
@@ -610,7 +625,9 @@ impl Machine {
     /// Makes it so. The time is that of the fact: when it was decided, not when it is read again.
     pub fn apply(&mut self, now: Moment, fact: &Fact) {
         match fact {
-            Fact::Pushed { number, arrival } => self.apply_push(now, *number, arrival),
+            Fact::Pushed { number, arrival } => {
+                self.apply_push(now, *number, arrival, self.all_groups());
+            }
             Fact::Leased {
                 group,
                 number,
@@ -618,6 +635,8 @@ impl Machine {
                 session,
             } => {
                 if let Some(job) = self.open(*group, *number) {
+                    // Where the clock brought it forward, a log does not say that its key is its.
+                    self.claim(*group, job);
                     let ends = now + self.options.lease.min(self.options.attempt_max);
                     self.groups[*group].lease(job, now, *token, *session, ends);
                 }
@@ -659,6 +678,18 @@ impl Machine {
                     self.groups[*group].revive(job);
                 }
             }
+            Fact::Restored {
+                group,
+                number,
+                restored,
+            } => {
+                if let Some(job) = self.open(*group, *number) {
+                    if restored.is_head {
+                        self.claim(*group, job);
+                    }
+                    self.groups[*group].restore(job, now, restored, self.options.lease);
+                }
+            }
         }
     }
 
@@ -667,7 +698,7 @@ impl Machine {
         is_open.then(|| self.traits(number.0)).flatten()
     }
 
-    fn apply_push(&mut self, now: Moment, number: JobNumber, arrival: &Arrival) {
+    fn apply_push(&mut self, now: Moment, number: JobNumber, arrival: &Arrival, open: u16) {
         let number = number.0;
         if self.is_live(JobNumber(number)) {
             return;
@@ -683,7 +714,7 @@ impl Machine {
         let has_extra = extra.id.is_some() || extra.key.is_some() || extra.expires.is_some();
         let job = Job {
             bytes: arrival.bytes,
-            open: u16::MAX >> (Groups::MAX - self.groups.len()),
+            open,
             priority: arrival.priority,
             has_extra,
         };
@@ -700,8 +731,10 @@ impl Machine {
             priority: arrival.priority,
             key: arrival.key,
         };
-        for group in &mut self.groups {
-            group.admit(job, now, arrival.due);
+        for (index, group) in self.groups.iter_mut().enumerate() {
+            if open & 1 << index != 0 {
+                group.admit(job, now, arrival.due);
+            }
         }
     }
 
@@ -739,6 +772,14 @@ impl Machine {
         }
     }
 
+    /// The key of a job is the job's.
+    fn claim(&mut self, group: GroupIndex, job: Traits) {
+        let Some(key) = job.key else { return };
+        let holder = self.groups[group].head(key);
+        let holder = holder.and_then(|holder| self.traits(holder));
+        self.groups[group].claim(job, holder);
+    }
+
     /// The key of a job that is out of the way goes on.
     fn advance(&mut self, group: GroupIndex, gone: Traits) {
         let Some(key) = gone.key else { return };
@@ -746,6 +787,82 @@ impl Machine {
             && let Some(next) = self.traits(next)
         {
             self.groups[group].line_up(next);
+        }
+    }
+}
+
+/// What a log needs, to be thrown away in part and read back.
+#[cfg(feature = "durable")]
+impl Machine {
+    pub fn next_number(&self) -> u64 {
+        self.next
+    }
+
+    pub fn len(&self) -> usize {
+        self.jobs.len()
+    }
+
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Every producer that is known, its epoch, when it was heard of, and what it pushed.
+    pub fn producers(&self) -> Vec<(uuid::Uuid, u64, Moment, Vec<(u64, u64)>)> {
+        self.intake.producers()
+    }
+
+    /// The job of an ID, and when it was finished, if it was.
+    pub fn finished(&self, id: Digest) -> Option<(JobNumber, Moment)> {
+        self.intake.finished(id)
+    }
+
+    /// How a job stands with each group that has not finished it.
+    pub fn standing(&self, number: JobNumber) -> Option<(u16, Vec<Fact>)> {
+        let open = self.jobs.get(number.0)?.open;
+        let job = self.traits(number.0)?;
+        let groups = (0..self.groups.len()).filter(|group| open & 1 << group != 0);
+        let facts = groups.map(|group| Fact::Restored {
+            group,
+            number,
+            restored: Box::new(self.groups[group].standing(job)),
+        });
+        Some((open, facts.collect()))
+    }
+
+    /// Numbers go on from here.
+    pub fn begin_at(&mut self, next: u64) {
+        self.next = self.next.max(next);
+    }
+
+    /// A push, as it was written down: of the groups, those may have it that had not finished it.
+    pub fn arrive(&mut self, now: Moment, number: JobNumber, arrival: &Arrival, open: u16) {
+        let open = open & self.all_groups();
+        if open != 0 {
+            self.apply_push(now, number, arrival, open);
+        }
+    }
+
+    pub fn remember_id(&mut self, id: Digest, number: JobNumber, finished: Moment) {
+        self.intake.remember_id(id, number, finished);
+    }
+
+    pub fn remember_producer(
+        &mut self,
+        producer: uuid::Uuid,
+        epoch: u64,
+        heard: Moment,
+        runs: &[(u64, u64)],
+    ) {
+        self.intake
+            .remember_producer((producer, epoch), heard, runs);
+    }
+
+    /// Goes on after a restart that took so long, as the opening of this number.
+    pub fn resume(&mut self, now: Moment, down: Duration, opening: u32) {
+        self.tokens = u64::from(opening) << TOKEN_COUNT_BITS;
+        let lease = self.options.lease.min(self.options.attempt_max);
+        for group in &mut self.groups {
+            group.resume(now, down, lease);
         }
     }
 }

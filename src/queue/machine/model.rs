@@ -517,3 +517,37 @@ fn the_wait_for_another_attempt_is_from_a_second_to_five_minutes() {
         assert!(machine.backoff(failed, u64::MAX) > longest.mul_f64(0.99));
     }
 }
+
+#[test]
+fn a_delayed_job_that_was_leased_has_its_key_after_a_crash_too() {
+    let options = options(Poison::Skip);
+    let (mut machine, mut follower) = (Machine::new(options.clone(), 1), Machine::new(options, 1));
+    let push = |sequence, delay| {
+        let op = PushOp {
+            key: Some(0),
+            id: None,
+            priority: Priority::Normal,
+            delay,
+            expires: None,
+            is_resent: false,
+        };
+        push_of(&op, sequence)
+    };
+    let credit = Credit {
+        jobs: 5,
+        bytes: usize::MAX,
+        takes_any_first: false,
+    };
+    machine.push(Moment(0), push(0, 10));
+    machine.tick(Moment(10), 0);
+    assert_eq!(machine.lease(Moment(10), 0, 1, credit).len(), 1);
+    machine.push(Moment(10), push(1, 0));
+    assert!(machine.lease(Moment(10), 0, 1, credit).is_empty());
+    let mut facts = Vec::new();
+    machine.take_facts(&mut facts);
+    for fact in &facts {
+        follower.apply(Moment(10), fact);
+    }
+    follower.tick(Moment(10), 0);
+    assert!(follower.lease(Moment(10), 0, 1, credit).is_empty());
+}

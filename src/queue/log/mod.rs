@@ -1,0 +1,74 @@
+//! The log of a queue on disk: preallocated segments of checked records, group commit, recovery.
+//!
+//! `record` is the format, `tail` what is appended and what may be thrown away, `flush` writes and syncs,
+//! `open` reads all of it back. `storage` is the seam to the file system. The format to the byte is in
+//! docs/queue-log.md. Nothing here decides anything about jobs: that is the machine's.
+//!
+//! A segment is thrown away when it is the oldest and no job in it is live: all facts about a job are
+//! in its own segment or a later one. A few jobs that keep an old segment alive are moved to the tail.
+
+mod flush;
+mod open;
+mod record;
+mod storage;
+mod tail;
+
+pub(crate) use flush::{Flusher, SafeEnd};
+pub use open::{Damage, Recovery};
+pub(crate) use open::{Opened, open, set_aside_job};
+pub use storage::{Directory, Storage};
+pub(crate) use tail::{Batch, Tail, Times, read_job};
+
+/// Bytes of the header of a segment.
+const SEGMENT_HEADER: u64 = 64;
+const MAGIC: [u8; 8] = *b"BOWLINEQ";
+
+/// Where a job's record is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// From 1, so that a place that is not there takes no more memory than one that is.
+    segment: std::num::NonZeroU32,
+    /// In eights of bytes.
+    words: u32,
+}
+
+impl Place {
+    pub fn segment(self) -> u32 {
+        self.segment.get()
+    }
+
+    fn offset(self) -> u64 {
+        u64::from(self.words) * record::ALIGN as u64
+    }
+}
+
+fn segment_name(segment: u32) -> String {
+    format!("{segment:010}.log")
+}
+
+fn segment_of(name: &str) -> Option<u32> {
+    let digits = name.strip_suffix(".log")?;
+    (digits.len() == 10).then(|| digits.parse().ok()).flatten()
+}
+
+/// The header of a segment: twice the same 32 bytes.
+fn segment_header(segment: u32, salt: u64) -> [u8; SEGMENT_HEADER as usize] {
+    let mut half = [0; 32];
+    half[..8].copy_from_slice(&MAGIC);
+    half[8..12].copy_from_slice(&segment.to_le_bytes());
+    half[16..24].copy_from_slice(&salt.to_le_bytes());
+    let checksum = twox_hash::XxHash3_64::oneshot(&half[..24]);
+    half[24..].copy_from_slice(&checksum.to_le_bytes());
+    let mut header = [0; SEGMENT_HEADER as usize];
+    header[..32].copy_from_slice(&half);
+    header[32..].copy_from_slice(&half);
+    header
+}
+
+/// The salt of the segment that begins with these bytes, where one half of them is whole.
+fn salt_of(header: &[u8], segment: u32) -> Option<u64> {
+    header.chunks_exact(32).find_map(|half| {
+        let salt = u64::from_le_bytes(half[16..24].try_into().ok()?);
+        (*half == segment_header(segment, salt)[..32]).then_some(salt)
+    })
+}

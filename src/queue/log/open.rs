@@ -1,0 +1,435 @@
+//! Reads a log back: every whole record is applied, and what is damaged is set aside and reported.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::num::NonZeroU32;
+
+use super::record::{self, Begun, Position, Record};
+use super::tail::{Segment, Tail, Times};
+use super::{Place, SEGMENT_HEADER, SafeEnd, Storage, salt_of, segment_name, segment_of};
+use crate::queue::QueueOptions;
+use crate::queue::machine::{Fact, Machine, Moment, Table};
+
+/// A log that is ready to be appended to.
+pub(crate) struct Opened {
+    pub machine: Machine,
+    pub tail: Tail,
+    /// The time at which the queue goes on.
+    pub now: Moment,
+    pub safe: SafeEnd,
+    pub recovery: Recovery,
+}
+
+/// What was found when a queue was opened.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Recovery {
+    /// Records that were whole.
+    pub records: u64,
+    /// Bytes at the end that were being written when the process or the machine died: nobody was told that they
+    /// are safe.
+    pub torn_bytes: u64,
+    /// What was damaged. It was copied into files called `damaged-…`, and the queue goes on without it.
+    pub damage: Vec<Damage>,
+}
+
+/// A part of the log that is no longer what was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Damage {
+    /// Of which segment.
+    pub segment: u32,
+    /// From this byte.
+    pub offset: u64,
+    /// So many bytes.
+    pub bytes: u64,
+}
+
+/// Bytes that are read at a time.
+const READ: usize = 1 << 20;
+
+/// Reads the log back and begins a new segment, which is the caller's to write. Where it is no restart, the
+/// queue's clock has not stood still.
+pub(crate) fn open(
+    storage: &dyn Storage,
+    options: &QueueOptions,
+    segment_bytes: u64,
+    wall: u64,
+    seed: u64,
+    is_restart: bool,
+) -> io::Result<Opened> {
+    let mut names = storage.list()?;
+    names.sort_unstable();
+    let numbers: Vec<u32> = names.iter().filter_map(|name| segment_of(name)).collect();
+    let mut replay = Replay {
+        storage,
+        machine: Machine::new(options.clone(), 0),
+        places: Table::default(),
+        segments: BTreeMap::new(),
+        last: None,
+        now: Moment(0),
+        marked: None,
+        opening: 0,
+        recovery: Recovery::default(),
+    };
+    for (index, number) in numbers.iter().enumerate() {
+        let is_last = index + 1 == numbers.len();
+        replay.segment(*number, is_last)?;
+    }
+    let Replay {
+        mut machine,
+        places,
+        segments,
+        last,
+        now,
+        marked,
+        opening,
+        recovery,
+        ..
+    } = replay;
+    let groups = options.groups.names();
+    if let Some(begun) = &last
+        && !groups.starts_with(&begun.groups)
+    {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!(
+                "the queue's groups are {:?}; more can be added behind them, and none taken away",
+                begun.groups
+            ),
+        ));
+    }
+    let down = marked.filter(|_| is_restart).map_or(0, |(at, marked)| {
+        // The wall clock went on from the last mark; the queue's has come `now - at` further already.
+        wall.saturating_sub(marked)
+            .saturating_sub(now.0.saturating_sub(at.0))
+    });
+    let opening = opening + 1;
+    let now = Moment(now.0 + down);
+    machine.resume(now, std::time::Duration::from_millis(down), opening);
+    let last_segment = segments.keys().next_back().copied();
+    let safe = SafeEnd {
+        segment: last_segment.unwrap_or(0),
+        offset: last_segment.map_or(0, |last| segments[&last].end),
+    };
+    let newest = numbers.last().copied().unwrap_or(0).max(safe.segment);
+    let mut tail = Tail::new(segment_bytes, seed, opening, newest, segments, places);
+    tail.begin(Times { now, wall }, &machine);
+    Ok(Opened {
+        machine,
+        tail,
+        now,
+        safe,
+        recovery,
+    })
+}
+
+struct Replay<'a> {
+    storage: &'a dyn Storage,
+    machine: Machine,
+    places: Table<Place>,
+    segments: BTreeMap<u32, Segment>,
+    last: Option<Begun>,
+    now: Moment,
+    /// The last time that the wall clock was written down, and what it said.
+    marked: Option<(Moment, u64)>,
+    opening: u32,
+    recovery: Recovery,
+}
+
+impl Replay<'_> {
+    fn segment(&mut self, number: u32, is_last: bool) -> io::Result<()> {
+        let name = segment_name(number);
+        let mut window = Window::new(self.storage, &name);
+        let header = window.get(0, SEGMENT_HEADER as usize)?;
+        let Some(salt) = (header.len() == SEGMENT_HEADER as usize)
+            .then(|| salt_of(header, number))
+            .flatten()
+        else {
+            let is_unused = header.iter().all(|byte| *byte == 0);
+            if !is_unused {
+                let bytes = window.end()?;
+                self.set_aside(number, 0, bytes, is_last)?;
+                if is_last {
+                    // Torn while it was begun, most likely; kept all the same, since nobody can tell.
+                    set_aside(self.storage, number, 0, bytes)?;
+                }
+            }
+            // Made ahead of its time, or no segment any more; a copy of it has been set aside.
+            return self.storage.remove(&name);
+        };
+        let segment = Segment {
+            salt,
+            ..Segment::default()
+        };
+        self.segments.insert(number, segment);
+        let (mut offset, mut is_sealed) = (SEGMENT_HEADER, false);
+        loop {
+            match window.record(salt, offset)? {
+                Some((record, bytes)) => {
+                    is_sealed = record == Record::Sealed;
+                    self.apply(number, offset, record);
+                    offset += bytes;
+                    if is_sealed {
+                        break;
+                    }
+                }
+                None => match window.next_record(salt, offset)? {
+                    Some(next) => {
+                        self.set_aside(number, offset, next - offset, false)?;
+                        offset = next;
+                    }
+                    None => break,
+                },
+            }
+        }
+        if !is_sealed {
+            let rest = window.end_of_data(offset)?.saturating_sub(offset);
+            if rest > 0 || !is_last {
+                self.set_aside(number, offset, rest, is_last)?;
+            }
+            // Sealed now, so that the next opening does not take its end for torn again.
+            let mut sealed = Vec::new();
+            record::write(&mut sealed, Position { salt, offset }, &Record::Sealed);
+            self.storage.truncate(&name, offset)?;
+            self.storage.write(&name, offset, &sealed)?;
+            offset += sealed.len() as u64;
+        }
+        // What a process wrote before it was killed is seen, and need not be on the disk.
+        if is_last {
+            self.storage.sync(&name)?;
+        }
+        if let Some(segment) = self.segments.get_mut(&number) {
+            segment.end = offset;
+        }
+        Ok(())
+    }
+
+    fn apply(&mut self, segment: u32, offset: u64, record: Record) {
+        self.recovery.records += 1;
+        match record {
+            Record::Begun(begun) => {
+                self.now = self.now.max(begun.now);
+                self.marked = Some((begun.now, begun.wall));
+                self.opening = self.opening.max(begun.opening);
+                self.machine.begin_at(begun.next);
+                self.last = Some(begun);
+            }
+            Record::Pushed {
+                now,
+                number,
+                open,
+                arrival,
+                ..
+            } => {
+                self.now = self.now.max(now);
+                self.machine.arrive(now, number, &arrival, open);
+                if let (Some(id), Some(segment)) = (arrival.id, self.segments.get_mut(&segment)) {
+                    segment.ids.push(id);
+                }
+                if !self.machine.is_live(number) {
+                    return;
+                }
+                let place = Place {
+                    segment: NonZeroU32::new(segment).unwrap_or(NonZeroU32::MIN),
+                    words: (offset / record::ALIGN as u64) as u32,
+                };
+                if let Some(before) = self.places.insert(number.0, place) {
+                    self.let_go(before);
+                }
+                if let Some(segment) = self.segments.get_mut(&segment) {
+                    segment.live += 1;
+                }
+            }
+            Record::Fact(now, fact) => {
+                self.now = self.now.max(now);
+                self.machine.apply(now, &fact);
+                if let Fact::Finished { number, .. } = fact
+                    && !self.machine.is_live(number)
+                    && let Some(place) = self.places.remove(number.0)
+                {
+                    self.let_go(place);
+                }
+            }
+            Record::Seen {
+                id,
+                number,
+                finished,
+            } => {
+                self.machine.remember_id(id, number, finished);
+                if let Some(segment) = self.segments.get_mut(&segment) {
+                    segment.ids.push(id);
+                }
+            }
+            Record::Producer {
+                producer,
+                epoch,
+                heard,
+                runs,
+            } => self
+                .machine
+                .remember_producer(producer, epoch, heard, &runs),
+            Record::Mark { now, wall } => {
+                self.now = self.now.max(now);
+                self.marked = Some((now, wall));
+            }
+            Record::Sealed => {}
+        }
+    }
+
+    fn let_go(&mut self, place: Place) {
+        if let Some(segment) = self.segments.get_mut(&place.segment.get()) {
+            segment.live = segment.live.saturating_sub(1);
+        }
+    }
+
+    /// Copies what is not a record, and reports it.
+    fn set_aside(
+        &mut self,
+        segment: u32,
+        offset: u64,
+        bytes: u64,
+        is_torn: bool,
+    ) -> io::Result<()> {
+        if is_torn {
+            self.recovery.torn_bytes += bytes;
+            return Ok(());
+        }
+        self.recovery.damage.push(Damage {
+            segment,
+            offset,
+            bytes,
+        });
+        set_aside(self.storage, segment, offset, bytes)
+    }
+}
+
+/// Copies a part of a segment into a file of its own, once.
+fn set_aside(storage: &dyn Storage, segment: u32, offset: u64, bytes: u64) -> io::Result<()> {
+    tracing::error!(segment, offset, bytes, "a part of a queue's log is damaged");
+    let name = format!("damaged-{segment:010}-{offset:010}");
+    if bytes == 0 || storage.list()?.contains(&name) {
+        return Ok(());
+    }
+    let mut copy = vec![0; bytes as usize];
+    let read = storage.read(&segment_name(segment), offset, &mut copy)?;
+    storage.create(&name, read as u64)?;
+    storage.write(&name, 0, &copy[..read])?;
+    storage.sync(&name)
+}
+
+/// Copies the damaged record of a job.
+pub(crate) fn set_aside_job(storage: &dyn Storage, place: Place) -> Damage {
+    let (segment, offset) = (place.segment(), place.offset());
+    let mut header = [0; record::HEADER];
+    let read = storage.read(&segment_name(segment), offset, &mut header);
+    let bytes = match read {
+        // A damaged length may claim anything.
+        Ok(_) => record::bytes_of(&header).unwrap_or(0).min(READ) as u64,
+        Err(_) => 0,
+    };
+    if let Err(error) = set_aside(storage, segment, offset, bytes) {
+        tracing::error!(%error, "and it could not be copied");
+    }
+    Damage {
+        segment,
+        offset,
+        bytes,
+    }
+}
+
+/// A part of a segment in memory.
+struct Window<'a> {
+    storage: &'a dyn Storage,
+    name: &'a str,
+    start: u64,
+    bytes: Vec<u8>,
+}
+
+impl<'a> Window<'a> {
+    fn new(storage: &'a dyn Storage, name: &'a str) -> Self {
+        Self {
+            storage,
+            name,
+            start: 0,
+            bytes: Vec::new(),
+        }
+    }
+
+    /// So many bytes at an offset; fewer at the end of the file.
+    fn get(&mut self, offset: u64, bytes: usize) -> io::Result<&[u8]> {
+        let end = self.start + self.bytes.len() as u64;
+        if offset < self.start || offset + bytes as u64 > end {
+            self.bytes.resize(bytes.max(READ), 0);
+            let read = self.storage.read(self.name, offset, &mut self.bytes)?;
+            self.bytes.truncate(read);
+            self.start = offset;
+        }
+        let from = ((offset - self.start) as usize).min(self.bytes.len());
+        let to = (from + bytes).min(self.bytes.len());
+        Ok(&self.bytes[from..to])
+    }
+
+    fn record(&mut self, salt: u64, offset: u64) -> io::Result<Option<(Record, u64)>> {
+        let header = self.get(offset, record::HEADER)?;
+        let Some(bytes) = record::bytes_of(header) else {
+            return Ok(None);
+        };
+        if bytes > 256 << 20 {
+            return Ok(None);
+        }
+        let at = Position { salt, offset };
+        let record = record::read(self.get(offset, bytes)?, at);
+        Ok(record.map(|(record, bytes)| (record, bytes as u64)))
+    }
+
+    /// Where the next whole record begins behind a place that has none.
+    fn next_record(&mut self, salt: u64, offset: u64) -> io::Result<Option<u64>> {
+        let mut offset = offset + record::ALIGN as u64;
+        loop {
+            let part = self.get(offset, READ / 2)?;
+            if part.len() < record::HEADER {
+                return Ok(None);
+            }
+            // Most of what is looked through is nothing at all.
+            let words = part.chunks_exact(record::ALIGN);
+            let zeros = words.take_while(|word| *word == [0; record::ALIGN]).count();
+            if zeros > 0 {
+                offset += (zeros * record::ALIGN) as u64;
+                continue;
+            }
+            let is_kind = part
+                .get(4..8)
+                .is_some_and(|kind| kind[0] > 0 && kind[1..] == [0; 3]);
+            if is_kind && self.record(salt, offset)?.is_some() {
+                return Ok(Some(offset));
+            }
+            offset += record::ALIGN as u64;
+        }
+    }
+
+    fn end(&mut self) -> io::Result<u64> {
+        let mut end = 0;
+        loop {
+            match self.get(end, READ)?.len() {
+                0 => return Ok(end),
+                bytes => end += bytes as u64,
+            }
+        }
+    }
+
+    /// Behind the last byte that is not zero.
+    fn end_of_data(&mut self, from: u64) -> io::Result<u64> {
+        let (mut end, mut offset) = (from, from);
+        loop {
+            let part = self.get(offset, READ)?;
+            if part.is_empty() {
+                return Ok(end);
+            }
+            if let Some(last) = part.iter().rposition(|byte| *byte != 0) {
+                end = offset + last as u64 + 1;
+            }
+            offset += part.len() as u64;
+        }
+    }
+}
