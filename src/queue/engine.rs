@@ -142,10 +142,12 @@ pub struct Capabilities {
     pub finds: bool,
     /// A full queue makes a push wait.
     pub bounds: bool,
+    /// Body, ID and key of the largest job that it takes.
+    pub job_bytes_max: usize,
 }
 
 impl Capabilities {
-    /// Every one of them.
+    /// Every one of them, and jobs of any size.
     pub const ALL: Self = Self {
         is_durable: true,
         fences: true,
@@ -159,5 +161,6 @@ impl Capabilities {
         dead_letters: true,
         finds: true,
         bounds: true,
+        job_bytes_max: usize::MAX,
     };
 }

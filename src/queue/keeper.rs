@@ -18,7 +18,7 @@ const POLL: Duration = Duration::from_secs(5);
 /// How long to wait before asking again an engine that fails.
 const RETRY: Duration = Duration::from_millis(200);
 /// Answers that are passed on together.
-const ANSWERS_MAX: usize = 4096;
+const ANSWERS_MAX: usize = 512;
 
 /// What a worker is sent, until it answers.
 pub(super) struct Lease {

@@ -15,7 +15,7 @@
 //! # The rooms
 //!
 //! `machine` is the queue as a state machine, with its model. `engine` is what keeps jobs: [`Memory`] in this
-//! process, others behind features. `queue`, `push`, `jobs` and `worker` are what programs see; `keeper` keeps
+//! process, `Durable` on its disk (feature `durable`), [`Remote`] in another process. `queue`, `push`, `jobs` and `worker` are what programs see; `keeper` keeps
 //! a worker's leases.
 
 mod embedded;
@@ -37,8 +37,12 @@ mod push;
     reason = "the room is named after its main idea"
 )]
 mod queue;
+mod wire;
 mod worker;
 
+#[cfg(feature = "durable")]
+#[doc(hidden)]
+pub use embedded::SimulatedQueue;
 #[cfg(feature = "durable")]
 pub use embedded::{Durable, DurableBuilder};
 pub use embedded::{Memory, QueueClock};
@@ -56,4 +60,5 @@ pub use options::{GROUP_DEFAULT, Groups, GroupsError, Poison, QueueOptions};
 pub use producer::Producer;
 pub use push::Push;
 pub use queue::{DeadLetters, Queue, Queueable};
+pub use wire::{QueueService, Remote, RemoteBuilder};
 pub use worker::{Worker, WorkerBuilder};

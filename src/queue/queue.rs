@@ -56,6 +56,20 @@ impl<T: Queueable> Queue<T> {
         Self::on(Memory::new(options))
     }
 
+    /// A queue in another process, which serves it with a [`QueueService`](super::QueueService) under the name in
+    /// its schema.
+    ///
+    /// # Errors
+    /// [`QueueError::Unavailable`] where there is no such queue, or nobody answers for 10 s.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime with time and I/O enabled.
+    pub async fn connect(endpoint: impl Into<String>) -> Result<Self, QueueError> {
+        Ok(Self::on(
+            super::Remote::builder().connect(endpoint, T::NAME).await?,
+        ))
+    }
+
     /// A queue on any engine, pushed to by a producer that ends with this process.
     pub fn on(engine: impl Engine) -> Self {
         Self::shared(Arc::new(engine))

@@ -8,6 +8,8 @@ mod clock;
 mod durable;
 mod memory;
 mod shelf;
+#[cfg(feature = "durable")]
+mod simulated;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -20,6 +22,8 @@ pub use clock::QueueClock;
 pub use durable::{Durable, DurableBuilder};
 pub use memory::Memory;
 pub(crate) use shelf::{Commit, Shelf, StorageError, Stored};
+#[cfg(feature = "durable")]
+pub use simulated::SimulatedQueue;
 
 use super::machine::{Admission, Digest, Fact, GroupIndex, Machine, Moment, Push};
 use super::{
@@ -52,6 +56,7 @@ pub(crate) struct Inner<S> {
     clock: QueueClock,
     groups: Vec<String>,
     lease: Duration,
+    job_bytes_max: usize,
 }
 
 #[derive(Debug)]
@@ -76,6 +81,7 @@ impl<S: Shelf> Embedded<S> {
             clock,
             groups: options.groups.names().to_vec(),
             lease: options.lease,
+            job_bytes_max: options.job_bytes_max,
             state: Mutex::new(State {
                 machine,
                 shelf,
@@ -304,6 +310,7 @@ impl<S: Shelf> Engine for Embedded<S> {
     fn capabilities(&self) -> Capabilities {
         Capabilities {
             is_durable: S::IS_DURABLE,
+            job_bytes_max: self.0.job_bytes_max,
             ..Capabilities::ALL
         }
     }

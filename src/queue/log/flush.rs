@@ -13,6 +13,7 @@ pub(crate) struct SafeEnd {
     pub offset: u64,
 }
 
+#[derive(Debug)]
 pub(crate) struct Flusher {
     storage: Arc<dyn Storage>,
     segment_bytes: u64,

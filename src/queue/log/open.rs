@@ -46,7 +46,7 @@ pub struct Damage {
 }
 
 /// Bytes that are read at a time.
-const READ: usize = 1 << 20;
+const READ: usize = 128 << 10;
 
 /// Reads the log back and begins a new segment, which is the caller's to write. Where it is no restart, the
 /// queue's clock has not stood still.
