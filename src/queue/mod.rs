@@ -18,6 +18,7 @@
 //! process, `Durable` on its disk (feature `durable`), [`Remote`] in another process. `queue`, `push`, `jobs` and `worker` are what programs see; `keeper` keeps
 //! a worker's leases.
 
+mod channel;
 mod embedded;
 mod engine;
 #[cfg(feature = "nats")]
@@ -30,6 +31,8 @@ mod keeper;
 mod log;
 mod machine;
 mod options;
+#[cfg(feature = "durable")]
+mod outbox;
 mod producer;
 mod push;
 #[expect(
@@ -40,6 +43,7 @@ mod queue;
 mod wire;
 mod worker;
 
+pub use channel::{NotPushed, Pusher, Taker, channel};
 #[cfg(feature = "durable")]
 #[doc(hidden)]
 pub use embedded::SimulatedQueue;
@@ -57,6 +61,8 @@ pub use jobs::{Job, Jobs, JobsBuilder};
 pub use log::{Damage, Directory, Recovery, Storage};
 pub use machine::{Answer, Credit, QueueCounters, Stale};
 pub use options::{GROUP_DEFAULT, Groups, GroupsError, Poison, QueueOptions};
+#[cfg(feature = "durable")]
+pub use outbox::{Outbox, OutboxError};
 pub use producer::Producer;
 pub use push::Push;
 pub use queue::{DeadLetters, Queue, Queueable};

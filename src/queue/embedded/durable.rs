@@ -234,6 +234,11 @@ impl Shelf for Disk {
             self.tail
                 .clean(times(now), machine, &*self.storage, CLEAN_JOBS);
         }
+        let written = match &*self.progress.borrow() {
+            Ok(safe) => *safe,
+            Err(_) => 0,
+        };
+        self.tail.safe_up_to(written);
         let batch = self.tail.take_batch();
         let mut state = self.shared.lock();
         if batch.is_critical {
@@ -249,10 +254,6 @@ impl Shelf for Disk {
             self.shared.woken.notify_one();
         }
         drop(state);
-        let written = match &*self.progress.borrow() {
-            Ok(safe) => *safe,
-            Err(_) => 0,
-        };
         self.recent.let_go(written);
         (written < position).then(|| Commit {
             position,
@@ -270,9 +271,10 @@ impl Shelf for Disk {
             Health::Good => Ok(None),
             Health::Failed(error) => Err(error.clone()),
             Health::Recovered(recovered) => {
-                let Some((machine, tail)) = recovered.take() else {
+                let Some(recovered) = recovered.take() else {
                     return Ok(None);
                 };
+                let (machine, tail) = *recovered;
                 state.health = Health::Good;
                 state.critical = 0;
                 let progress = state.progress.subscribe();
@@ -358,7 +360,7 @@ enum Health {
     Good,
     Failed(StorageError),
     /// What storage has, for the queue to go on with.
-    Recovered(Option<(Machine, Tail)>),
+    Recovered(Option<Box<(Machine, Tail)>>),
 }
 
 impl Shared {
@@ -498,7 +500,7 @@ fn recover(
         match recovered {
             Ok(Opened { machine, tail, .. }) => {
                 let position = tail.position();
-                state.health = Health::Recovered(Some((machine, tail)));
+                state.health = Health::Recovered(Some(Box::new((machine, tail))));
                 state.progress = watch::Sender::new(Ok(position));
                 return true;
             }

@@ -174,6 +174,8 @@ impl SimulatedQueue {
     pub fn flush(&mut self) -> io::Result<()> {
         let mut batch = self.tail.take_batch();
         batch.is_critical = true;
-        self.flusher.write(&batch)
+        self.flusher.write(&batch)?;
+        self.tail.safe_up_to(batch.position);
+        Ok(())
     }
 }

@@ -60,7 +60,14 @@ pub(crate) fn open(
 ) -> io::Result<Opened> {
     let mut names = storage.list()?;
     names.sort_unstable();
-    let numbers: Vec<u32> = names.iter().filter_map(|name| segment_of(name)).collect();
+    let mut numbers: Vec<u32> = names.iter().filter_map(|name| segment_of(name)).collect();
+    // Made ahead of their time, and never begun: the last is the one before.
+    while let Some(last) = numbers.last()
+        && is_unused(storage, *last)?
+    {
+        storage.remove(&segment_name(*last))?;
+        numbers.pop();
+    }
     let mut replay = Replay {
         storage,
         machine: Machine::new(options.clone(), 0),
@@ -164,10 +171,21 @@ impl Replay<'_> {
         };
         self.segments.insert(number, segment);
         let (mut offset, mut is_sealed) = (SEGMENT_HEADER, false);
+        // What is no record between records; and up to where the segment is known to have been safe.
+        let (mut holes, mut safe) = (Vec::new(), if is_last { 0 } else { u64::MAX });
         loop {
             match window.record(salt, offset)? {
                 Some((record, bytes)) => {
-                    is_sealed = record == Record::Sealed;
+                    match record {
+                        Record::Safe { offset } if is_last => safe = offset,
+                        // The seal of the last may have been written before what is in front of it.
+                        Record::Sealed { .. } if is_last => break,
+                        Record::Sealed { safe: sealed } => {
+                            is_sealed = true;
+                            safe = sealed;
+                        }
+                        _ => {}
+                    }
                     self.apply(number, offset, record);
                     offset += bytes;
                     if is_sealed {
@@ -176,7 +194,7 @@ impl Replay<'_> {
                 }
                 None => match window.next_record(salt, offset)? {
                     Some(next) => {
-                        self.set_aside(number, offset, next - offset, false)?;
+                        holes.push((offset, next - offset));
                         offset = next;
                     }
                     None => break,
@@ -184,13 +202,24 @@ impl Replay<'_> {
             }
         }
         if !is_sealed {
+            let is_record = window.record(salt, offset)?.is_some();
             let rest = window.end_of_data(offset)?.saturating_sub(offset);
-            if rest > 0 || !is_last {
-                self.set_aside(number, offset, rest, is_last)?;
+            if (rest > 0 && !is_record) || !is_last {
+                holes.push((offset, rest));
             }
+        }
+        let torn = holes.iter().map(|(offset, _)| *offset);
+        let torn = torn.filter(|offset| *offset >= safe).min();
+        for (offset, bytes) in holes {
+            // A disk may have written the end of a batch and not its beginning.
+            self.set_aside(number, offset, bytes, offset >= safe)?;
+        }
+        if !is_sealed {
             // Sealed now, so that the next opening does not take its end for torn again.
             let mut sealed = Vec::new();
-            record::write(&mut sealed, Position { salt, offset }, &Record::Sealed);
+            let safe = torn.unwrap_or(u64::MAX);
+            let record = Record::Sealed { safe };
+            record::write(&mut sealed, Position { salt, offset }, &record);
             self.storage.truncate(&name, offset)?;
             self.storage.write(&name, offset, &sealed)?;
             offset += sealed.len() as u64;
@@ -261,19 +290,12 @@ impl Replay<'_> {
                     segment.ids.push(id);
                 }
             }
-            Record::Producer {
-                producer,
-                epoch,
-                heard,
-                runs,
-            } => self
-                .machine
-                .remember_producer(producer, epoch, heard, &runs),
+            Record::Producer(producer) => self.machine.remember_producer(&producer),
             Record::Mark { now, wall } => {
                 self.now = self.now.max(now);
                 self.marked = Some((now, wall));
             }
-            Record::Sealed => {}
+            Record::Safe { .. } | Record::Sealed { .. } => {}
         }
     }
 
@@ -302,6 +324,13 @@ impl Replay<'_> {
         });
         set_aside(self.storage, segment, offset, bytes)
     }
+}
+
+/// Whether a segment's first bytes are what it was made of.
+fn is_unused(storage: &dyn Storage, segment: u32) -> io::Result<bool> {
+    let mut header = [0; SEGMENT_HEADER as usize];
+    storage.read(&segment_name(segment), 0, &mut header)?;
+    Ok(header == [0; SEGMENT_HEADER as usize])
 }
 
 /// Copies a part of a segment into a file of its own, once.

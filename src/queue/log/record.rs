@@ -6,7 +6,9 @@ use bytes::Bytes;
 use twox_hash::XxHash3_64;
 use uuid::Uuid;
 
-use crate::queue::machine::{Arrival, Digest, Fact, Finish, Moment, Restored, Standing};
+use crate::queue::machine::{
+    Arrival, Digest, Fact, Finish, KnownProducer, Moment, Restored, Standing,
+};
 use crate::queue::{Attempts, FailureKind, Identity, JobId, JobNumber, NewJob, Priority, Token};
 
 /// Before each record: its length, its kind, its checksum.
@@ -35,19 +37,20 @@ pub(super) enum Record {
         finished: Moment,
     },
     /// What one epoch of a producer has pushed.
-    Producer {
-        producer: Uuid,
-        epoch: u64,
-        heard: Moment,
-        runs: Vec<(u64, u64)>,
-    },
+    Producer(KnownProducer),
     /// The wall clock at a moment of the queue.
     Mark {
         now: Moment,
         wall: u64,
     },
-    /// The last of a segment that others follow.
-    Sealed,
+    /// Everything before this byte of the segment was safe when this was written.
+    Safe {
+        offset: u64,
+    },
+    /// The last of a segment that others follow. What is no record from `safe` on was torn, and never acknowledged.
+    Sealed {
+        safe: u64,
+    },
 }
 
 /// What a segment's first record says.
@@ -75,6 +78,7 @@ const SEEN: u32 = 9;
 const PRODUCER: u32 = 10;
 const MARK: u32 = 11;
 const SEALED: u32 = 12;
+const SAFE: u32 = 13;
 
 /// Where a record is: part of its checksum, so that one which is somewhere else is none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -183,16 +187,11 @@ fn content(into: &mut Vec<u8>, record: &Record) -> u32 {
             put(into, finished.0);
             SEEN
         }
-        Record::Producer {
-            producer,
-            epoch,
-            heard,
-            runs,
-        } => {
-            into.extend(producer.as_bytes());
-            put(into, *epoch);
-            put(into, heard.0);
-            for (start, end) in runs {
+        Record::Producer(producer) => {
+            into.extend(producer.id.as_bytes());
+            put(into, producer.epoch);
+            put(into, producer.heard.0);
+            for (start, end) in &producer.runs {
                 put(into, *start);
                 put(into, *end);
             }
@@ -203,9 +202,13 @@ fn content(into: &mut Vec<u8>, record: &Record) -> u32 {
             put(into, *wall);
             MARK
         }
-        Record::Sealed => {
-            put(into, 0);
+        Record::Sealed { safe } => {
+            put(into, *safe);
             SEALED
+        }
+        Record::Safe { offset } => {
+            put(into, *offset);
+            SAFE
         }
     }
 }
@@ -363,18 +366,23 @@ fn parse(kind: u32, content: &[u8]) -> Option<Record> {
             while !reader.0.is_empty() {
                 runs.push((reader.u64()?, reader.u64()?));
             }
-            Some(Record::Producer {
-                producer,
+            Some(Record::Producer(KnownProducer {
+                id: producer,
                 epoch,
                 heard,
                 runs,
-            })
+            }))
         }
         MARK => Some(Record::Mark {
             now: reader.moment()?,
             wall: reader.u64()?,
         }),
-        SEALED => Some(Record::Sealed),
+        SEALED => Some(Record::Sealed {
+            safe: reader.u64()?,
+        }),
+        SAFE => Some(Record::Safe {
+            offset: reader.u64()?,
+        }),
         _ => None,
     }
 }

@@ -109,7 +109,7 @@ impl Storage for Directory {
     }
 
     fn create(&self, name: &str, bytes: u64) -> io::Result<()> {
-        const ZEROS: [u8; 1 << 16] = [0; 1 << 16];
+        static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
         self.forget(name);
         let file = File::create(self.path.join(name))?;
         // Written and not only reserved: the first write to reserved blocks changes the file's metadata,

@@ -1,6 +1,6 @@
 //! What is appended to the log, and what of it may be thrown away. No I/O but reading what is moved.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::num::NonZeroU32;
 
 use twox_hash::XxHash3_64;
@@ -77,6 +77,10 @@ pub(crate) struct Tail {
     marked: Option<Moment>,
     segments: BTreeMap<u32, Segment>,
     places: Table<Place>,
+    /// Ends of batches of this segment that were not known to be safe: positions and offsets.
+    ends: VecDeque<(u64, u64)>,
+    /// Up to where the segment is known to be safe, where that is not written down yet.
+    safe: Option<u64>,
     /// How far the oldest segment has been looked through for jobs to move.
     cleaned: Option<(u32, u64)>,
 }
@@ -112,6 +116,8 @@ impl Tail {
             marked: None,
             segments,
             places,
+            ends: VecDeque::new(),
+            safe: None,
             cleaned: None,
         }
     }
@@ -129,6 +135,9 @@ impl Tail {
     /// What is to be written, of which nothing else is kept here.
     pub fn take_batch(&mut self) -> Batch {
         let position = self.batch.position;
+        if !self.batch.chunks.is_empty() {
+            self.ends.push_back((position, self.offset));
+        }
         std::mem::replace(
             &mut self.batch,
             Batch {
@@ -136,6 +145,14 @@ impl Tail {
                 ..Batch::default()
             },
         )
+    }
+
+    /// All up to this position is safe; written down with what comes next.
+    pub fn safe_up_to(&mut self, safe: u64) {
+        while let Some((_, offset)) = self.ends.front().filter(|(end, _)| *end <= safe) {
+            self.safe = Some(*offset);
+            self.ends.pop_front();
+        }
     }
 
     pub fn position(&self) -> u64 {
@@ -153,8 +170,10 @@ impl Tail {
     /// Begins a segment, with what must be known although older ones are thrown away.
     pub fn begin(&mut self, times: Times, machine: &Machine) {
         if self.offset > 0 {
-            self.append_unchecked(&Record::Sealed);
+            self.append_unchecked(&Record::Sealed { safe: u64::MAX });
         }
+        self.ends.clear();
+        self.safe = None;
         self.segment += 1;
         self.salt = XxHash3_64::oneshot_with_seed(self.seed, &self.segment.to_le_bytes());
         self.offset = 0;
@@ -172,13 +191,8 @@ impl Tail {
             next: machine.next_number(),
             groups: machine.options().groups.names().to_vec(),
         }));
-        for (producer, epoch, heard, runs) in machine.producers() {
-            self.append_unchecked(&Record::Producer {
-                producer,
-                epoch,
-                heard,
-                runs,
-            });
+        for producer in machine.producers() {
+            self.append_unchecked(&Record::Producer(producer));
         }
         self.batch.is_critical = true;
     }
@@ -341,6 +355,11 @@ impl Tail {
         machine: &Machine,
         write: impl Fn(&mut Vec<u8>, Position),
     ) -> (Position, Place) {
+        if let Some(offset) = self.safe.take()
+            && self.bytes_left() > 2 * SEALED_BYTES
+        {
+            self.append_unchecked(&Record::Safe { offset });
+        }
         let before = self.offset;
         let at = self.position_now();
         let chunk = self.chunk();

@@ -30,6 +30,17 @@ struct Producer {
     runs: BTreeMap<u64, u64>,
 }
 
+/// What a log writes down of one epoch of a producer.
+#[cfg(feature = "durable")]
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct KnownProducer {
+    pub id: Uuid,
+    pub epoch: u64,
+    pub heard: Moment,
+    /// First to the one after the last of each run of sequence numbers.
+    pub runs: Vec<(u64, u64)>,
+}
+
 /// Where a job was seen before.
 #[derive(Debug, PartialEq)]
 pub(super) enum Seen {
@@ -95,14 +106,14 @@ impl Intake {
     }
 
     /// The job of an ID, and when it was finished, if it was.
-    #[cfg(any(test, feature = "durable"))]
+    #[cfg(feature = "durable")]
     pub fn finished(&self, id: Digest) -> Option<(JobNumber, Moment)> {
         let known = self.ids.get(&id)?;
         Some((known.number, known.finished?))
     }
 
     /// As an older part of a log says.
-    #[cfg(any(test, feature = "durable"))]
+    #[cfg(feature = "durable")]
     pub fn remember_id(&mut self, id: Digest, number: JobNumber, finished: Moment) {
         self.ids.entry(id).or_insert_with(|| {
             self.finished.push_back((finished, id));
@@ -114,28 +125,29 @@ impl Intake {
     }
 
     /// As an older part of a log says.
-    #[cfg(any(test, feature = "durable"))]
-    pub fn remember_producer(
-        &mut self,
-        (producer, epoch): (Uuid, u64),
-        heard: Moment,
-        runs: &[(u64, u64)],
-    ) {
-        let known = self.producers.entry((producer, epoch)).or_default();
-        known.heard = known.heard.max(heard);
-        for (start, end) in runs {
+    #[cfg(feature = "durable")]
+    pub fn remember_producer(&mut self, producer: &KnownProducer) {
+        let key = (producer.id, producer.epoch);
+        let known = self.producers.entry(key).or_default();
+        known.heard = known.heard.max(producer.heard);
+        for (start, end) in &producer.runs {
             known.note(*start, *end);
         }
     }
 
     /// Every producer, its epoch, when it was last heard, and the runs of its sequence.
-    #[cfg(any(test, feature = "durable"))]
-    pub fn producers(&self) -> Vec<(Uuid, u64, Moment, Vec<(u64, u64)>)> {
+    #[cfg(feature = "durable")]
+    pub fn producers(&self) -> Vec<KnownProducer> {
         let producers = self.producers.iter();
         producers
             .map(|((id, epoch), producer)| {
                 let runs = producer.runs.iter().map(|(start, end)| (*start, *end));
-                (*id, *epoch, producer.heard, runs.collect())
+                KnownProducer {
+                    id: *id,
+                    epoch: *epoch,
+                    heard: producer.heard,
+                    runs: runs.collect(),
+                }
             })
             .collect()
     }

@@ -20,6 +20,8 @@ use std::time::Duration;
 pub(crate) use fact::{Arrival, Digest, Fact, Finish, GroupIndex, Moment};
 #[cfg(feature = "durable")]
 pub(crate) use fact::{Restored, Standing};
+#[cfg(feature = "durable")]
+pub(crate) use intake::KnownProducer;
 pub(crate) use table::Table;
 
 use super::{
@@ -807,7 +809,7 @@ impl Machine {
     }
 
     /// Every producer that is known, its epoch, when it was heard of, and what it pushed.
-    pub fn producers(&self) -> Vec<(uuid::Uuid, u64, Moment, Vec<(u64, u64)>)> {
+    pub fn producers(&self) -> Vec<KnownProducer> {
         self.intake.producers()
     }
 
@@ -846,15 +848,8 @@ impl Machine {
         self.intake.remember_id(id, number, finished);
     }
 
-    pub fn remember_producer(
-        &mut self,
-        producer: uuid::Uuid,
-        epoch: u64,
-        heard: Moment,
-        runs: &[(u64, u64)],
-    ) {
-        self.intake
-            .remember_producer((producer, epoch), heard, runs);
+    pub fn remember_producer(&mut self, producer: &KnownProducer) {
+        self.intake.remember_producer(producer);
     }
 
     /// Goes on after a restart that took so long, as the opening of this number.

@@ -11,6 +11,22 @@ use std::time::Duration;
 
 use crate::schema::{Effect, MethodInfo, ServiceInfo};
 
+/// A job as bytes, for an outbox.
+#[cfg(feature = "durable")]
+pub(super) fn encode_job(job: &super::NewJob) -> bytes::Bytes {
+    codec::build::<crate::queue_capnp::new_job::Owned>(|to| codec::write_new_job(to, job))
+}
+
+/// The job of these bytes.
+#[cfg(feature = "durable")]
+pub(super) fn decode_job(bytes: &[u8]) -> Result<super::NewJob, crate::MessageError> {
+    let bytes = bytes::Bytes::copy_from_slice(bytes);
+    let limits = crate::Limits::default().with_message_bytes_max(bytes.len());
+    let message = crate::message::open(bytes, &limits)?;
+    let job = message.get_root::<crate::queue_capnp::new_job::Reader<'_>>()?;
+    Ok(codec::read_new_job(job)?)
+}
+
 pub use remote::{Remote, RemoteBuilder};
 pub use service::QueueService;
 

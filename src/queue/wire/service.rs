@@ -57,8 +57,11 @@ pub struct QueueService(Arc<Inner>);
 #[derive(Clone, Default)]
 struct Inner {
     queues: HashMap<String, Arc<dyn Engine>>,
-    workers: Arc<Mutex<HashMap<Session, (Arc<dyn EngineWorker>, Instant)>>>,
+    workers: Arc<Mutex<Workers>>,
 }
+
+/// Who works, and when each was last heard of.
+type Workers = HashMap<Session, (Arc<dyn EngineWorker>, Instant)>;
 
 /// The queue, the group and the worker's own number.
 type Session = (String, String, u64);
@@ -358,9 +361,7 @@ impl Inner {
             .ok_or_else(|| Status::not_found(format!("no queue called {name:?}")))
     }
 
-    fn lock(
-        &self,
-    ) -> std::sync::MutexGuard<'_, HashMap<Session, (Arc<dyn EngineWorker>, Instant)>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Workers> {
         self.workers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -1,0 +1,445 @@
+//! Queues on disk whose storage fails, whose clock is set, and which are opened again; workers that stop; poison.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use bowline::queue::{
+    Answer, Credit, Durable, Engine, Job, Memory, NewJob, Outbox, Producer, Queue, QueueClock,
+    QueueError, QueueOptions, Refusal, Remote, Storage,
+};
+use bowline::{RequestKey, Server, Work};
+use bowline_test_queues::jobs::Note;
+use bytes::Bytes;
+use tokio::time::{sleep, timeout};
+
+const MILLISECOND: Duration = Duration::from_millis(1);
+const LONG: Duration = Duration::from_secs(30);
+const CREDIT: Credit = Credit {
+    jobs: 1000,
+    bytes: 64 << 20,
+    takes_any_first: true,
+};
+
+fn note(number: u64) -> Note {
+    Note {
+        number,
+        text: "x".repeat(100),
+    }
+}
+
+fn later(time: Duration) -> tokio::time::Instant {
+    tokio::time::Instant::now() + time
+}
+
+async fn eventually(mut is: impl AsyncFnMut() -> bool) {
+    let until = Instant::now() + LONG;
+    while !is().await {
+        assert!(Instant::now() < until, "it never came about");
+        sleep(5 * MILLISECOND).await;
+    }
+}
+
+/// A directory that fails as it is told to.
+#[derive(Debug)]
+struct Failing {
+    directory: bowline::queue::Directory,
+    how: AtomicU8,
+}
+
+const WELL: u8 = 0;
+const NO_SPACE: u8 = 1;
+const NO_SYNC: u8 = 2;
+
+impl Failing {
+    fn check(&self, at: u8) -> io::Result<()> {
+        if self.how.load(Ordering::SeqCst) != at {
+            return Ok(());
+        }
+        Err(match at {
+            NO_SPACE => io::ErrorKind::StorageFull.into(),
+            _ => io::Error::other("input/output error"),
+        })
+    }
+}
+
+impl Storage for Failing {
+    fn list(&self) -> io::Result<Vec<String>> {
+        self.directory.list()
+    }
+
+    fn create(&self, name: &str, bytes: u64) -> io::Result<()> {
+        self.check(NO_SPACE)?;
+        self.check(NO_SYNC)?;
+        self.directory.create(name, bytes)
+    }
+
+    fn read(&self, name: &str, offset: u64, into: &mut [u8]) -> io::Result<usize> {
+        self.directory.read(name, offset, into)
+    }
+
+    fn write(&self, name: &str, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.directory.write(name, offset, bytes)
+    }
+
+    fn sync(&self, name: &str) -> io::Result<()> {
+        self.check(NO_SYNC)?;
+        self.directory.sync(name)
+    }
+
+    fn truncate(&self, name: &str, bytes: u64) -> io::Result<()> {
+        self.check(NO_SYNC)?;
+        self.directory.truncate(name, bytes)
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.directory.remove(name)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_that_fails_acknowledges_nothing_and_comes_back() {
+    let folder = tempfile::tempdir().expect("a directory");
+    let directory = bowline::queue::Directory::open(folder.path()).expect("it opens");
+    let how = AtomicU8::new(WELL);
+    let storage = Arc::new(Failing { directory, how });
+    let builder = Durable::builder(QueueOptions::default()).segment_bytes(64 << 10);
+    let engine = builder.open_on(storage.clone()).expect("it opens");
+    let queue = Queue::<Note>::on(engine);
+    let mut told = Vec::new();
+    let mut number = 0;
+    let mut push = async |wait: Duration| {
+        number += 1;
+        let pushed = queue.push(&note(number)).wait_max(wait).await;
+        (number, pushed)
+    };
+    for _ in 0..20 {
+        let (number, pushed) = push(LONG).await;
+        pushed.expect("all is well");
+        told.push(number);
+    }
+    // No room for another segment: pushes wait, and answers still find room.
+    storage.how.store(NO_SPACE, Ordering::SeqCst);
+    let mut refused = 0;
+    for _ in 0..1500 {
+        let (number, pushed) = push(50 * MILLISECOND).await;
+        match pushed {
+            Ok(_) => told.push(number),
+            Err(QueueError::Full | QueueError::Unavailable { .. }) => {
+                refused += 1;
+                break;
+            }
+            Err(other) => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(refused, 1, "a disk without room takes no more");
+    storage.how.store(WELL, Ordering::SeqCst);
+    let back = Instant::now();
+    let (number, pushed) = push(LONG).await;
+    pushed.expect("there is room again");
+    told.push(number);
+    assert!(
+        back.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        back.elapsed()
+    );
+
+    storage.how.store(NO_SYNC, Ordering::SeqCst);
+    let until = Instant::now() + Duration::from_secs(2);
+    while Instant::now() < until {
+        let (_, pushed) = push(50 * MILLISECOND).await;
+        let error = pushed.expect_err("nothing is acknowledged in that time");
+        assert!(matches!(error, QueueError::Unavailable { .. }), "{error:?}");
+        sleep(20 * MILLISECOND).await;
+    }
+    storage.how.store(WELL, Ordering::SeqCst);
+    let back = Instant::now();
+    loop {
+        let (number, pushed) = push(LONG).await;
+        match pushed {
+            Ok(_) => {
+                told.push(number);
+                break;
+            }
+            Err(QueueError::Unavailable { work, .. }) => assert_eq!(work, Work::NotDone),
+            Err(other) => panic!("{other:?}"),
+        }
+        assert!(back.elapsed() < Duration::from_secs(5), "it is not back");
+        sleep(20 * MILLISECOND).await;
+    }
+    queue.close().await.expect("it is safe");
+    drop(queue);
+    drop(storage);
+    // As the next process sees it.
+    let engine = reopen(folder.path(), QueueOptions::default()).await;
+    assert_eq!(engine.recovery().damage, []);
+    let worker = engine.worker("workers").await.expect("the group");
+    let mut found = Vec::new();
+    loop {
+        let leased = worker.lease(CREDIT, later(MILLISECOND)).await;
+        let leased = leased.expect("an answer");
+        if leased.is_empty() {
+            break;
+        }
+        for job in leased {
+            let message = bowline::Msg::<Note>::open(job.body, &Default::default());
+            let read = message.expect("a message").plain().expect("a note");
+            assert_eq!(read, note(read.number));
+            found.push(read.number);
+        }
+    }
+    assert!(told.iter().all(|number| found.contains(number)));
+}
+
+/// Opens a queue that another has just closed, and whose last threads are about to let go.
+async fn reopen(folder: &std::path::Path, options: QueueOptions) -> Durable {
+    let until = Instant::now() + LONG;
+    loop {
+        let builder = Durable::builder(options.clone()).segment_bytes(64 << 10);
+        match builder.open(folder) {
+            Ok(engine) => return engine,
+            Err(error) => assert!(Instant::now() < until, "{error}"),
+        }
+        sleep(10 * MILLISECOND).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn everything_is_as_it_was_after_a_restart() {
+    let folder = tempfile::tempdir().expect("a directory");
+    let options = || {
+        QueueOptions::default()
+            .with_attempts_max(2)
+            .with_backoff_min(MILLISECOND)
+            .with_backoff_max(2 * MILLISECOND)
+    };
+    let id = RequestKey::new("order-314").expect("a key");
+    let (leased, producer) = {
+        let engine = reopen(folder.path(), options()).await;
+        let producer = Producer::open(folder.path()).expect("a producer");
+        let queue = Queue::<Note>::on(engine).with_producer(producer.clone());
+        queue.push(&note(1)).id(id.clone()).await.expect("pushed");
+        queue.push(&note(2)).await.expect("pushed");
+        let delay = Duration::from_secs(3600);
+        queue.push(&note(3)).delay(delay).await.expect("pushed");
+        queue.push(&note(4)).await.expect("pushed");
+        let worker = queue.engine().worker("workers").await.expect("the group");
+        let leased = worker.lease(CREDIT, later(LONG)).await.expect("leased");
+        let [done, dead, held] = &leased[..] else {
+            panic!("three are ready");
+        };
+        let answers = vec![
+            (done.number, done.token, Answer::Done),
+            (
+                dead.number,
+                dead.token,
+                Answer::Bury("it cannot be done".into()),
+            ),
+        ];
+        let told = worker.answer(answers).await.expect("answered");
+        assert!(told.iter().all(Result::is_ok));
+        queue.close().await.expect("it is safe");
+        (held.clone(), producer)
+    };
+    let engine = reopen(folder.path(), options()).await;
+    assert!(engine.recovery().damage.is_empty() && engine.recovery().torn_bytes == 0);
+    let again = Producer::open(folder.path()).expect("a producer");
+    let (before, after) = (producer.identity(), again.identity());
+    assert_eq!(before.producer, after.producer);
+    assert!(before.epoch < after.epoch);
+    let queue = Queue::<Note>::on(engine);
+    let counters = queue.counters().await.expect("counters");
+    let counts = (
+        counters.ready,
+        counters.leased,
+        counters.delayed,
+        counters.dead,
+    );
+    assert_eq!(counts, (0, 1, 1, 1));
+    let known = queue.push(&note(1)).id(id).await.expect("an answer");
+    assert!(known.is_duplicate());
+    let letters = queue.dead_letters().list(None, 10).await.expect("a list");
+    assert_eq!(letters[0].failures[0].cause, "it cannot be done");
+    let opened = queue.dead_letters().open(&letters[0]).expect("a message");
+    assert_eq!(opened.plain().expect("a note"), note(2));
+    // The lease has survived: its holder answers, and is heard.
+    let worker = queue.engine().worker("workers").await.expect("the group");
+    let answer = vec![(leased.number, leased.token, Answer::Done)];
+    let told = worker.answer(answer).await.expect("answered");
+    assert_eq!(told, [Ok(())]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn old_segments_go_and_what_they_knew_stays() {
+    let folder = tempfile::tempdir().expect("a directory");
+    let engine = reopen(folder.path(), QueueOptions::default()).await;
+    let queue = Queue::<Note>::on(engine);
+    let id = |number: u64| RequestKey::new(format!("id-{number}")).expect("a key");
+    // One that stays while thousands come and go.
+    let patient = Duration::from_secs(3600);
+    queue
+        .push(&note(0))
+        .id(id(0))
+        .delay(patient)
+        .await
+        .expect("pushed");
+    let worker = queue.engine().worker("workers").await.expect("the group");
+    for round in 0..150 {
+        for number in 1..21 {
+            let number = round * 20 + number;
+            queue
+                .push(&note(number))
+                .id(id(number))
+                .await
+                .expect("pushed");
+        }
+        let leased = worker.lease(CREDIT, later(LONG)).await.expect("leased");
+        let answers = leased
+            .iter()
+            .map(|job| (job.number, job.token, Answer::Done));
+        worker.answer(answers.collect()).await.expect("answered");
+    }
+    let bytes = || -> u64 {
+        let files = std::fs::read_dir(folder.path()).expect("a directory");
+        files
+            .map(|file| file.expect("a file").metadata().expect("its length").len())
+            .sum()
+    };
+    // 3,000 jobs of 300 bytes with their facts are a megabyte and more.
+    eventually(async || bytes() <= 9 * (64 << 10)).await;
+    drop(worker);
+    queue.close().await.expect("it is safe");
+    drop(queue);
+    let queue = Queue::<Note>::on(reopen(folder.path(), QueueOptions::default()).await);
+    assert_eq!(queue.counters().await.expect("counters").delayed, 1);
+    for number in [0, 1, 1500, 3000] {
+        let pushed = queue.push(&note(number)).id(id(number)).await;
+        assert!(
+            pushed.expect("an answer").is_duplicate(),
+            "{number} is known"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_late_answer_is_refused_a_hundred_times_of_a_hundred() {
+    let time = Arc::new(AtomicU64::new(0));
+    let clock = QueueClock::manual(Arc::clone(&time));
+    let engine = Memory::with_clock(QueueOptions::default(), clock);
+    let producer = Producer::ephemeral();
+    let jobs = (0..100).map(|_| NewJob::new(producer.identity(), Bytes::new()));
+    engine
+        .push(jobs.collect(), later(LONG))
+        .await
+        .expect("pushed");
+    let stopped = engine.worker("workers").await.expect("the group");
+    let leased = stopped.lease(CREDIT, later(LONG)).await.expect("leased");
+    assert_eq!(leased.len(), 100);
+    // Three leases later.
+    time.fetch_add(90_000, Ordering::SeqCst);
+    let other = engine.worker("workers").await.expect("the group");
+    // The time is looked at; what was lost waits a while before it is sent again.
+    assert!(
+        other
+            .lease(CREDIT, later(MILLISECOND))
+            .await
+            .expect("an answer")
+            .is_empty()
+    );
+    time.fetch_add(300_000, Ordering::SeqCst);
+    let again = other.lease(CREDIT, later(LONG)).await.expect("leased");
+    assert_eq!(again.len(), 100);
+    let done = |jobs: &[bowline::queue::LeasedJob]| {
+        let answers = jobs.iter().map(|job| (job.number, job.token, Answer::Done));
+        answers.collect::<Vec<_>>()
+    };
+    let late = stopped.answer(done(&leased)).await.expect("answered");
+    assert_eq!(late.iter().filter(|told| told.is_err()).count(), 100);
+    let told = other.answer(done(&again)).await.expect("answered");
+    assert!(told.iter().all(Result::is_ok));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_a_thousand_jobs_exactly_the_poisoned_are_dead() {
+    let options = QueueOptions::default()
+        .with_backoff_min(MILLISECOND)
+        .with_backoff_max(5 * MILLISECOND);
+    let queue = Queue::<Note>::memory(options);
+    let all: Vec<Note> = (0..1000).map(note).collect();
+    queue.push_all(&all).await.expect("pushed");
+    let tried = Arc::new(AtomicUsize::new(0));
+    let handler = {
+        let tried = Arc::clone(&tried);
+        move |job: Arc<Job<Note>>| {
+            let tried = Arc::clone(&tried);
+            async move {
+                match job.plain()?.number % 100 {
+                    13 => {
+                        tried.fetch_add(1, Ordering::SeqCst);
+                        Err(Refusal::because("poison"))
+                    }
+                    _ => Ok(()),
+                }
+            }
+        }
+    };
+    let worker = queue.worker(16, handler).start().await.expect("the group");
+    eventually(async || queue.counters().await.expect("counters").jobs == 10).await;
+    eventually(async || queue.counters().await.expect("counters").dead == 10).await;
+    worker.drain(LONG).await;
+    assert_eq!(tried.load(Ordering::SeqCst), 10 * 16);
+    let dead = queue.dead_letters();
+    let letters = dead.list(None, 100).await.expect("a list");
+    for letter in letters {
+        let job = dead.open(&letter).expect("a message").plain();
+        assert_eq!(job.expect("a note").number % 100, 13);
+        assert_eq!(letter.attempts.refused, 16);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_is_in_the_outbox_until_its_queue_can_be_reached() {
+    let folder = tempfile::tempdir().expect("a directory");
+    let database = redb::Database::create(folder.path().join("orders.redb")).expect("it opens");
+    let database = Arc::new(database);
+    let socket = format!("ipc://{}", folder.path().join("queue").display());
+    let outbox = {
+        let socket = socket.clone();
+        Outbox::<Note>::open(Arc::clone(&database), move || {
+            let socket = socket.clone();
+            let client = bowline::Client::builder().timeout(Duration::from_secs(1));
+            async move {
+                let remote = Remote::builder().client(client).connect(socket, "notes");
+                let remote = timeout(Duration::from_secs(1), remote).await;
+                remote.unwrap_or(Err(QueueError::Closed))
+            }
+        })
+        .expect("it opens")
+    };
+    for number in 0..10 {
+        let transaction = database.begin_write().expect("a transaction");
+        outbox.put_in(&transaction, &note(number)).expect("put in");
+        match number {
+            // The producer changes its mind, and nothing is pushed.
+            5 => transaction.abort().expect("aborted"),
+            _ => transaction.commit().expect("committed"),
+        }
+    }
+    sleep(200 * MILLISECOND).await;
+    assert_eq!(outbox.counters().expect("counters"), (9, 0));
+
+    let queue = Queue::<Note>::memory(QueueOptions::default());
+    let service = bowline::queue::QueueService::new().queue(&queue);
+    let server = Server::builder().service(service).bind(&socket).await;
+    let server = server.expect("it binds").spawn();
+    eventually(async || outbox.counters().expect("counters") == (0, 0)).await;
+    let mut jobs = queue.jobs().start().await.expect("the group");
+    for number in [0, 1, 2, 3, 4, 6, 7, 8, 9] {
+        let job = timeout(LONG, jobs.next()).await.expect("a job");
+        let job = job.expect("open").expect("an answer");
+        assert_eq!(job.plain().expect("a note").number, number);
+        job.ack().await.expect("it has the lease");
+    }
+    server.shutdown().await;
+}
