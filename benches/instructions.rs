@@ -4,9 +4,10 @@
 //! Instructions repeat to a fraction of a percent where times do not; CI compares them with
 //! benches/instructions.tsv.
 //!
-//! `tcp` and `flight` go over a loopback socket, one call after the other and 64 at once; `raw tcp`
-//! and `raw flight` send as many bytes through the raw socket of the same transport. What these
-//! count in user space wanders by a few percent, with how many messages each wake-up finds.
+//! `tcp` and `flight` go over a loopback socket, one call after the other and 64 at once, and
+//! `publish` to one subscriber; each has a `raw` one that sends as many bytes through the raw socket
+//! of the same transport. `.ci/instructions --cpu` compares the processor time of each pair, both
+//! ends in one thread: that repeats on a machine which is busy with other work.
 
 mod contenders;
 
@@ -16,6 +17,7 @@ use bowline::message::Msg;
 use bowline::{Limits, Reply, Request, Server, Status};
 use bowline_test_schemas::everything::{Base, BaseClient, BaseServer, PingParams, PingResults};
 use bytes::Bytes;
+use contenders::topics::{Raw, Typed};
 use contenders::{RawSocket, echo_raw, raw_router};
 
 const TEXT: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
@@ -68,6 +70,14 @@ fn main() {
         "flight" => block_on(calls("tcp://127.0.0.1:0", times, 64)),
         "raw tcp" => block_on(raw_calls(times, 1)),
         "raw flight" => block_on(raw_calls(times, 64)),
+        "publish" => block_on(async { Typed::new(1, 64).await.deliver(times.into()).await }),
+        "raw publish" => block_on(async { Raw::new(1, 64).await.deliver(times.into()).await }),
+        "publish 1 KiB" => {
+            block_on(async { Typed::new(1, 1024).await.deliver(times.into()).await })
+        }
+        "raw publish 1 KiB" => {
+            block_on(async { Raw::new(1, 1024).await.deliver(times.into()).await })
+        }
         other => panic!("no scenario {other}"),
     }
 }

@@ -3,6 +3,8 @@
 
 #![allow(dead_code, reason = "each bench uses a part of it")]
 
+pub mod topics;
+
 use bytes::Bytes;
 use omq_tokio::options::WorkloadProfile;
 use omq_tokio::{IdentitySocket, Message, MessagePool, Options, Socket, SocketType};
