@@ -13,7 +13,7 @@ const END: &str = "<!-- comparison:end -->";
 
 pub fn throughput(cores: Cores, load: Load, rounds: &[Vec<f64>]) -> String {
     let cores = match cores {
-        Cores::One => "client and server in one thread",
+        Cores::One => "client and server in one thread, by processor time",
         Cores::Two => "client and server in a thread each",
     };
     let load = match load {
