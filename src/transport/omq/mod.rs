@@ -32,8 +32,9 @@ const PART_BYTES: usize = 64;
 const PARTS: usize = 3;
 /// A part of so many bytes lies in the table itself.
 const INLINE_BYTES_MAX: usize = 62;
-/// Part tables kept for reuse, a socket.
-const TABLES_KEPT: usize = 256;
+/// Part tables kept for reuse, a socket and direction: they are there from the start, idle or not,
+/// and cost about 300 bytes each.
+const TABLES_KEPT: usize = BATCH_MAX;
 
 fn options(from: &TransportOptions) -> Options {
     Options::new()
