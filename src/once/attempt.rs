@@ -91,7 +91,12 @@ pub enum Action {
         until: Timestamp,
     },
     /// Somebody who knows should say what became of it. If nobody does, answer this.
-    AskAboutDoubt(Status),
+    AskAboutDoubt {
+        /// Of the attempt that is in doubt.
+        epoch: super::Epoch,
+        /// The answer, if nobody knows.
+        status: Status,
+    },
     /// Answer. The attempt is over.
     Answer(Ended),
 }
@@ -175,10 +180,11 @@ impl Attempt {
                 }
                 Duplicates::Refuse(wait) => in_progress().with_retry_after(wait),
             },
-            Verdict::InDoubt => {
+            Verdict::InDoubt { epoch } => {
                 // If somebody resolves it, what was waited for has changed.
                 self.phase = Phase::Waiting;
-                return Action::AskAboutDoubt(in_doubt());
+                let status = in_doubt();
+                return Action::AskAboutDoubt { epoch, status };
             }
             Verdict::KeyReused => {
                 Status::invalid_argument("the request ID was used with other parameters")

@@ -190,7 +190,8 @@ impl<S: Store> Once<S> {
     /// # Errors
     /// Where the store fails.
     pub async fn resolve(&self, key: &Key, resolution: Resolution) -> Result<Verdict, StoreError> {
-        let change = Change::Resolve(resolution);
+        let epoch = None;
+        let change = Change::Resolve { epoch, resolution };
         self.store().apply(key, change).await
     }
 
@@ -306,8 +307,8 @@ impl<S: Store> Once<S> {
                     job.shared.wait(&job.key, until).await;
                     job.attempt.step(Input::Changed)
                 }
-                Action::AskAboutDoubt(status) => {
-                    if !job.shared.ask_about_doubt(&job.key).await {
+                Action::AskAboutDoubt { epoch, status } => {
+                    if !job.shared.ask_about_doubt(&job.key, epoch).await {
                         return Err(status);
                     }
                     job.attempt.step(Input::Changed)
@@ -548,18 +549,19 @@ impl<S: Store> Shared<S> {
     }
 
     /// Whether it is in doubt no longer.
-    async fn ask_about_doubt(&self, key: &Key) -> bool {
+    async fn ask_about_doubt(&self, key: &Key, epoch: Epoch) -> bool {
         let Some(resolver) = &self.settings.resolver else {
             return false;
         };
         let Some(resolution) = resolver(key.clone()).await else {
             return false;
         };
-        let applied = self.store.apply(key, Change::Resolve(resolution)).await;
-        // Whoever resolved it, it is resolved.
+        let epoch = Some(epoch);
+        let change = Change::Resolve { epoch, resolution };
+        // Whoever resolved it, it is resolved; and another attempt is another doubt.
         matches!(
-            applied,
-            Ok(Verdict::Applied | Verdict::Done(_) | Verdict::Unknown)
+            self.store.apply(key, change).await,
+            Ok(Verdict::Applied | Verdict::Done(_) | Verdict::Unknown | Verdict::Superseded)
         )
     }
 

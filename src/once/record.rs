@@ -223,7 +223,13 @@ pub enum Change {
         epoch: Epoch,
     },
     /// To be in doubt no longer.
-    Resolve(Resolution),
+    Resolve {
+        /// Of the attempt that somebody has looked into: the doubt about a later one stays.
+        /// `None` for whichever it is now.
+        epoch: Option<Epoch>,
+        /// What was found out.
+        resolution: Resolution,
+    },
     /// To be told and nothing else.
     Look(Age),
 }
@@ -257,7 +263,10 @@ pub enum Verdict {
     /// It has its outcome.
     Done(Recorded),
     /// Nobody knows whether it was done.
-    InDoubt,
+    InDoubt {
+        /// Of the attempt that began it.
+        epoch: Epoch,
+    },
     /// Nothing is recorded.
     Unknown,
     /// The key was used for other parameters.
@@ -266,7 +275,7 @@ pub enum Verdict {
     KeyExpired,
     /// The key comes from a clock that is ahead by more than clocks may differ.
     KeyFromFuture,
-    /// Another attempt took over, or somebody resolved it.
+    /// Another attempt took over, or somebody resolved it; or the doubt is about another attempt.
     Superseded,
     /// The store has as many records as it may.
     Full,
@@ -288,7 +297,7 @@ pub fn step(record: Option<&Record>, now: Timestamp, change: Change) -> (Verdict
     match change {
         Change::Begin(claim) => begin(record, now, claim),
         Change::Look(age) => (look(record, now, age), Write::Nothing),
-        Change::Resolve(resolution) => resolve(record, now, resolution),
+        Change::Resolve { epoch, resolution } => resolve(record, now, epoch, resolution),
         Change::Renew { epoch, lease } => own(record, epoch, |record| match record.state {
             State::InFlight { .. } => {
                 let until = now + lease;
@@ -346,7 +355,7 @@ fn begin(record: Option<&Record>, now: Timestamp, claim: Claim) -> (Verdict, Wri
     }
     match &record.state {
         State::Done { outcome, .. } => (Verdict::Done(outcome.clone()), Write::Nothing),
-        State::InDoubt => (Verdict::InDoubt, Write::Nothing),
+        State::InDoubt => (in_doubt(record), Write::Nothing),
         // The answer to the first asking was lost.
         State::InFlight { .. } if record.epoch == claim.epoch => (Verdict::Run, Write::Put(begun)),
         State::InFlight { until } if *until > now => {
@@ -359,7 +368,7 @@ fn begin(record: Option<&Record>, now: Timestamp, claim: Claim) -> (Verdict, Wri
                     state: State::InDoubt,
                     ..record.clone()
                 };
-                (Verdict::InDoubt, Write::Put(doubted))
+                (in_doubt(record), Write::Put(doubted))
             }
         },
     }
@@ -371,23 +380,37 @@ fn look(record: Option<&Record>, now: Timestamp, age: Age) -> Verdict {
     };
     match &record.state {
         State::Done { outcome, .. } => Verdict::Done(outcome.clone()),
-        State::InDoubt => Verdict::InDoubt,
+        State::InDoubt => in_doubt(record),
         State::InFlight { until } if *until > now => Verdict::InFlight { until: *until },
         State::InFlight { .. } => match record.recovery {
-            Recovery::InDoubt => Verdict::InDoubt,
+            Recovery::InDoubt => in_doubt(record),
             // Its work is not done, or may be done again: as if it had not been begun.
             Recovery::Rerun | Recovery::Atomic => Verdict::Unknown,
         },
     }
 }
 
-fn resolve(record: Option<&Record>, now: Timestamp, resolution: Resolution) -> (Verdict, Write) {
+fn in_doubt(record: &Record) -> Verdict {
+    let epoch = record.epoch;
+    Verdict::InDoubt { epoch }
+}
+
+fn resolve(
+    record: Option<&Record>,
+    now: Timestamp,
+    epoch: Option<Epoch>,
+    resolution: Resolution,
+) -> (Verdict, Write) {
     let Some(record) = record else {
         return (Verdict::Unknown, Write::Nothing);
     };
     match record.state {
         State::Done { ref outcome, .. } => (Verdict::Done(outcome.clone()), Write::Nothing),
         State::InFlight { until } if until > now => (Verdict::InFlight { until }, Write::Nothing),
+        // What was found out was of an earlier one.
+        _ if epoch.is_some_and(|epoch| epoch != record.epoch) => {
+            (Verdict::Superseded, Write::Nothing)
+        }
         State::InFlight { .. } | State::InDoubt => match resolution {
             Resolution::NotDone => (Verdict::Applied, Write::Remove),
             Resolution::Done { outcome, retention } => {

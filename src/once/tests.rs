@@ -688,7 +688,7 @@ enum Do {
     Complete { attempt: u8, outcome: u8 },
     Release { attempt: u8 },
     Doubt { attempt: u8 },
-    Resolve { outcome: Option<u8> },
+    Resolve { attempt: u8, outcome: Option<u8> },
     Look,
     Wait { seconds: u8 },
 }
@@ -701,7 +701,7 @@ fn do_() -> impl Strategy<Value = Do> {
         3 => (attempt(), any::<u8>()).prop_map(|(attempt, outcome)| Do::Complete { attempt, outcome }),
         1 => attempt().prop_map(|attempt| Do::Release { attempt }),
         1 => attempt().prop_map(|attempt| Do::Doubt { attempt }),
-        1 => any::<Option<u8>>().prop_map(|outcome| Do::Resolve { outcome }),
+        1 => (attempt(), any::<Option<u8>>()).prop_map(|(attempt, outcome)| Do::Resolve { attempt, outcome }),
         2 => Just(Do::Look),
         2 => (0..40u8).prop_map(|seconds| Do::Wait { seconds }),
     ]
@@ -740,10 +740,14 @@ proptest! {
                 Do::Complete { attempt, outcome: byte } => Change::Complete { epoch: epoch(attempt), outcome: outcome(byte), retention: 24 * HOUR },
                 Do::Release { attempt } => Change::Release { epoch: epoch(attempt) },
                 Do::Doubt { attempt } => Change::Doubt { epoch: epoch(attempt) },
-                Do::Resolve { outcome: byte } => Change::Resolve(match byte {
-                    Some(byte) => Resolution::Done { outcome: outcome(byte), retention: 24 * HOUR },
-                    None => Resolution::NotDone,
-                }),
+                Do::Resolve { attempt, outcome: byte } => Change::Resolve {
+                    // The last of them is whoever has it.
+                    epoch: (attempt != 3).then(|| epoch(attempt)),
+                    resolution: match byte {
+                        Some(byte) => Resolution::Done { outcome: outcome(byte), retention: 24 * HOUR },
+                        None => Resolution::NotDone,
+                    },
+                },
                 Do::Look => Change::Look(Age { created: None, retention: 24 * HOUR, clock_skew_max: Duration::ZERO }),
             };
             let before = record.clone();
@@ -778,7 +782,9 @@ proptest! {
                     }
                     running.clear();
                 }
-                (Do::Resolve { .. }, Verdict::Applied) => {
+                (Do::Resolve { attempt, .. }, Verdict::Applied) => {
+                    let of = before.map(|before| before.epoch);
+                    prop_assert!(*attempt == 3 || of == Some(epoch(*attempt)), "a doubt that nobody looked into");
                     prop_assert!(running.values().all(|(until, _)| *until <= now), "it was running");
                     running.clear();
                     if let Some(Record { state: State::Done { outcome, .. }, .. }) = &record {

@@ -34,6 +34,8 @@ const GROUP_MAX: usize = 512;
 /// be dead as soon as the next one opens the file: nobody waits for its lease.
 ///
 /// When the disk fails, so does every operation from then on: nothing is begun that cannot be recorded.
+/// Then start the machine again, or mount the file system anew, before the file is opened: a process
+/// that is merely started again reads from the system's cache what is not on the disk.
 ///
 /// ```no_run
 /// use bowline::{Server, once::{Once, RedbStore}};
@@ -66,7 +68,8 @@ impl RedbStore {
     /// Opens the file, or makes it.
     ///
     /// # Errors
-    /// Where it cannot be opened, is no database, or is open in another process.
+    /// Where it cannot be opened, is no database, or is open in another process. If the power failed
+    /// while the file was first made, it is no database, has nothing in it, and may be removed.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, StoreError> {
         let database = Database::create(path).map_err(failed)?;
         Self::with_database(Arc::new(database), Bounds::default())

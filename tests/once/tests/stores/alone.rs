@@ -177,7 +177,7 @@ async fn what_is_abandoned_is_forgotten_in_the_end<R: Records>() {
         Verdict::Run
     );
     let doubted = apply(&store, "in doubt", Change::Begin(claim(2))).await;
-    assert_eq!(doubted, Verdict::InDoubt);
+    assert_eq!(doubted, Verdict::InDoubt { epoch: epoch(1) });
     let superseded = apply(&store, "rerun", complete(1, "late")).await;
     assert_eq!(superseded, Verdict::Superseded);
 }
@@ -251,15 +251,23 @@ async fn what_is_in_doubt_is_listed_until_it_is_resolved<R: Records>() {
     assert_eq!(in_doubt(10).await, both);
     assert_eq!(in_doubt(1).await.len(), 1);
 
-    let found = Resolution::Done {
-        outcome: reply("as found in the ledger"),
-        retention: HOUR,
+    let found = |attempt| Change::Resolve {
+        epoch: Some(epoch(attempt)),
+        resolution: Resolution::Done {
+            outcome: reply("as found in the ledger"),
+            retention: HOUR,
+        },
     };
     assert_eq!(
-        apply(&store, "dead", Change::Resolve(found)).await,
-        Verdict::Applied
+        apply(&store, "dead", found(7)).await,
+        Verdict::Superseded,
+        "it was looked into for another attempt"
     );
-    let not_done = Change::Resolve(Resolution::NotDone);
+    assert_eq!(apply(&store, "dead", found(1)).await, Verdict::Applied);
+    let not_done = Change::Resolve {
+        epoch: None,
+        resolution: Resolution::NotDone,
+    };
     assert_eq!(
         apply(&store, "doubted", not_done.clone()).await,
         Verdict::Applied

@@ -74,11 +74,18 @@ fn change(do_: &Do) -> Option<Change> {
         Do::Doubt(attempt) => Change::Doubt {
             epoch: epoch(attempt),
         },
-        Do::Resolve(None) => Change::Resolve(Resolution::NotDone),
-        Do::Resolve(Some(body)) => Change::Resolve(Resolution::Done {
-            outcome: reply(&format!("{body}")),
-            retention: DAY,
-        }),
+        Do::Resolve(None) => Change::Resolve {
+            epoch: None,
+            resolution: Resolution::NotDone,
+        },
+        Do::Resolve(Some(body)) => Change::Resolve {
+            // Some are of one attempt, some of whoever has it.
+            epoch: (body % 2 == 0).then(|| epoch(u64::from(body / 2 % 4))),
+            resolution: Resolution::Done {
+                outcome: reply(&format!("{body}")),
+                retention: DAY,
+            },
+        },
         Do::Look => Change::Look(age()),
     })
 }

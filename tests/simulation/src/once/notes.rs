@@ -34,10 +34,12 @@ fn change(change: &Change) -> String {
         } => format!("completion of {}, {}", epoch(*it), recorded(outcome)),
         Change::Release { epoch: it } => format!("release of {}", epoch(*it)),
         Change::Doubt { epoch: it } => format!("doubt of {}", epoch(*it)),
-        Change::Resolve(Resolution::NotDone) => "resolution: not done".to_owned(),
-        Change::Resolve(Resolution::Done { outcome, .. }) => {
-            format!("resolution: done, {}", recorded(outcome))
-        }
+        Change::Resolve { resolution, .. } => match resolution {
+            Resolution::NotDone => "resolution: not done".to_owned(),
+            Resolution::Done { outcome, .. } => {
+                format!("resolution: done, {}", recorded(outcome))
+            }
+        },
         Change::Look(_) => "look".to_owned(),
     }
 }
@@ -45,6 +47,7 @@ fn change(change: &Change) -> String {
 pub(crate) fn done(done: &Done) -> String {
     match done {
         Done::Verdict(Verdict::Done(outcome)) => format!("done, {}", recorded(outcome)),
+        Done::Verdict(Verdict::InDoubt { .. }) => "InDoubt".to_owned(),
         Done::Verdict(verdict) => format!("{verdict:?}"),
         Done::Committed(Ok(_)) => "committed".to_owned(),
         Done::Committed(Err(status)) => format!("refused: {status}"),

@@ -295,7 +295,9 @@ impl Server {
                 }
             }
             AskedBy::Resolve { job } => match answer {
-                Ok(Done::Verdict(Verdict::Applied | Verdict::Done(_) | Verdict::Unknown)) => {
+                Ok(Done::Verdict(
+                    Verdict::Applied | Verdict::Done(_) | Verdict::Unknown | Verdict::Superseded,
+                )) => {
                     self.step(context, job, Input::Changed);
                 }
                 _ => self.answer(context, job, Err(in_doubt())),
@@ -326,7 +328,7 @@ impl Server {
             }
             Action::Run => self.run(context, number),
             // What has no caller any more waits for nothing.
-            Action::Wait { .. } | Action::AskAboutDoubt(_) if job.reply_to.is_none() => {
+            Action::Wait { .. } | Action::AskAboutDoubt { .. } if job.reply_to.is_none() => {
                 self.jobs.remove(&number);
             }
             Action::Wait { until } => {
@@ -340,7 +342,9 @@ impl Server {
                 let event = Event::LookAgain { job: number };
                 context.after(wait.min(lease), WorldEvent::Server { process, event });
             }
-            Action::AskAboutDoubt(status) => self.ask_about_doubt(context, number, status),
+            Action::AskAboutDoubt { epoch, status } => {
+                self.ask_about_doubt(context, number, epoch, status);
+            }
             Action::Answer(ended) => self.answer(context, number, ended),
         }
     }
@@ -384,7 +388,9 @@ impl Server {
         };
         let input = match (input, context.mutant) {
             (
-                Input::Verdict(Verdict::Done(_) | Verdict::InFlight { .. } | Verdict::InDoubt),
+                Input::Verdict(
+                    Verdict::Done(_) | Verdict::InFlight { .. } | Verdict::InDoubt { .. },
+                ),
                 Some(Mutant::NoDeduplication),
             ) if job.claim.is_some() && is_asking => Input::Verdict(Verdict::Run),
             (input, _) => input,
@@ -408,7 +414,13 @@ impl Server {
     }
 
     /// An application that looks for traces of its work, and does not always have the time.
-    fn ask_about_doubt(&mut self, context: &mut Context, number: u64, status: Status) {
+    fn ask_about_doubt(
+        &mut self,
+        context: &mut Context,
+        number: u64,
+        epoch: Epoch,
+        status: Status,
+    ) {
         context.count("once: in doubt");
         let Some(job) = self.jobs.get_mut(&number) else {
             return;
@@ -433,7 +445,8 @@ impl Server {
                 Resolution::NotDone
             }
         };
-        let resolve = What::Change(Change::Resolve(resolution));
+        let epoch = Some(epoch);
+        let resolve = What::Change(Change::Resolve { epoch, resolution });
         self.ask(context, AskedBy::Resolve { job: number }, number, resolve);
     }
 

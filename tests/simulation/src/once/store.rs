@@ -221,8 +221,6 @@ impl Shared {
             true => context.simulation.random().u8(0..3),
             false => 0,
         };
-        // What an operator says is said by hand, and arrives or does not.
-        let is_late = kind == 2 && !matches!(ask.what, What::Change(Change::Resolve(_)));
         let mut reached = Operation {
             process,
             asked_by: asked_by.clone(),
@@ -241,7 +239,7 @@ impl Shared {
         reached.is_answered = false;
         if is_parted || kind == 0 {
             context.count("store: failed before it took effect");
-        } else if is_late {
+        } else if kind == 2 {
             context.count("store: took effect late");
             let wait = context
                 .simulation
