@@ -2,15 +2,24 @@
 
 mod common;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use bowline::call::{NamedService, Outcome, RawReply, RawRequest, ReplyFuture};
+use bowline::schema::{Effect, MethodInfo, Recovery, ServiceInfo};
 use bowline::security::{
     AccessRules, AllowedKeys, ClientSecurity, Keys, PublicKey, ServerSecurity,
 };
 use bowline::topic::{Event, Keys as TopicKeys, SubscribeError};
-use bowline::{Client, Code, Publisher, Server, ServerHandle, Subscriber, TransportError, Work};
+use bowline::{
+    Client, Code, Publisher, RequestId, Server, ServerHandle, Status, Subscriber, TransportError,
+    Work,
+};
 use bowline_test_schemas::everything::Progress;
-use common::{ECHO, Probe, SLEEP, call, milliseconds};
+use bytes::Bytes;
+use common::{ECHO, Probe, SLEEP, call, milliseconds, send};
 
 /// Everything that a door needs, with one key that is let in and may do all.
 struct House {
@@ -502,5 +511,83 @@ async fn a_recorded_session_that_is_played_back_has_no_effect() {
     assert_eq!(server.counters(), before);
     let web = client(&endpoint, security(&house.web, house.server.public())).await;
     assert_eq!(call(&web, &ECHO, "alive").await.unwrap(), "alive");
+    server.shutdown().await;
+}
+
+const COUNT: MethodInfo = MethodInfo {
+    service: "counting",
+    name: "count",
+    interface: 0xc0de,
+    ordinal: 0,
+    effect: Effect::Once(Recovery::InDoubt),
+    timeout: None,
+    params: 0,
+    results: 0,
+    fails: None,
+};
+
+/// One segment of one word, which is the null pointer.
+const EMPTY_STRUCT: &[u8] = &[0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+
+/// A `$once` method that says how often it was run.
+#[derive(Clone, Default)]
+struct Counting(Arc<AtomicU64>);
+
+impl NamedService for Counting {
+    const INFO: &'static ServiceInfo = &ServiceInfo {
+        name: "counting",
+        interface: 0xc0de,
+        methods: &[COUNT],
+    };
+}
+
+impl tower::Service<RawRequest> for Counting {
+    type Response = RawReply;
+    type Error = Status;
+    type Future = ReplyFuture;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Status>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: RawRequest) -> ReplyFuture {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        let name = request.principal.map_or(String::new(), |of| of.to_string());
+        Box::pin(async move { Ok(RawReply::new(Outcome::Success, name.into_bytes().into())) })
+    }
+}
+
+#[tokio::test]
+async fn two_principals_never_meet_in_one_request_id_and_two_keys_of_one_do() {
+    let house = House::new();
+    let (web_too, other) = (Keys::generate(), Keys::generate());
+    house.allowed.allow("web", web_too.public()).unwrap();
+    house.allowed.allow("other", other.public()).unwrap();
+    let counting = Counting::default();
+    let server = Server::builder()
+        .service(counting.clone())
+        .security(
+            house
+                .security()
+                .with_access(AccessRules::new().everything("*")),
+        )
+        .bind("tcp://127.0.0.1:0")
+        .await
+        .unwrap()
+        .spawn();
+    let right = house.server.public();
+    let id = RequestId::new();
+    for (keys, name, runs) in [
+        (&house.web, "web", 1),
+        (&web_too, "web", 1),
+        (&other, "other", 2),
+        (&house.web, "web", 2),
+    ] {
+        let client = client(server.endpoint(), security(keys, right)).await;
+        let mut request = RawRequest::new(&COUNT, Bytes::from_static(EMPTY_STRUCT));
+        request.id = id.clone();
+        assert_eq!(send(&client, request).await.unwrap(), name);
+        assert_eq!(counting.0.load(Ordering::SeqCst), runs, "{name}");
+    }
     server.shutdown().await;
 }
