@@ -55,38 +55,51 @@ impl Hasher for Brought {
 const METHOD: u8 = 0;
 const NAMED: u8 = 1;
 
+/// Bytes of a key beside its scope and its request ID.
+const REST_MAX: usize = 14;
+
 const UUID: u8 = 0;
 const CALLERS_OWN: u8 = 1;
 
 impl Key {
     /// The key of a call. `principal` is empty for a caller that nobody knows.
     pub fn of_call(principal: &str, interface: u64, method: u16, id: &RequestId) -> Self {
-        let id = id_bytes(id);
-        let mut bytes = Vec::with_capacity(14 + principal.len() + id.1.len());
-        bytes.put_u8(METHOD);
-        bytes.put_u16(principal.len().min(usize::from(u16::MAX)) as u16);
-        bytes.put_slice(principal.as_bytes());
-        bytes.put_u64(interface);
-        bytes.put_u16(method);
-        Self::finish(bytes, id)
+        Self::new(id, METHOD, principal, |to| {
+            to.put_u64(interface);
+            to.put_u16(method);
+        })
     }
 
     /// The key of work that is no call: a job, an HTTP request. `scope` names what it is.
     pub fn named(scope: &str, id: &RequestId) -> Self {
-        let id = id_bytes(id);
-        let mut bytes = Vec::with_capacity(4 + scope.len() + id.1.len());
-        bytes.put_u8(NAMED);
-        bytes.put_u16(scope.len().min(usize::from(u16::MAX)) as u16);
-        bytes.put_slice(scope.as_bytes());
-        Self::finish(bytes, id)
+        Self::new(id, NAMED, scope, |_| {})
     }
 
-    fn finish(mut bytes: Vec<u8>, (kind, id, created): Id<'_>) -> Self {
-        bytes.put_u8(kind);
-        bytes.put_slice(id);
+    fn new(id: &RequestId, kind: u8, scope: &str, rest: impl FnOnce(&mut dyn BufMut)) -> Self {
+        let (id_kind, id, created) = id_bytes(id);
+        let write = |to: &mut dyn BufMut| {
+            to.put_u8(kind);
+            to.put_u16(scope.len().min(usize::from(u16::MAX)) as u16);
+            to.put_slice(scope.as_bytes());
+            rest(to);
+            to.put_u8(id_kind);
+            to.put_slice(id);
+        };
+        // Nearly all fit into this, and take no more memory than what is kept of them.
+        let mut buffer = [0; 128];
+        let key = if scope.len() + id.len() + REST_MAX <= buffer.len() {
+            let mut free = &mut buffer[..];
+            write(&mut free);
+            let length = 128 - free.len();
+            Self::from_bytes(&buffer[..length])
+        } else {
+            let mut bytes = Vec::new();
+            write(&mut bytes);
+            Self::from_bytes(&bytes)
+        };
         Self {
             created: created.and_then(|at| NonZeroU64::new(at.milliseconds())),
-            ..Self::from_bytes(&bytes)
+            ..key
         }
     }
 
