@@ -21,7 +21,7 @@
 mod channel;
 mod embedded;
 mod engine;
-#[cfg(feature = "nats")]
+#[cfg(any(feature = "nats", feature = "rabbitmq"))]
 pub mod engines;
 mod error;
 mod job;

@@ -143,6 +143,12 @@ impl Envelope {
         headers
     }
 
+    /// What it counts against a worker's credit.
+    pub fn bytes(&self) -> usize {
+        let id = self.id.as_ref().map_or(0, |id| id.as_bytes().len());
+        self.body.len() + id + self.key.as_ref().map_or(0, Bytes::len)
+    }
+
     pub fn has_expired(&self, now_ms: u64) -> bool {
         self.expires_ms.is_some_and(|expires| expires <= now_ms)
     }

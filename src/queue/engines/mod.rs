@@ -7,6 +7,8 @@
 mod envelope;
 #[cfg(feature = "nats")]
 mod nats;
+#[cfg(feature = "rabbitmq")]
+mod rabbitmq;
 mod thread;
 
 use super::QueueError;
@@ -14,6 +16,8 @@ use crate::wire::Work;
 
 #[cfg(feature = "nats")]
 pub use nats::{Nats, NatsBuilder};
+#[cfg(feature = "rabbitmq")]
+pub use rabbitmq::{RabbitMq, RabbitMqBuilder};
 
 fn unavailable(reason: impl ToString, work: Work) -> QueueError {
     let reason = reason.to_string();

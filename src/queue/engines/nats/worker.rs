@@ -122,12 +122,11 @@ impl Worker {
                 held.jobs.remove(&number);
                 continue;
             }
-            let job = lease.envelope.leased(number, lease.token);
-            bytes += job_bytes(&job);
+            bytes += lease.envelope.bytes();
             if bytes > credit.bytes && !(leased.is_empty() && credit.takes_any_first) {
                 break;
             }
-            leased.push(job);
+            leased.push(lease.envelope.leased(number, lease.token));
             held.waiting.pop_front();
         }
         leased
@@ -384,11 +383,6 @@ impl EngineWorker for NatsWorker {
             Ok(())
         })
     }
-}
-
-fn job_bytes(job: &LeasedJob) -> usize {
-    let id = job.id.as_ref().map_or(0, |id| id.as_bytes().len());
-    job.body.len() + id + job.key.as_ref().map_or(0, bytes::Bytes::len)
 }
 
 /// Returns when the server has it.

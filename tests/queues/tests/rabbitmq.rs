@@ -1,0 +1,21 @@
+//! Queues on RabbitMQ, under the suite of all engines. Run by `tests/queues/servers`.
+
+use std::sync::Arc;
+
+use bowline::queue::engines::RabbitMq;
+use bowline::queue::{Engine, Producer, QueueOptions};
+use bowline_test_queues::conformance;
+use bowline_test_queues::suite::Setup;
+
+struct OnRabbitMq;
+
+impl Setup for OnRabbitMq {
+    async fn engine(&self, options: QueueOptions) -> Arc<dyn Engine> {
+        let uri = std::env::var("BOWLINE_RABBITMQ").expect("run this by tests/queues/servers");
+        let name = format!("test-{}", Producer::ephemeral().identity().producer);
+        let queue = RabbitMq::queue(name).options(options).open(uri).await;
+        Arc::new(queue.expect("RabbitMQ takes a queue"))
+    }
+}
+
+conformance!(OnRabbitMq);
