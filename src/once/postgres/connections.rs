@@ -63,12 +63,15 @@ pub struct Connection {
     /// Milliseconds that the server's clock is ahead of `since`.
     clock: AtomicI64,
     since: Instant,
-    driver: AbortHandle,
+    driver: Driver,
 }
 
-impl Drop for Connection {
+/// The task that drives a connection, which ends with it.
+pub struct Driver(AbortHandle);
+
+impl Drop for Driver {
     fn drop(&mut self) {
-        self.driver.abort();
+        self.0.abort();
     }
 }
 
@@ -87,7 +90,7 @@ impl Connection {
     /// Nobody uses it again.
     pub fn give_up(&self) {
         self.is_given_up.store(true, Ordering::Relaxed);
-        self.driver.abort();
+        self.driver.0.abort();
     }
 
     fn is_usable(&self) -> bool {
@@ -116,24 +119,21 @@ impl Connector {
     pub async fn connect(
         &self,
         heard: impl Fn(AsyncMessage) + Send + 'static,
-    ) -> Result<(Client, AbortHandle), StoreError> {
+    ) -> Result<(Client, Driver), StoreError> {
         let (client, mut messages) = self.tls.connect(&self.config).await.map_err(failed)?;
         let driver = tokio::spawn(async move {
             while let Some(Ok(message)) = std::future::poll_fn(|cx| messages(cx)).await {
                 heard(message);
             }
         });
-        Ok((client, driver.abort_handle()))
+        Ok((client, Driver(driver.abort_handle())))
     }
 
     async fn connect_and_prepare(&self) -> Result<Connection, StoreError> {
         let (client, driver) = self.connect(|_| {}).await?;
-        let set_up = async {
-            let now = self.set_up(&client).await?;
-            let statements = Statements::prepare(&client, &self.table).await;
-            Ok((now, statements.map_err(failed)?))
-        };
-        let (now, statements) = set_up.await.inspect_err(|_: &StoreError| driver.abort())?;
+        let now = self.set_up(&client).await?;
+        let statements = Statements::prepare(&client, &self.table).await;
+        let statements = statements.map_err(failed)?;
         let connection = Connection {
             client,
             statements,

@@ -274,32 +274,27 @@ fn check_name(table: &str) -> Result<(), StoreError> {
 
 /// Makes the table, once, however many replicas start at once.
 async fn make_table(connector: &Connector) -> Result<(), StoreError> {
-    let (client, driver) = connector.connect(|_| {}).await?;
+    let (client, _driver) = connector.connect(|_| {}).await?;
     let table = &connector.table;
-    let make = async {
-        connector.set_up(&client).await?;
-        let version = "select obj_description(to_regclass($1), 'pg_class')
-            where to_regclass($1) is not null";
-        let found = client.query_opt(version, &[table]).await.map_err(failed)?;
-        let Some(row) = found else {
-            // One implicit transaction: whoever comes second waits for the first to commit.
-            let lock = Fingerprint::of_bytes(table.as_bytes());
-            let lock = i64::from_le_bytes(*lock.as_bytes().first_chunk().unwrap_or(&[0; 8]));
-            let schema = statements::schema(table);
-            let make = format!("select pg_advisory_xact_lock({lock}); {schema}");
-            return client.batch_execute(&make).await.map_err(failed);
-        };
-        match row.try_get::<_, Option<&str>>(0).map_err(failed)? {
-            Some(statements::VERSION) => Ok(()),
-            _ => Err(StoreError::new(format!(
-                "the table {table} is not one of {:?}",
-                statements::VERSION
-            ))),
-        }
+    connector.set_up(&client).await?;
+    let version = "select obj_description(to_regclass($1), 'pg_class')
+        where to_regclass($1) is not null";
+    let found = client.query_opt(version, &[table]).await.map_err(failed)?;
+    let Some(row) = found else {
+        // One implicit transaction: whoever comes second waits for the first to commit.
+        let lock = Fingerprint::of_bytes(table.as_bytes());
+        let lock = i64::from_le_bytes(*lock.as_bytes().first_chunk().unwrap_or(&[0; 8]));
+        let schema = statements::schema(table);
+        let make = format!("select pg_advisory_xact_lock({lock}); {schema}");
+        return client.batch_execute(&make).await.map_err(failed);
     };
-    let made = make.await;
-    driver.abort();
-    made
+    match row.try_get::<_, Option<&str>>(0).map_err(failed)? {
+        Some(statements::VERSION) => Ok(()),
+        _ => Err(StoreError::new(format!(
+            "the table {table} is not one of {:?}",
+            statements::VERSION
+        ))),
+    }
 }
 
 impl Inner {

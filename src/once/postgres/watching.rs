@@ -13,7 +13,7 @@ use tokio_postgres::AsyncMessage;
 use super::super::waiters::Waiters;
 use super::super::{Fingerprint, Key, StoreError};
 use super::Inner;
-use super::connections::Connector;
+use super::connections::{Connector, Driver, failed, late};
 
 /// A notification that was lost is not waited for longer.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -94,7 +94,9 @@ async fn listen(connector: Arc<Connector>, waiters: Arc<Waiters>) {
                 }
             }
         };
-        match connect(&connector, heard).await {
+        let connect = connect(&connector, heard);
+        let connected = timeout(connector.operation_timeout, connect).await;
+        match connected.unwrap_or_else(|_| Err(late())) {
             Ok(listening) => {
                 wait = CONNECT_AGAIN.0;
                 listening.ended().await;
@@ -108,13 +110,7 @@ async fn listen(connector: Arc<Connector>, waiters: Arc<Waiters>) {
 
 struct Listening {
     client: tokio_postgres::Client,
-    driver: AbortHandle,
-}
-
-impl Drop for Listening {
-    fn drop(&mut self) {
-        self.driver.abort();
-    }
+    _driver: Driver,
 }
 
 impl Listening {
@@ -129,12 +125,8 @@ async fn connect(
     connector: &Connector,
     heard: impl Fn(AsyncMessage) + Send + 'static,
 ) -> Result<Listening, StoreError> {
-    let (client, driver) = connector.connect(heard).await?;
-    let listening = Listening { client, driver };
+    let (client, _driver) = connector.connect(heard).await?;
     let listen = format!("listen {}", connector.table);
-    let listen = listening.client.batch_execute(&listen);
-    match timeout(connector.operation_timeout, listen).await {
-        Ok(done) => done.map(|()| listening).map_err(super::connections::failed),
-        Err(_) => Err(super::connections::late()),
-    }
+    client.batch_execute(&listen).await.map_err(failed)?;
+    Ok(Listening { client, _driver })
 }
