@@ -167,22 +167,25 @@ async fn a_superseded_attempt_commits_nothing() {
         Verdict::Run
     );
     let first = transaction(&store, "a", 1);
-    let slow = async |writes: PostgresWrites| {
-        let total = totals.add(&writes, "first").await?;
-        // Its lease runs out, and another takes over and is done.
-        hands.forward(LEASE);
+    for is_done in [false, true] {
+        let slow = async |writes: PostgresWrites| {
+            let total = totals.add(&writes, "first").await?;
+            // Its lease runs out, and another takes over, and is done the second time.
+            hands.forward(LEASE);
+            if is_done {
+                commit(&transaction(&other, "a", 2), &totals, "second").await?;
+            } else {
+                let begun = apply(&other, "a", Change::Begin(atomic(2))).await;
+                assert_eq!(begun, Verdict::Run);
+            }
+            Ok::<_, Status>(total)
+        };
+        let late = first.commit(slow).await.expect_err("it is late");
         assert_eq!(
-            apply(&other, "a", Change::Begin(atomic(2))).await,
-            Verdict::Run
+            (late.reason(), late.work()),
+            (Some(Reason::Superseded), Work::NotDone)
         );
-        commit(&transaction(&other, "a", 2), &totals, "second").await?;
-        Ok::<_, Status>(total)
-    };
-    let late = first.commit(slow).await.expect_err("it is late");
-    assert_eq!(
-        (late.reason(), late.work()),
-        (Some(Reason::Superseded), Work::NotDone)
-    );
+    }
     assert_eq!(totals.total("first").await, 0);
     assert_eq!(totals.total("second").await, 1);
 }
