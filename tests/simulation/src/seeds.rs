@@ -73,9 +73,12 @@ pub fn prove(
         // Once more, to be read.
         let ended = run(Seed::traced(number), &history);
         print_notes(&ended);
+        // Whose test this is, which cargo says.
+        let package = std::env::var("CARGO_PKG_NAME");
+        let package = package.unwrap_or_else(|_| env!("CARGO_PKG_NAME").to_owned());
         let report = report(number, &ended);
         panic!(
-            "{report}\nreplay it with:\n    BOWLINE_SEED={number} cargo test -p bowline-simulation \
+            "{report}\nreplay it with:\n    BOWLINE_SEED={number} cargo test -p {package} \
              --test {target} {name} -- --nocapture\n"
         );
     }
@@ -193,6 +196,12 @@ mod tests {
         })
         .expect("it fails");
         assert_eq!((number, &report[..]), (3, "seed 3: a panic: no"));
+    }
+
+    #[test]
+    #[should_panic(expected = "BOWLINE_SEED=2 cargo test -p bowline-simulation --test seeds two")]
+    fn a_seed_that_fails_prints_the_command_that_replays_it() {
+        prove("seeds", "two", 3, &[], violated_from(2));
     }
 
     #[test]
