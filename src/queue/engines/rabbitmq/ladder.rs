@@ -15,7 +15,7 @@ const LONGEST_MS: u64 = 1 << 30;
 
 /// The rung on which a job waits next, in milliseconds, and how long it has to wait after that.
 ///
-/// A delay is rounded up to three binary digits: at most an eighth longer, and at most three rungs.
+/// A delay is rounded up to three binary digits: at most a quarter longer, and at most three rungs.
 pub(super) fn next_rung(delay: Duration) -> (u64, Duration) {
     let delay = milliseconds(delay).max(SHORTEST_MS);
     let longest = 1 << delay.ilog2();
