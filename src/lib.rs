@@ -189,22 +189,6 @@ pub mod __measured {
 #[path = "simulated.rs"]
 pub mod __simulated;
 
-/// What the fuzz targets of fuzz/ call.
 #[cfg(fuzzing)]
 #[doc(hidden)]
-pub mod fuzzing {
-    use crate::message::{Link, Msg};
-
-    /// Reads bytes as each of the headers.
-    pub fn envelope(bytes: &[u8]) {
-        crate::wire::decode_all(bytes);
-    }
-
-    /// Reads bytes as a struct of text and data.
-    pub fn body(bytes: &[u8]) {
-        let bytes = bytes::Bytes::copy_from_slice(bytes);
-        if let Ok(message) = Msg::<Link<String>>::open(bytes, &Default::default()) {
-            let _ = message.plain();
-        }
-    }
-}
+pub mod fuzzing;

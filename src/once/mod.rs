@@ -42,7 +42,7 @@ mod builder;
 #[cfg(any(feature = "postgres", feature = "redis"))]
 mod compare;
 mod driver;
-#[cfg(any(feature = "durable", feature = "postgres", feature = "redis"))]
+#[cfg(any(feature = "durable", feature = "postgres", feature = "redis", fuzzing))]
 mod encoding;
 mod fingerprint;
 mod key;

@@ -38,3 +38,10 @@ use live::Refreshed;
 pub use principal::Principal;
 pub(crate) use sides::refresh;
 pub use sides::{ClientSecurity, ServerSecurity};
+
+/// For fuzzing: any text as each of the lists.
+#[cfg(fuzzing)]
+pub(crate) fn read_any(text: &str) {
+    allowed::parse_any(text);
+    access::parse_any(text);
+}

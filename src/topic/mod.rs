@@ -23,6 +23,8 @@ pub use event::{Event, EventMessage};
 pub use names::{Keys, TopicName};
 pub use publisher::{PublishError, Published, Publisher, PublisherBuilder, PublisherCounters};
 pub use subscriber::{SubscribeError, Subscriber, SubscriberBuilder, SubscriberCounters};
+#[cfg(fuzzing)]
+pub(crate) use {names::read_any as read_any_name, subscriber::read_any as read_any_tails};
 
 /// A struct with `$topic`: what is published, and under which name.
 ///

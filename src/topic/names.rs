@@ -99,6 +99,17 @@ pub(super) fn is_confirmation(topic: &[u8]) -> Option<(u128, &[u8])> {
     Some((nonce, prefix))
 }
 
+/// For fuzzing: any bytes as a topic.
+#[cfg(fuzzing)]
+pub(crate) fn read_any(topic: &[u8]) {
+    if let Some((nonce, prefix)) = is_confirmation(topic) {
+        let again = confirmation_of(nonce, prefix);
+        assert_eq!(is_confirmation(&again), Some((nonce, prefix)));
+    }
+    let name = TopicName(Bytes::copy_from_slice(topic));
+    let _ = (name.key(), name.to_string());
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -622,6 +622,12 @@ fn read_tails(body: Bytes) -> Result<Vec<(Bytes, u64)>, MessageError> {
     Ok(tails)
 }
 
+/// For fuzzing: any bytes as the numbers of the last events.
+#[cfg(fuzzing)]
+pub(crate) fn read_any(bytes: &[u8]) {
+    let _ = read_tails(Bytes::copy_from_slice(bytes));
+}
+
 async fn drive(shared: Arc<Shared>, mut receiver: SubscribeReceiver) {
     let mut batch = Vec::new();
     let mut seen = shared.sender.connection_generation();

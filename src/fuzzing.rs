@@ -1,0 +1,52 @@
+//! What the targets of fuzz/ call: each decoder that meets bytes from outside, under one name.
+//! Compiled for fuzzing only.
+
+#![allow(missing_docs, reason = "named after the targets, which say it")]
+
+use bytes::Bytes;
+
+use crate::message::{Link, Msg};
+use crate::once::Record;
+use crate::security::PublicKey;
+use crate::{Endpoint, Limits};
+
+pub fn body(bytes: &[u8]) {
+    let bytes = Bytes::copy_from_slice(bytes);
+    if let Ok(message) = Msg::<Link<String>>::open(bytes, &Limits::default()) {
+        let _ = message.plain();
+    }
+}
+
+pub fn envelope(bytes: &[u8]) {
+    crate::wire::decode_all(bytes);
+}
+
+pub fn lists(bytes: &[u8]) {
+    if let Ok(text) = std::str::from_utf8(bytes) {
+        crate::security::read_any(text);
+    }
+}
+
+pub fn names(bytes: &[u8]) {
+    crate::topic::read_any_name(bytes);
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        return;
+    };
+    if let Ok(endpoint) = text.parse::<Endpoint>() {
+        assert_eq!(endpoint.to_string().parse(), Ok(endpoint));
+    }
+    if let Ok(key) = text.parse::<PublicKey>() {
+        assert_eq!(key.to_string(), text);
+    }
+}
+
+pub fn record(bytes: &[u8]) {
+    if let Ok(record) = Record::from_bytes(Bytes::copy_from_slice(bytes)) {
+        let again = Record::from_bytes(record.to_bytes());
+        assert_eq!(again.ok(), Some(record));
+    }
+}
+
+pub fn tails(bytes: &[u8]) {
+    crate::topic::read_any_tails(bytes);
+}
