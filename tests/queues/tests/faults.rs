@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use bowline::queue::{
     Answer, Credit, Durable, Engine, Job, Memory, NewJob, Outbox, Producer, Queue, QueueClock,
-    QueueError, QueueOptions, Refusal, Remote, Storage,
+    QueueError, QueueOptions, Refusal, Remote, SimulatedQueue, Storage,
 };
 use bowline::{RequestKey, Server, Work};
 use bowline_test_queues::jobs::Note;
@@ -319,6 +319,46 @@ async fn old_segments_go_and_what_they_knew_stays() {
             pushed.expect("an answer").is_duplicate(),
             "{number} is known"
         );
+    }
+}
+
+#[test]
+fn a_clock_that_was_set_by_an_hour_brings_nothing_early_and_loses_nothing() {
+    const HOUR: u64 = 3_600_000;
+    for wall in [2 * HOUR, 0] {
+        let folder = tempfile::tempdir().expect("a directory");
+        let open = |wall| {
+            let storage = bowline::queue::Directory::open(folder.path()).expect("it opens");
+            let options = QueueOptions::default();
+            let opened = SimulatedQueue::open(Arc::new(storage), &options, 64 << 10, wall, 1);
+            opened.expect("it opens")
+        };
+        let mut queue = open(HOUR);
+        let producer = Producer::ephemeral();
+        for _ in 0..2 {
+            let job = NewJob::new(producer.identity(), Bytes::new());
+            queue.push(HOUR, &job).expect("pushed");
+        }
+        queue.flush().expect("written");
+        let leased = queue.lease(HOUR, 1, CREDIT);
+        let (refused, held) = (&leased[0], &leased[1]);
+        let answer = Answer::Refuse("no".into());
+        let told = queue.answer(HOUR, refused.number, refused.token, answer);
+        told.expect("it has the lease");
+        queue.flush().expect("written");
+        drop(queue);
+        // The process starts again, by a clock that is an hour ahead, or behind.
+        let mut queue = open(wall);
+        assert!(queue.lease(0, 2, CREDIT).is_empty(), "neither is early");
+        assert!(queue.lease(999, 2, CREDIT).is_empty(), "neither is early");
+        let again = queue.lease(2_001, 2, CREDIT);
+        assert_eq!(again.len(), 1, "the wait for another attempt is over");
+        assert_eq!(again[0].number, refused.number);
+        // Its lease began anew; then comes the wait after a lost worker.
+        assert!(queue.lease(29_999, 2, CREDIT).is_empty(), "it is held");
+        queue.lease(30_000, 2, CREDIT);
+        let lost = queue.lease(33_000, 3, CREDIT);
+        assert!(lost.iter().any(|job| job.number == held.number));
     }
 }
 
