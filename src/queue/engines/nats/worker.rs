@@ -12,7 +12,7 @@ use async_nats::jetstream::{AckKind, Message};
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::queue::{
     Answer, Credit, EngineFuture, EngineWorker, JobNumber, LeasedJob, QueueError, Stale, Token,
@@ -26,6 +26,8 @@ use super::{ANSWER_MIN, Shared};
 
 /// How long to wait before looking again whether dead letters were taken away, or credit came.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
+/// How long a job that is on its way may take to come after the worker has stopped waiting.
+const STOP_GRACE: Duration = Duration::from_millis(50);
 
 pub(super) struct NatsWorker(Arc<Worker>);
 
@@ -78,10 +80,7 @@ impl NatsWorker {
             if worker.pull(jobs).await? > 0 {
                 return Ok(());
             }
-            tokio::select! {
-                pulled = worker.pull_one(until) => pulled.map(drop),
-                () = stop => Ok(()),
-            }
+            worker.pull_one(until, stop).await
         };
         let pulled = self.0.shared.runtime.spawn(pull).await;
         pulled.unwrap_or(Err(QueueError::Closed))
@@ -151,21 +150,34 @@ impl Worker {
         pulled.unwrap_or_else(|_| Err(unavailable("the server does not answer", Work::NotDone)))
     }
 
-    /// Waits for one.
-    async fn pull_one(&self, until: Instant) -> Result<usize, QueueError> {
+    /// Waits for one, until it is told to stop. What comes until the server knows that nobody waits is noted too: it
+    /// would be nobody's until its lease ends.
+    async fn pull_one(
+        &self,
+        until: Instant,
+        stop: impl Future<Output = ()>,
+    ) -> Result<(), QueueError> {
         let wait = until.saturating_duration_since(Instant::now());
         let wait = wait.max(Duration::from_millis(1));
-        let batch = self
-            .group()
-            .pull
-            .batch()
-            .max_messages(1)
-            .expires(wait)
-            .messages()
-            .await;
-        let batch = batch.map_err(|error| unavailable(error, Work::NotDone))?;
-        let pulled = timeout_at(until + ANSWER_MIN, self.note_all(batch)).await;
-        pulled.unwrap_or(Ok(0))
+        let pull = &self.group().pull;
+        let batch = pull.batch().max_messages(1).expires(wait).messages().await;
+        let mut batch = batch.map_err(|error| unavailable(error, Work::NotDone))?;
+        let message = tokio::select! {
+            message = batch.next() => message,
+            () = sleep_until(until + ANSWER_MIN) => None,
+            () = stop => timeout(STOP_GRACE, batch.next()).await.ok().flatten(),
+        };
+        if let Some(message) = message {
+            let message = message.map_err(|error| unavailable(error, Work::NotDone))?;
+            return self.note(message).await.map(drop);
+        }
+        drop(batch);
+        // The end of the subscription is sent by a task of its own.
+        tokio::task::yield_now().await;
+        let flushed = timeout(ANSWER_MIN, self.shared.context.client().flush()).await;
+        flushed.map_or(Ok(()), |flushed| {
+            flushed.map_err(|error| unavailable(error, Work::NotDone))
+        })
     }
 
     async fn note_all(&self, mut batch: Batch) -> Result<usize, QueueError> {
@@ -301,6 +313,14 @@ impl EngineWorker for NatsWorker {
         answers: Vec<(JobNumber, Token, Answer)>,
     ) -> EngineFuture<'_, Vec<Result<(), Stale>>> {
         Box::pin(async move {
+            if answers
+                .iter()
+                .any(|(_, _, answer)| *answer == Answer::Release)
+            {
+                // What is released is not to come here again.
+                self.0.stop.notify_waiters();
+                drop(self.0.pulling.lock().await);
+            }
             let answered: Vec<_> = answers
                 .into_iter()
                 .map(|(number, token, answer)| {
