@@ -1,7 +1,6 @@
 //! A bounded queue between tasks of one process: values, no leases and no bytes.
 //!
-//! It promises less than [`Queue`](super::Queue) and costs a fiftieth: what is in it is lost with whoever
-//! has it. tokio's bounded channel carries the values; this bounds how long a push waits, shares the
+//! It promises less than [`Queue`](super::Queue) and costs less: what is in it is lost with whoever has it. tokio's bounded channel carries the values; this bounds how long a push waits, shares the
 //! receiving end, and counts.
 
 use std::sync::Arc;

@@ -32,6 +32,8 @@ pub(crate) struct Place {
     words: u32,
 }
 
+const _: () = assert!(size_of::<Option<Place>>() == 8);
+
 impl Place {
     pub fn segment(self) -> u32 {
         self.segment.get()

@@ -4,7 +4,7 @@
 //! one, a random number, and says what it decided. It knows a job by its number and never sees its
 //! body. What it changes, it changes by applying [`Fact`]s, which a queue on disk writes down.
 //!
-//! A job that is ready costs twelve bytes and a share of a range.
+//! A job that is ready, without ID, key or expiry, costs eight bytes and a share of a range.
 
 mod fact;
 mod group;
@@ -61,6 +61,8 @@ struct Job {
     priority: Priority,
     has_extra: bool,
 }
+
+const _: () = assert!(size_of::<Option<Job>>() == 8);
 
 #[derive(Clone, Copy, Debug)]
 struct Extra {
