@@ -88,7 +88,7 @@ async fn what_is_acknowledged_is_delivered_whoever_is_killed() {
         Role::start(all)
     };
     let each = (jobs / 2).to_string();
-    let mut roles = vec![
+    let mut roles = [
         role(&["serve"]),
         role(&["produce", "a", &each]),
         role(&["produce", "b", &each]),
