@@ -89,6 +89,9 @@ impl FromStr for Endpoint {
                 if host.is_empty() {
                     return Err(error("no host"));
                 }
+                if host.contains(['[', ']']) {
+                    return Err(error("brackets stand around a whole address"));
+                }
                 Ok(Self::Tcp { host, port })
             }
             "ipc" => Ok(Self::Ipc(rest.into())),
@@ -136,6 +139,8 @@ mod tests {
             ("tcp://localhost:65536", "a port is"),
             ("tcp://::1:80", "brackets"),
             ("tcp://:80", "no host"),
+            ("tcp://[[::1]]:80", "around a whole"),
+            ("tcp://[::1:80", "brackets"),
             ("udp://localhost:80", "unknown scheme"),
             ("inproc://a\nb", "control"),
         ] {
