@@ -2,7 +2,7 @@
 //!
 //! Three programs, each its own process:
 //! - `hostile`: speaks ZMTP by hand over raw TCP, and strikes in every way of [`attacks`];
-//! - `service`: calls, a publisher and a client of another service, all Bowline's, under low limits
+//! - `besieged`: calls, a publisher and a client of another service, all Bowline's, under low limits
 //!   on memory and files;
 //! - `bare`: a REP of the `zeromq` crate, which must die of the same, or the test proves nothing.
 //!

@@ -32,7 +32,7 @@ fn length() -> (Duration, bool) {
 }
 
 fn service() -> Victim {
-    let program = Path::new(env!("CARGO_BIN_EXE_service"));
+    let program = Path::new(env!("CARGO_BIN_EXE_besieged"));
     // Free now, and nobody else's for the next seconds.
     let upstream = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let upstream = format!("upstream={}", upstream.local_addr().unwrap());

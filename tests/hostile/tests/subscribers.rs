@@ -27,7 +27,7 @@ fn seconds() -> Option<u64> {
 }
 
 fn service(arguments: &[&str]) -> Victim {
-    let program = Path::new(env!("CARGO_BIN_EXE_service"));
+    let program = Path::new(env!("CARGO_BIN_EXE_besieged"));
     Victim::start(program, arguments, 2, Stdio::inherit()).unwrap()
 }
 
