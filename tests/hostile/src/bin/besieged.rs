@@ -1,4 +1,4 @@
-//! `service [memory=<bytes>] [files=<n>] [upstream=<address>] [subscribers=<n>] [events=<n>] [rate=<n>]`: calls and ticks, all of Bowline's and with its defaults,
+//! `besieged [memory=<bytes>] [files=<n>] [upstream=<address>] [subscribers=<n>] [events=<n>] [rate=<n>]`: calls and ticks, all of Bowline's and with its defaults,
 //! under these limits; and a client of whoever listens upstream, who may be hostile. Prints where it listens; ends when its
 //! input does, or at the first reply that is not to its own call. With `subscribers` it waits for so many, then publishes
 //! `events` ticks, `rate` a second.
