@@ -42,7 +42,11 @@ impl<S> Member<S> {
 
 impl<S> Balance<S> {
     /// Over these services; without breakers, none is ever left out.
-    pub fn new(services: impl IntoIterator<Item = S>, breaker: Option<BreakerPolicy>) -> Self {
+    pub fn new(
+        services: impl IntoIterator<Item = S>,
+        breaker: impl Into<Option<BreakerPolicy>>,
+    ) -> Self {
+        let breaker = breaker.into();
         let member = |service| {
             Arc::new(Member {
                 service,

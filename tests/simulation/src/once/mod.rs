@@ -5,7 +5,7 @@
 //! disk, the clocks, the handlers, and a store that replicas share, which stands for PostgreSQL and
 //! Redis: it applies the same `step`, and its calls fail before, after and long before they take effect.
 //!
-//! Not here: the tokio drivers. [`server`] drives attempts by the same rules as `once/driver.rs`.
+//! Not here: the tokio drivers. `server` drives attempts by the same rules as `once/driver.rs`.
 
 mod client;
 mod handler;
