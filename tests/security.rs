@@ -8,16 +8,17 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bowline::call::{NamedService, Outcome, RawReply, RawRequest, ReplyFuture};
+use bowline::queue::{Queue, QueueError, QueueOptions, QueueService, Remote};
 use bowline::schema::{Effect, MethodInfo, Recovery, ServiceInfo};
 use bowline::security::{
-    AccessRules, AllowedKeys, ClientSecurity, Keys, PublicKey, ServerSecurity,
+    AccessRules, AllowedKeys, ClientSecurity, Keys, PublicKey, QueueRight, ServerSecurity,
 };
 use bowline::topic::{Event, Keys as TopicKeys, SubscribeError};
 use bowline::{
     Client, Code, Publisher, RequestId, Server, ServerHandle, Status, Subscriber, TransportError,
     Work,
 };
-use bowline_test_schemas::everything::Progress;
+use bowline_test_schemas::everything::{Progress, Thumbnail};
 use bytes::Bytes;
 use common::{ECHO, Probe, SLEEP, call, milliseconds, send};
 
@@ -589,5 +590,112 @@ async fn two_principals_never_meet_in_one_request_id_and_two_keys_of_one_do() {
         assert_eq!(send(&client, request).await.unwrap(), name);
         assert_eq!(counting.0.load(Ordering::SeqCst), runs, "{name}");
     }
+    server.shutdown().await;
+}
+
+/// What each of a queue's doors says to whoever comes: to push, to work, to look at the dead letters.
+async fn doors_of(queue: &Queue<Thumbnail>) -> [Option<Code>; 3] {
+    let code = |error: QueueError| Status::from(error).code();
+    let thumbnail = Thumbnail::default();
+    let pushed = queue.push(&thumbnail).wait_max(Duration::from_secs(5));
+    let pushed = pushed.await.err().map(code);
+    let mut jobs = match queue.jobs().start().await {
+        Ok(jobs) => jobs,
+        Err(error) => return [pushed, Some(code(error)), None],
+    };
+    let taken = tokio::time::timeout(Duration::from_secs(5), jobs.next()).await;
+    let worked = match taken {
+        Ok(Some(Ok(job))) => job.ack().await.err().map(code),
+        Ok(Some(Err(error))) => Some(code(error)),
+        Ok(None) | Err(_) => panic!("neither a job nor an error"),
+    };
+    drop(jobs);
+    let listed = queue.dead_letters().list(None, 1).await.err().map(code);
+    [pushed, worked, listed]
+}
+
+async fn connect_queue(
+    endpoint: &str,
+    security: Option<ClientSecurity>,
+) -> Result<Queue<Thumbnail>, QueueError> {
+    let mut client = Client::builder().connect_wait(Duration::from_millis(700));
+    if let Some(security) = security {
+        client = client.security(security);
+    }
+    let remote = Remote::builder().client(client);
+    let remote = tokio::time::timeout(
+        Duration::from_secs(5),
+        remote.connect(endpoint, "thumbnails"),
+    );
+    match remote.await {
+        Ok(remote) => Ok(Queue::on(remote?)),
+        Err(_) => Err(QueueError::Closed),
+    }
+}
+
+#[tokio::test]
+async fn a_queue_is_pushed_to_worked_and_managed_only_by_whom_a_rule_allows() {
+    let house = House::new();
+    let kept = Queue::<Thumbnail>::memory(QueueOptions::default());
+    let thumbnail = Thumbnail::default();
+    let (none, push, work, manage) = (
+        Keys::generate(),
+        Keys::generate(),
+        Keys::generate(),
+        Keys::generate(),
+    );
+    let mut rules = house.rules();
+    for (name, keys, right) in [
+        ("push", &push, QueueRight::Push),
+        ("work", &work, QueueRight::Work),
+        ("manage", &manage, QueueRight::Manage),
+    ] {
+        house.allowed.allow(name, keys.public()).unwrap();
+        rules = rules.queue(name, "thumbnails", right);
+    }
+    house.allowed.allow("none", none.public()).unwrap();
+    // Another queue's rights, and the method's, are not this queue's.
+    rules = rules
+        .queue("none", "others", QueueRight::Push)
+        .call("none", "job_queue", "*");
+    let server = Server::builder()
+        .service(QueueService::new().queue(&kept))
+        .security(house.security().with_access(rules))
+        .bind("tcp://127.0.0.1:0")
+        .await
+        .unwrap()
+        .spawn();
+    let at = server.endpoint().to_string();
+    let right = house.server.public();
+
+    let denied = Some(Code::PermissionDenied);
+    for (keys, expected) in [
+        (&push, [None, denied, None]),
+        (&work, [denied, None, denied]),
+        (&manage, [denied, denied, None]),
+    ] {
+        // For the one that may only work.
+        kept.push(&thumbnail).await.unwrap();
+        let queue = connect_queue(&at, security(keys, right)).await.unwrap();
+        assert_eq!(doors_of(&queue).await, expected);
+    }
+    let refused = connect_queue(&at, security(&none, right))
+        .await
+        .unwrap_err();
+    assert_eq!(Status::from(refused).code(), Code::PermissionDenied);
+    for security in [
+        None,
+        security(&Keys::generate(), right),
+        security(&house.web, Keys::generate().public()),
+    ] {
+        let refused = connect_queue(&at, security).await.unwrap_err();
+        assert_eq!(Status::from(refused).code(), Code::Unavailable);
+    }
+    assert!(house.allowed.revoke(push.public()));
+    let refused = connect_queue(&at, security(&push, right))
+        .await
+        .unwrap_err();
+    assert_eq!(Status::from(refused).code(), Code::Unavailable);
+    assert!(server.counters().denied >= 6);
     server.shutdown().await;
 }

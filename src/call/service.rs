@@ -8,6 +8,7 @@ use tower_service::Service;
 
 use super::{RawReply, RawRequest};
 use crate::schema::ServiceInfo;
+use crate::security::QueueRight;
 use crate::wire::Status;
 
 /// The future of a generated server.
@@ -41,7 +42,20 @@ impl<S> CallService for S where
 pub trait NamedService {
     /// Its interface and methods.
     const INFO: &'static ServiceInfo;
+
+    /// The queue that a request is about, and the rights any of which is enough for it, where the service is one of
+    /// queues. An [`AccessList`](crate::security::AccessList) is then asked for these instead of the method.
+    ///
+    /// # Errors
+    /// For a request that does not say; it is answered with this.
+    fn queue_of(request: &RawRequest) -> Result<Option<QueueAccess>, Status> {
+        let _ = request;
+        Ok(None)
+    }
 }
+
+/// A queue, and the rights any of which is enough.
+pub type QueueAccess = (String, &'static [QueueRight]);
 
 /// One service of a [`Server`](crate::Server), as the layers around it see it.
 #[derive(Clone)]

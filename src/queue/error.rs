@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::message::MessageError;
-use crate::wire::{Status, Work};
+use crate::wire::{Code, Status, Work};
 
 use super::Stale;
 
@@ -31,6 +31,9 @@ pub enum QueueError {
         /// Whether what was asked may have been done.
         work: Work,
     },
+    /// No rule of the queue's access list allows it; nothing was done. Trying again does not help.
+    #[error("the queue's access list does not allow it")]
+    Denied,
     /// The lease is over: another worker may have the job, or has done it.
     #[error(transparent)]
     Stale(#[from] Stale),
@@ -64,7 +67,10 @@ impl QueueError {
 
 impl From<Status> for QueueError {
     fn from(status: Status) -> Self {
-        Self::unavailable(&status, status.work())
+        match status.code() {
+            Code::PermissionDenied => Self::Denied,
+            _ => Self::unavailable(&status, status.work()),
+        }
     }
 }
 

@@ -29,6 +29,10 @@ mod jobs;
 mod keeper;
 #[cfg(feature = "durable")]
 mod log;
+#[cfg_attr(
+    not(feature = "durable"),
+    allow(dead_code, reason = "what only a log restores")
+)]
 mod machine;
 mod options;
 #[cfg(feature = "durable")]

@@ -11,7 +11,7 @@ use super::Server;
 use super::counters::Counters;
 use super::drive::{Drive, Shared, WaitingRoom};
 use crate::call::service::Route;
-use crate::call::{CallService, NamedService, RawReply, RawRequest, ReplyFuture};
+use crate::call::{CallService, NamedService, QueueAccess, RawReply, RawRequest, ReplyFuture};
 use crate::message::Limits;
 use crate::once::{Keeper, MemoryStore, Once, OnceError, Store};
 use crate::schema::{Effect, MethodInfo, ServiceInfo};
@@ -33,9 +33,13 @@ pub struct ServerBuilder {
     transport: TransportOptions,
 }
 
+/// Of a service: [`NamedService::queue_of`].
+type QueueOf = fn(&RawRequest) -> Result<Option<QueueAccess>, Status>;
+
 /// A service, and what goes around it from the inside out.
 struct Added {
     info: &'static ServiceInfo,
+    queue_of: QueueOf,
     route: Route,
     layers: Vec<Arc<dyn Fn(Route) -> Route + Send + Sync>>,
 }
@@ -102,6 +106,7 @@ impl ServerBuilder {
     {
         self.services.push(Added {
             info: S::INFO,
+            queue_of: S::queue_of,
             route: Route::direct(service),
             layers: Vec::new(),
         });
@@ -245,6 +250,7 @@ impl ServerBuilder {
         let mut owners: HashMap<u64, &'static str> = HashMap::new();
         for Added {
             info,
+            queue_of,
             route,
             layers,
         } in &self.services
@@ -275,6 +281,7 @@ impl ServerBuilder {
                 routes.0.push(Served {
                     interface,
                     service: info.name,
+                    queue_of: *queue_of,
                     route,
                     methods,
                 });
@@ -293,6 +300,7 @@ pub(super) struct Routes(Vec<Served>);
 struct Served {
     interface: u64,
     service: &'static str,
+    queue_of: QueueOf,
     route: Route,
     methods: Vec<&'static MethodInfo>,
 }
@@ -301,6 +309,7 @@ struct Served {
 pub(super) struct Found<'a> {
     pub route: &'a Route,
     pub service: &'static str,
+    pub queue_of: QueueOf,
     pub method: &'static MethodInfo,
 }
 
@@ -311,6 +320,7 @@ impl Routes {
         Some(Found {
             route: &served.route,
             service: served.service,
+            queue_of: served.queue_of,
             method,
         })
     }

@@ -134,7 +134,7 @@ impl Shared {
             let status = Status::unknown_method(request.interface, request.method);
             return self.reply(&to, Err(status), handlers);
         };
-        if let Some(status) = self.denied(&to.peer, &found) {
+        if let Some(status) = self.denied(&to.peer, &found, &request) {
             return self.reply(&to, Err(status), handlers);
         }
         if handlers.len() >= self.concurrency_max {
@@ -171,15 +171,26 @@ impl Shared {
     }
 
     /// What to answer where no rule allows the request to who sent it. The log says which.
-    fn denied(&self, peer: &Peer, found: &Found<'_>) -> Option<Status> {
+    fn denied(&self, peer: &Peer, found: &Found<'_>, request: &RawRequest) -> Option<Status> {
         let access = self.access.as_ref()?;
         let principal = peer.principal().map_or("", Principal::as_str);
         let (service, method) = (found.service, found.method.name);
-        if access.may_call(principal, service, method) {
+        let queue = match (found.queue_of)(request) {
+            Ok(queue) => queue,
+            Err(status) => return Some(status),
+        };
+        let may = match &queue {
+            None => access.may_call(principal, service, method),
+            Some((queue, rights)) => rights
+                .iter()
+                .any(|right| access.may_use_queue(principal, queue, *right)),
+        };
+        if may {
             return None;
         }
         self.counters.denied.count_and_log(|count| {
-            tracing::warn!(endpoint = %self.endpoint, principal, service, method, count, "no rule allows the call");
+            let queue = queue.map(|(queue, _)| queue);
+            tracing::warn!(endpoint = %self.endpoint, principal, service, method, ?queue, count, "no rule allows the call");
         });
         let reason = "the access list does not allow it";
         Some(Status::new(Code::PermissionDenied, Work::NotDone, reason))

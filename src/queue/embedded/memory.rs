@@ -136,6 +136,7 @@ macro_rules! delegate_engine {
         }
     };
 }
+#[cfg(feature = "durable")]
 pub(crate) use delegate_engine;
 
 delegate_engine!(Memory);

@@ -21,7 +21,9 @@ pub use clock::QueueClock;
 #[cfg(feature = "durable")]
 pub use durable::{Durable, DurableBuilder};
 pub use memory::Memory;
-pub(crate) use shelf::{Commit, Shelf, StorageError, Stored};
+#[cfg(feature = "durable")]
+pub(crate) use shelf::StorageError;
+pub(crate) use shelf::{Commit, Shelf, Stored};
 #[cfg(feature = "durable")]
 pub use simulated::SimulatedQueue;
 

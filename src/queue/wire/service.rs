@@ -13,13 +13,14 @@ use super::{
     ANSWER, BATCH_BYTES_MAX, BATCH_JOBS_MAX, COUNTERS, DEAD_LETTERS, DELETE, DESCRIBE, FIND, INFO,
     LEASE, LEAVE, PUSH, RENEW, SEND_BACK,
 };
-use crate::call::{NamedService, Outcome, RawReply, RawRequest, ReplyFuture};
+use crate::call::{NamedService, Outcome, QueueAccess, RawReply, RawRequest, ReplyFuture};
 use crate::message;
 use crate::queue::{
     Credit, Engine, EngineWorker, JobId, JobNumber, Queue, QueueError, Queueable, Stale,
 };
 use crate::queue_capnp::{self as wire, job_queue};
 use crate::schema::ServiceInfo;
+use crate::security::QueueRight;
 use crate::wire::{Status, Work};
 
 /// Of a caller's time, what is kept for its answer to travel.
@@ -95,6 +96,36 @@ impl std::fmt::Debug for QueueService {
 
 impl NamedService for QueueService {
     const INFO: &'static ServiceInfo = &INFO;
+
+    fn queue_of(request: &RawRequest) -> Result<Option<QueueAccess>, Status> {
+        use QueueRight::{Manage, Push, Work};
+        let message = message::open(request.body.clone(), &request.limits)?;
+        macro_rules! queue {
+            ($params:ident) => {
+                text(
+                    message
+                        .get_root::<job_queue::$params::Reader<'_>>()?
+                        .get_queue()?,
+                )?
+            };
+        }
+        let (queue, rights): (_, &[QueueRight]) = match request.method {
+            // Whoever may do anything with a queue has to find it first.
+            DESCRIBE => (queue!(describe_params), &[Push, Work, Manage]),
+            PUSH => (queue!(push_params), &[Push]),
+            FIND => (queue!(find_params), &[Push, Manage]),
+            LEASE => (queue!(lease_params), &[Work]),
+            ANSWER => (queue!(answer_params), &[Work]),
+            RENEW => (queue!(renew_params), &[Work]),
+            LEAVE => (queue!(leave_params), &[Work]),
+            COUNTERS => (queue!(counters_params), &[Work, Manage]),
+            DEAD_LETTERS => (queue!(dead_letters_params), &[Manage]),
+            SEND_BACK => (queue!(send_back_params), &[Manage]),
+            DELETE => (queue!(delete_params), &[Manage]),
+            method => return Err(Status::unknown_method(request.interface, method)),
+        };
+        Ok(Some((queue, rights)))
+    }
 }
 
 impl Service<RawRequest> for QueueService {
@@ -121,6 +152,7 @@ impl From<QueueError> for Status {
         match error {
             QueueError::Full => Self::resource_exhausted(message),
             QueueError::TooLarge { .. } | QueueError::Message(_) => Self::invalid_argument(message),
+            QueueError::Denied => Self::permission_denied(message),
             QueueError::NoSuchGroup(_) => Self::not_found(message),
             QueueError::Unavailable { work, .. } => Self::unavailable(message).with_work(work),
             QueueError::Closed => Self::unavailable(message),
