@@ -56,6 +56,8 @@
 //!
 //! - [`call`]: [`Client`] and [`Server`], deadlines, [`Status`] and what it says about the work, and the
 //!   [`RawRequest`](call::RawRequest) that tower layers see.
+//! - [`once`]: request IDs and stored outcomes, so that what is sent twice is done once.
+//! - [`resilience`]: retries under a budget, breakers, hedges, load shedding: tower layers.
 //! - [`topic`]: [`Publisher`] and [`Subscriber`], numbered events, and what was missed.
 //! - [`queue`]: [`Queue`], work that need not be answered now: in memory, on disk, in another process.
 //! - [`message`]: [`Msg`], reading in place, plain structs, [`Limits`].
@@ -64,7 +66,12 @@
 //!
 //! # Features
 //!
-//! - `zeromq`: the `zeromq` crate as a second [`Carrier`]. It changes no default.
+//! None is on by default; each adds something and changes nothing else.
+//!
+//! - `durable`: outcomes (`once::RedbStore`) and queues (`queue::Durable`) on disk.
+//! - `postgres`, `redis`: outcomes that replicas share.
+//! - `nats`, `rabbitmq`: queues on servers that are there already.
+//! - `zeromq`: the `zeromq` crate as a second [`Carrier`].
 
 pub mod call;
 pub mod message;
