@@ -15,12 +15,11 @@ impl Setup for OverTheWire {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let memory: Arc<dyn Engine> = Arc::new(Memory::new(options));
+        let name = format!("bowline-queue-{}-{number}", std::process::id());
+        let socket = std::env::temp_dir().join(name);
         let server = Server::builder()
             .service(QueueService::new().engine("any", memory))
-            .bind(format!(
-                "ipc:///tmp/bowline-queue-{}-{number}",
-                std::process::id()
-            ))
+            .bind(format!("ipc://{}", socket.display()))
             .await
             .expect("it binds")
             .spawn();
