@@ -307,10 +307,13 @@ struct State {
 }
 
 impl State {
-    /// Whether a subscriber has all topics with a prefix.
-    fn has(&self, peer: u64, prefix: &[u8]) -> bool {
-        let prefixes = self.subscriptions.get(&peer);
-        prefixes.is_some_and(|has| has.iter().any(|of| prefix.starts_with(of)))
+    /// Whether a subscriber has all topics with a prefix; or, without one, whether any has.
+    fn has(&self, peer: Option<u64>, prefix: &[u8]) -> bool {
+        let covers = |has: &Vec<Bytes>| has.iter().any(|of| prefix.starts_with(of));
+        match peer {
+            Some(peer) => self.subscriptions.get(&peer).is_some_and(covers),
+            None => self.subscriptions.values().any(covers),
+        }
     }
 
     fn matching(&self, topic: &Bytes) -> usize {
@@ -401,6 +404,8 @@ impl Shared {
         loop {
             {
                 let state = self.lock();
+                // Where nobody knows whose a subscription is, it is here if anybody has it.
+                let peer = self.sender.knows_peers().then_some(peer);
                 let (kind, body) = if state.has(peer, prefix) {
                     let tails = encode_tails(&state.outgoing.tails(prefix));
                     (EventKind::Confirmed, tails)

@@ -1,7 +1,7 @@
 //! Where a socket binds or connects: a checked address.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -79,7 +79,8 @@ impl FromStr for Endpoint {
                 let host = match host {
                     "*" => Ipv4Addr::UNSPECIFIED.to_string(),
                     _ => match host.strip_prefix('[').and_then(|h| h.strip_suffix(']')) {
-                        Some(address) => address.to_owned(),
+                        Some(address) if is_ipv6(address) => address.to_owned(),
+                        Some(_) => return Err(error("only an IPv6 address stands in brackets")),
                         None if host.contains(':') => {
                             return Err(error("an IPv6 address stands in brackets"));
                         }
@@ -90,7 +91,7 @@ impl FromStr for Endpoint {
                     return Err(error("no host"));
                 }
                 if host.contains(['[', ']']) {
-                    return Err(error("brackets stand around a whole address"));
+                    return Err(error("brackets stand around a whole IPv6 address"));
                 }
                 Ok(Self::Tcp { host, port })
             }
@@ -99,6 +100,12 @@ impl FromStr for Endpoint {
             _ => Err(error("an unknown scheme")),
         }
     }
+}
+
+/// With or without a zone, as in `fe80::1%eth0` (RFC 4007, section 11).
+fn is_ipv6(text: &str) -> bool {
+    let address = text.split_once('%').map_or(text, |(address, _)| address);
+    address.parse::<Ipv6Addr>().is_ok()
 }
 
 impl fmt::Display for Endpoint {
@@ -121,6 +128,7 @@ mod tests {
         for text in [
             "tcp://127.0.0.1:0",
             "tcp://[::1]:65535",
+            "tcp://[fe80::1%eth0]:80",
             "tcp://example.org:80",
             "ipc://run/login.sock",
             "ipc://@login",
@@ -139,7 +147,10 @@ mod tests {
             ("tcp://localhost:65536", "a port is"),
             ("tcp://::1:80", "brackets"),
             ("tcp://:80", "no host"),
-            ("tcp://[[::1]]:80", "around a whole"),
+            ("tcp://[[::1]]:80", "in brackets"),
+            ("tcp://[*]:80", "in brackets"),
+            ("tcp://[localhost]:80", "in brackets"),
+            ("tcp://local[host:80", "around a whole"),
             ("tcp://[::1:80", "brackets"),
             ("udp://localhost:80", "unknown scheme"),
             ("inproc://a\nb", "control"),

@@ -206,6 +206,15 @@ impl PublishSender {
         }
     }
 
+    /// Whether the changes of its [`SubscriptionWatch`] say whose they are, and not only which prefixes there are.
+    pub fn knows_peers(&self) -> bool {
+        match self {
+            Self::Memory(_) | Self::Omq(_) => true,
+            #[cfg(feature = "zeromq")]
+            Self::Zeromq(_) => false,
+        }
+    }
+
     /// Messages dropped for single subscribers that had no room, where the carrier counts them.
     pub fn dropped(&self) -> Option<u64> {
         match self {
