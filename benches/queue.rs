@@ -7,8 +7,8 @@
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use bowline::Server;
@@ -174,59 +174,28 @@ async fn over_the_wire() {
     server.shutdown().await;
 }
 
-/// What the disk does at best: threads append to a preallocated file, and one sync commits all that are there.
-fn bare_group_commit(directory: &Path, threads: usize, records: usize) -> f64 {
-    struct Log {
-        state: Mutex<(u64, u64, bool)>,
-        synced: Condvar,
-    }
+/// The most that a log with `group` writers can commit: they all write at once, each time, and one sync is for all of
+/// them. No thread waits for another.
+fn bare_group_commit(directory: &Path, group: usize, commits: usize) -> f64 {
     let file = OpenOptions::new()
         .create(true)
         .truncate(true)
-        .read(true)
         .write(true)
         .open(directory.join("bare"))
         .expect("a file");
-    let record = vec![7u8; BODY_BYTES + 100];
-    let bytes = (records * threads * record.len()) as u64;
+    let records = vec![7u8; (BODY_BYTES + 100) * group];
+    let bytes = (records.len() * commits) as u64;
     let zeros = vec![0; 1 << 20];
     for offset in (0..bytes + (1 << 20)).step_by(1 << 20) {
         file.write_all_at(&zeros, offset).expect("written");
     }
     file.sync_all().expect("synced");
-    let log = Log {
-        state: Mutex::new((0, 0, false)),
-        synced: Condvar::new(),
-    };
     let began = Instant::now();
-    std::thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| {
-                for _ in 0..records {
-                    let mut state = log.state.lock().expect("no panic");
-                    let offset = state.0;
-                    state.0 += record.len() as u64;
-                    file.write_all_at(&record, offset).expect("written");
-                    let mine = state.0;
-                    while state.1 < mine {
-                        if state.2 {
-                            state = log.synced.wait(state).expect("no panic");
-                            continue;
-                        }
-                        state.2 = true;
-                        let written = state.0;
-                        drop(state);
-                        file.sync_data().expect("synced");
-                        state = log.state.lock().expect("no panic");
-                        state.2 = false;
-                        state.1 = state.1.max(written);
-                        log.synced.notify_all();
-                    }
-                }
-            });
-        }
-    });
-    (records * threads) as f64 / began.elapsed().as_secs_f64()
+    for offset in (0..bytes).step_by(records.len()) {
+        file.write_all_at(&records, offset).expect("written");
+        file.sync_data().expect("synced");
+    }
+    (commits * group) as f64 / began.elapsed().as_secs_f64()
 }
 
 fn on_disk(runtime: &tokio::runtime::Runtime, directory: &Path) {
