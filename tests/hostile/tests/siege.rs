@@ -179,7 +179,7 @@ async fn a_bare_socket_dies_of_them() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-#[ignore = "a table to read: what each attack does to a bare socket by itself"]
+#[ignore = "a table to read, no check: cargo test -p bowline-test-hostile --test siege what_each -- --ignored --nocapture"]
 async fn what_each_does_to_a_bare_socket() {
     for of in ALL {
         let mut victim = bare();

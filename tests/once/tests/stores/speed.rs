@@ -65,7 +65,7 @@ async fn measure<R: Records>(name: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "measures for 5 s a store"]
+#[ignore = "a figure, no check: cargo test --release -p bowline-test-once --test stores -- --ignored --nocapture recorded"]
 async fn recorded_calls_a_second() {
     let _alone = alone().await;
     measure::<Memory>("memory").await;
