@@ -23,6 +23,8 @@ pub enum SlowPolicy {
 pub(super) struct Arrived {
     pub topic: Bytes,
     pub epoch: u64,
+    /// Counts the connections over which something came.
+    pub connection: u64,
     pub content: Content,
 }
 
@@ -42,6 +44,9 @@ pub(super) enum Content {
     },
 }
 
+/// What a notice takes besides its topic: a tail, or one of those in a confirmation.
+const NOTICE_BYTES: usize = 64;
+
 #[derive(Debug)]
 pub(super) struct Buffer {
     order: VecDeque<Slot>,
@@ -49,6 +54,8 @@ pub(super) struct Buffer {
     latest: HashMap<Bytes, Arrived>,
     events: usize,
     bytes: usize,
+    /// Of tails and confirmations.
+    notices_bytes: usize,
     events_max: usize,
     bytes_max: usize,
     policy: SlowPolicy,
@@ -69,6 +76,7 @@ impl Buffer {
             latest: HashMap::new(),
             events: 0,
             bytes: 0,
+            notices_bytes: 0,
             events_max,
             bytes_max,
             policy,
@@ -83,9 +91,14 @@ impl Buffer {
         }
         let bytes = match &arrived.content {
             Content::Event { body, .. } => body.len() + arrived.topic.len(),
-            // Few and small, and what they say is not to be lost.
+            // Few and small, and what they say is not to be lost; unless the publisher means harm.
             Content::Tail { .. } | Content::Confirmed { .. } => {
-                return self.order.push_back(Slot::Here(arrived));
+                let bytes = bytes_of(&arrived);
+                if self.notices_bytes + bytes <= self.bytes_max {
+                    self.notices_bytes += bytes;
+                    self.order.push_back(Slot::Here(arrived));
+                }
+                return;
             }
         };
         let replaced = match self.policy {
@@ -125,9 +138,12 @@ impl Buffer {
                     None => continue,
                 },
             };
-            if let Content::Event { .. } = arrived.content {
-                self.events -= 1;
-                self.bytes -= bytes_of(&arrived);
+            match arrived.content {
+                Content::Event { .. } => {
+                    self.events -= 1;
+                    self.bytes -= bytes_of(&arrived);
+                }
+                _ => self.notices_bytes -= bytes_of(&arrived),
             }
             return Some(arrived);
         }
@@ -147,7 +163,11 @@ impl Buffer {
 fn bytes_of(arrived: &Arrived) -> usize {
     match &arrived.content {
         Content::Event { body, .. } => body.len() + arrived.topic.len(),
-        _ => 0,
+        Content::Tail { .. } => NOTICE_BYTES + arrived.topic.len(),
+        Content::Confirmed { tails } => {
+            let tails = tails.iter().map(|(topic, _)| NOTICE_BYTES + topic.len());
+            NOTICE_BYTES + arrived.topic.len() + tails.sum::<usize>()
+        }
     }
 }
 
@@ -159,6 +179,7 @@ mod tests {
         Arrived {
             topic: Bytes::from_static(topic.as_bytes()),
             epoch: 1,
+            connection: 1,
             content: Content::Event {
                 number,
                 metadata: Default::default(),
@@ -228,5 +249,33 @@ mod tests {
             buffer.pop().map(|a| a.content),
             Some(Content::Tail { last: 7 })
         ));
+    }
+
+    #[test]
+    fn notices_have_as_many_bytes_as_events_and_no_more() {
+        let tail = |topic: &'static str| Arrived {
+            content: Content::Tail { last: 7 },
+            ..event(topic, 0)
+        };
+        let mut buffer = Buffer::new(10, 2 * (NOTICE_BYTES + 1), SlowPolicy::Report);
+        for topic in ["a", "b", "c"] {
+            buffer.push(tail(topic));
+        }
+        buffer.push(event("d", 1));
+        assert_eq!(buffer.order.len(), 3);
+        while buffer.pop().is_some() {}
+        assert_eq!((buffer.bytes, buffer.notices_bytes), (0, 0));
+        buffer.push(Arrived {
+            content: Content::Confirmed {
+                tails: vec![(Bytes::from_static(b"e"), 1)],
+            },
+            ..event("", 0)
+        });
+        buffer.push(tail("f"));
+        assert_eq!(
+            buffer.order.len(),
+            1,
+            "the confirmation and its tail took all"
+        );
     }
 }

@@ -117,11 +117,18 @@ impl<I: Copy + Ord + std::ops::Add<Duration, Output = I>> Outgoing<I> {
 #[derive(Debug, Default)]
 pub(super) struct Incoming {
     epoch: Option<u64>,
+    connection: u64,
+    /// Since the last epoch began there has been another connection: the next epoch may be an
+    /// earlier one, of a publisher whose clock is behind, or was wrong before.
+    may_go_back: bool,
     /// The number that is expected next.
     expected: HashMap<Bytes, u64>,
+    /// Of the names in `expected`.
+    expected_bytes: usize,
     /// Prefixes of which everything that is published is expected here.
     confirmed: HashSet<Bytes>,
     topics_max: usize,
+    topic_bytes_max: usize,
 }
 
 /// What an arrival means.
@@ -136,11 +143,18 @@ pub(super) struct Arrival {
 }
 
 impl Incoming {
-    pub fn new(topics_max: usize) -> Self {
+    pub fn new(topics_max: usize, topic_bytes_max: usize) -> Self {
         Self {
             topics_max,
+            topic_bytes_max,
             ..Self::default()
         }
+    }
+
+    /// What comes next came over this connection.
+    pub fn over(&mut self, connection: u64) {
+        self.may_go_back |= connection != self.connection;
+        self.connection = connection;
     }
 
     /// An event has come.
@@ -214,16 +228,18 @@ impl Incoming {
         let confirmed = &self.confirmed;
         self.expected
             .retain(|topic, _| confirmed.iter().any(|prefix| topic.starts_with(prefix)));
+        self.expected_bytes = self.expected.keys().map(Bytes::len).sum();
     }
 
     /// `None` for an epoch that is over; `Some(Some(_))` for one that begins.
     fn enter(&mut self, epoch: u64) -> Option<Option<u64>> {
         match self.epoch {
-            Some(current) if epoch < current => None,
             Some(current) if epoch == current => Some(None),
+            Some(current) if epoch < current && !self.may_go_back => None,
             before => {
                 self.epoch = Some(epoch);
-                self.expected.clear();
+                self.may_go_back = false;
+                self.forget_numbers();
                 Some(before.map(|_| epoch))
             }
         }
@@ -245,14 +261,26 @@ impl Incoming {
         match self.expected.get_mut(topic) {
             Some(expected) => *expected = next,
             None => {
-                if self.expected.len() >= self.topics_max {
+                let is_full = self.expected.len() >= self.topics_max
+                    || self.expected_bytes + topic.len() > self.topic_bytes_max;
+                if is_full {
                     // Better to know less than to report what was not missed.
-                    self.expected.clear();
+                    self.forget_numbers();
                     self.confirmed.clear();
                 }
-                self.expected.insert(topic.clone(), next);
+                if topic.len() <= self.topic_bytes_max {
+                    self.expected_bytes += topic.len();
+                    // A copy of its own: what it came with is not to be kept for its sake.
+                    let topic = Bytes::copy_from_slice(topic);
+                    self.expected.insert(topic, next);
+                }
             }
         }
+    }
+
+    fn forget_numbers(&mut self) {
+        self.expected.clear();
+        self.expected_bytes = 0;
     }
 }
 
@@ -311,7 +339,7 @@ mod tests {
         ) {
             let prefix = Bytes::from_static(b"t/");
             let mut publisher = Outgoing::new(100, Duration::from_secs(1));
-            let mut subscriber = Incoming::new(100);
+            let mut subscriber = Incoming::new(100, 10_000);
             let now = Duration::ZERO;
             let mut epoch = 1;
             // Per epoch and topic: published since the subscription, and accounted for.
@@ -426,8 +454,57 @@ mod tests {
 
     #[test]
     fn what_comes_late_from_an_epoch_that_is_over_is_not_new() {
-        let mut subscriber = Incoming::new(10);
+        let mut subscriber = Incoming::new(10, 1000);
         subscriber.event(2, &name(0), 1);
         assert_eq!(subscriber.event(1, &name(0), 9), Arrival::default());
+    }
+
+    #[test]
+    fn another_connection_may_bring_an_earlier_epoch_once() {
+        let mut subscriber = Incoming::new(10, 1000);
+        subscriber.over(1);
+        subscriber.event(u64::MAX, &name(0), u64::MAX);
+        assert_eq!(subscriber.event(7, &name(0), 1), Arrival::default());
+        subscriber.over(2);
+        // What the connection before had still to say.
+        assert!(!subscriber.event(u64::MAX, &name(0), 1).is_new);
+        let arrival = subscriber.event(7, &name(0), 1);
+        assert_eq!((arrival.restarted, arrival.is_new), (Some(7), true));
+        assert_eq!(subscriber.event(6, &name(0), 1), Arrival::default());
+        assert!(subscriber.event(7, &name(0), 2).is_new);
+    }
+
+    #[test]
+    fn names_of_topics_take_no_more_than_their_bytes() {
+        let mut subscriber = Incoming::new(100, 10);
+        let prefix = Bytes::from_static(b"t/");
+        subscriber.confirmed(1, &prefix, []);
+        for topic in 0..3 {
+            subscriber.event(1, &name(topic), 1); // three bytes each
+        }
+        assert_eq!(
+            (subscriber.expected.len(), subscriber.expected_bytes),
+            (3, 9)
+        );
+        // One more has no room: it is known, and the others are not any more.
+        subscriber.event(1, &name(3), 1);
+        assert_eq!(
+            (subscriber.expected.len(), subscriber.expected_bytes),
+            (1, 3)
+        );
+        assert_eq!(subscriber.event(1, &name(0), 5).missed, None);
+        subscriber.event(1, &Bytes::from(vec![b't'; 11]), 1);
+        assert!(subscriber.expected_bytes <= 10);
+    }
+
+    #[test]
+    fn one_topic_too_many_makes_a_subscriber_forget_the_others() {
+        let mut subscriber = Incoming::new(2, 1000);
+        for topic in 0..2 {
+            subscriber.event(1, &name(topic), 1);
+        }
+        assert_eq!(subscriber.event(1, &name(1), 3).missed, Some(2..=2));
+        subscriber.event(1, &name(2), 1);
+        assert_eq!(subscriber.event(1, &name(1), 7).missed, None);
     }
 }

@@ -29,9 +29,6 @@ use crate::transport::{
 use crate::wire::{EventHeader, EventKind, RequestId};
 use crate::wire_capnp::tails;
 
-/// Topics whose numbers a subscriber keeps.
-const TOPICS_MAX: usize = 65_536;
-
 /// Receives events of one topic, as a [`Stream`] of [`Event`]s.
 ///
 /// ```
@@ -68,6 +65,8 @@ pub struct Subscriber<T> {
 pub struct SubscriberBuilder {
     events_max: usize,
     bytes_max: usize,
+    topics_max: usize,
+    topic_bytes_max: usize,
     policy: SlowPolicy,
     confirm_within: Duration,
     limits: Limits,
@@ -110,6 +109,8 @@ impl Default for SubscriberBuilder {
         Self {
             events_max: 1024,
             bytes_max: 16 << 20,
+            topics_max: 65_536,
+            topic_bytes_max: 16 << 20,
             policy: SlowPolicy::default(),
             confirm_within: Duration::from_secs(10),
             limits: Limits::default(),
@@ -125,9 +126,23 @@ impl SubscriberBuilder {
         self
     }
 
-    /// Bytes of events that may wait to be taken. Default: 16 MiB.
+    /// Bytes of events that may wait to be taken; of what else a publisher says, as much again.
+    /// Default: 16 MiB.
     pub fn bytes_max(mut self, bytes: usize) -> Self {
         self.bytes_max = bytes;
+        self
+    }
+
+    /// Full topics whose numbers are kept, to see what was missed. Past them all are forgotten, and what was
+    /// missed of a topic is seen again from its next event on. Default: 65,536.
+    pub fn topics_max(mut self, topics: usize) -> Self {
+        self.topics_max = topics;
+        self
+    }
+
+    /// Bytes of the names of these topics, past which the same happens. Default: 16 MiB.
+    pub fn topic_bytes_max(mut self, bytes: usize) -> Self {
+        self.topic_bytes_max = bytes;
         self
     }
 
@@ -194,7 +209,7 @@ impl SubscriberBuilder {
         Ok(Subscriber {
             driver: tokio::spawn(drive(Arc::clone(&shared), receiver)),
             shared,
-            incoming: Incoming::new(TOPICS_MAX),
+            incoming: Incoming::new(self.topics_max, self.topic_bytes_max),
             ready: VecDeque::new(),
             limits: self.limits,
             confirm_within: self.confirm_within,
@@ -308,8 +323,10 @@ impl<T: Topic> Subscriber<T> {
         let Arrived {
             topic,
             epoch,
+            connection,
             content,
         } = arrived;
+        self.incoming.over(connection);
         let (restarted, missed, is_new) = match &content {
             Content::Confirmed { tails } => {
                 let (restarted, missed) =
@@ -417,7 +434,17 @@ struct State {
 struct Subscription {
     /// Of the confirmation that is asked for; none is for a publisher that cannot.
     nonce: Option<u128>,
+    /// Whether it was answered: what else comes under this nonce says nothing.
+    is_answered: bool,
     waiting: Vec<oneshot::Sender<Confirmed>>,
+}
+
+impl Subscription {
+    /// Asks under another nonce; what was answered under the one before counts no more.
+    fn renew(&mut self, nonce: u128) -> Option<u128> {
+        self.is_answered = false;
+        self.nonce.replace(nonce)
+    }
 }
 
 /// What the publisher says to a subscription.
@@ -447,13 +474,11 @@ impl Shared {
                 .entry(prefix.clone())
                 .or_insert(Subscription {
                     nonce: None,
+                    is_answered: false,
                     waiting: Vec::new(),
                 });
             subscription.waiting.extend(confirm);
-            let before = match nonce {
-                Some(nonce) => subscription.nonce.replace(nonce),
-                None => None,
-            };
+            let before = nonce.and_then(|nonce| subscription.renew(nonce));
             (is_first, before)
         };
         if is_first {
@@ -502,7 +527,7 @@ impl Shared {
         for (prefix, subscription) in &mut self.lock().subscriptions {
             if let Some(before) = subscription.nonce {
                 let nonce = nonce();
-                subscription.nonce = Some(nonce);
+                subscription.renew(nonce);
                 again.push((prefix.clone(), before, nonce));
             }
         }
@@ -514,10 +539,11 @@ impl Shared {
 
     /// Takes in what has arrived; wakes whoever waits for it.
     fn accept(&self, batch: &mut Vec<Result<TopicFrames, transport::Malformed>>) {
+        let connection = self.sender.connection_generation();
         let mut state = self.lock();
         for received in batch.drain(..) {
             let arrived = match received {
-                Ok(frames) => state.read(frames),
+                Ok(frames) => state.read(frames, connection),
                 Err(_) => Err(NoEvent),
             };
             match arrived {
@@ -550,13 +576,15 @@ struct NoEvent;
 
 impl State {
     /// `None` for what only the subscriber itself has to know.
-    fn read(&mut self, frames: TopicFrames) -> Result<Option<Arrived>, NoEvent> {
+    fn read(&mut self, frames: TopicFrames, connection: u64) -> Result<Option<Arrived>, NoEvent> {
         let header = EventHeader::decode(&frames.header).map_err(|_| NoEvent)?;
         let (topic, content) = match (header.kind, is_confirmation(&frames.topic)) {
             (EventKind::Confirmed, Some((nonce, prefix))) => {
                 let prefix = frames.topic.slice_ref(prefix);
                 let tails = read_tails(frames.body).map_err(|_| NoEvent)?;
-                self.answered(&prefix, nonce, Confirmed::Yes);
+                if !self.answered(&prefix, nonce, Confirmed::Yes) {
+                    return Ok(None);
+                }
                 (prefix, Content::Confirmed { tails })
             }
             (EventKind::Refused, Some((nonce, prefix))) => {
@@ -580,26 +608,30 @@ impl State {
         Ok(Some(Arrived {
             topic,
             epoch: header.epoch,
+            connection,
             content,
         }))
     }
 
-    fn answered(&mut self, prefix: &[u8], nonce: u128, confirmed: Confirmed) {
+    /// Whether this was asked, and is answered for the first time.
+    fn answered(&mut self, prefix: &[u8], nonce: u128, confirmed: Confirmed) -> bool {
         let Some(subscription) = self.subscriptions.get_mut(prefix) else {
-            return;
+            return false;
         };
-        if subscription.nonce != Some(nonce) {
-            return;
+        if subscription.nonce != Some(nonce) || subscription.is_answered {
+            return false;
         }
+        subscription.is_answered = true;
         if confirmed == Confirmed::Refused {
             self.refused += 1;
-            let prefix = String::from_utf8_lossy(prefix);
+            let prefix = prefix.escape_ascii();
             tracing::warn!(%prefix, "the publisher refuses a subscription");
         }
         for waiting in subscription.waiting.drain(..) {
             // Whoever gave up waiting does not need to know.
             let _ = waiting.send(confirmed);
         }
+        true
     }
 }
 
