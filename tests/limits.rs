@@ -1,17 +1,19 @@
 //! Every limit on what strangers may have, at its edge: the last that fits, and the first that does not.
 
 mod common;
+#[path = "common/wire.rs"]
+mod wire;
 
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use bowline::{Client, Code, Publisher, Server, ServerHandle, TransportOptions, Work};
+use bowline::topic::{Event, Keys, SubscribeError};
+use bowline::{Client, Code, Publisher, Server, ServerHandle, Subscriber, TransportOptions, Work};
 use bowline_test_schemas::everything::Progress;
 use bytes::Bytes;
-use common::{ECHO, INTERFACE, Probe, SLEEP, call, milliseconds};
+use common::{ECHO, Probe, SLEEP, call, milliseconds};
 use omq_tokio::{Message, Options, Socket, SocketType};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::io::AsyncWriteExt;
+use wire::{frames, is_closed_within, raw, receive_frame, request_header, shake_hands};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -34,44 +36,6 @@ async fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
         assert!(start.elapsed() < PATIENCE, "not so: {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-}
-
-fn address(server: &ServerHandle) -> SocketAddr {
-    let endpoint = server.endpoint().to_string();
-    endpoint.strip_prefix("tcp://").unwrap().parse().unwrap()
-}
-
-/// A connection from one of this machine's addresses, before its handshake.
-async fn raw(server: &ServerHandle, from: &str) -> TcpStream {
-    let socket = TcpSocket::new_v4().unwrap();
-    socket
-        .bind(SocketAddr::new(from.parse().unwrap(), 0))
-        .unwrap();
-    socket.connect(address(server)).await.unwrap()
-}
-
-/// The handshake of ZMTP 3.1 without keys; whether the server is ready then.
-async fn shake_hands(stream: &mut TcpStream) -> bool {
-    let mut greeting = [0; 64];
-    (greeting[0], greeting[9], greeting[10], greeting[11]) = (0xff, 0x7f, 3, 1);
-    greeting[12..16].copy_from_slice(b"NULL");
-    let ready = b"\x04\x1c\x05READY\x0bSocket-Type\0\0\0\x06DEALER";
-    let mut theirs = [0; 64];
-    let exchange = async {
-        stream.write_all(&greeting).await?;
-        stream.read_exact(&mut theirs).await?;
-        stream.write_all(ready).await?;
-        stream.read_u8().await
-    };
-    let first = tokio::time::timeout(PATIENCE, exchange).await.unwrap();
-    matches!(first, Ok(4))
-}
-
-async fn is_closed_within(stream: &mut TcpStream, time: Duration) -> bool {
-    let mut rest = Vec::new();
-    tokio::time::timeout(time, stream.read_to_end(&mut rest))
-        .await
-        .is_ok()
 }
 
 #[tokio::test]
@@ -158,6 +122,32 @@ async fn a_peer_that_answers_no_heartbeat_is_gone_after_the_time() {
 }
 
 #[tokio::test]
+async fn a_peer_that_answers_its_heartbeats_stays_until_it_stops() {
+    let (interval, timeout) = (Duration::from_millis(100), Duration::from_millis(300));
+    let server = start(TransportOptions::default().with_heartbeat(interval, timeout)).await;
+    let mut peer = raw(&server, "127.0.0.1").await;
+    assert!(shake_hands(&mut peer).await);
+    let (end, mut answered) = (Instant::now() + timeout * 4, Instant::now());
+    let mut pings = 0;
+    while Instant::now() < end {
+        let (flags, body) = receive_frame(&mut peer)
+            .await
+            .expect("it is still connected");
+        assert!(flags == 4 && body.starts_with(b"\x04PING"), "{body:?}");
+        // What follows the time to live comes back.
+        let pong = [b"\x04PONG", &body[7..]].concat();
+        let pong = [&[4, pong.len() as u8], &pong[..]].concat();
+        peer.write_all(&pong).await.unwrap();
+        (pings, answered) = (pings + 1, Instant::now());
+    }
+    assert!(pings >= 3, "{pings}");
+    assert_eq!(server.door().connections, 1);
+    assert!(is_closed_within(&mut peer, PATIENCE).await);
+    assert!(answered.elapsed() >= timeout, "three may be missed");
+    server.shutdown().await;
+}
+
+#[tokio::test]
 async fn one_connection_has_its_share_of_the_requests_in_flight() {
     let server = Server::builder()
         .service(Probe::default())
@@ -179,11 +169,43 @@ async fn one_connection_has_its_share_of_the_requests_in_flight() {
         (refused.code(), refused.work()),
         (Code::ResourceExhausted, Work::NotDone)
     );
+    assert_eq!(server.counters().refused, 1);
     call(&other, &SLEEP, milliseconds(1)).await.unwrap();
     for busy in busy {
         busy.await.unwrap().unwrap();
     }
     call(&greedy, &SLEEP, milliseconds(1)).await.unwrap();
+    server.shutdown().await;
+}
+
+#[tokio::test]
+async fn all_connections_together_have_a_limit_of_requests_in_flight() {
+    let server = Server::builder()
+        .service(Probe::default())
+        .concurrency_max(3)
+        .concurrency_per_connection_max(2)
+        .bind("tcp://127.0.0.1:0")
+        .await
+        .unwrap()
+        .spawn();
+    let (one, other) = (client(&server).await, client(&server).await);
+    let busy: Vec<_> = [&one, &one, &other]
+        .map(|client| {
+            let client = client.clone();
+            tokio::spawn(async move { call(&client, &SLEEP, milliseconds(500)).await })
+        })
+        .into();
+    eventually("three are in flight", || server.counters().handled == 3).await;
+    let refused = call(&other, &SLEEP, milliseconds(1)).await.unwrap_err();
+    assert_eq!(
+        (refused.code(), refused.work()),
+        (Code::ResourceExhausted, Work::NotDone)
+    );
+    assert_eq!(server.counters().refused, 1);
+    for busy in busy {
+        busy.await.unwrap().unwrap();
+    }
+    call(&other, &SLEEP, milliseconds(1)).await.unwrap();
     server.shutdown().await;
 }
 
@@ -223,14 +245,7 @@ async fn a_client_that_reads_no_replies_has_few_waiting_and_is_shown_out() {
     let other = client(&server).await;
     let mut stream = raw(&server, "127.0.0.1").await;
     assert!(shake_hands(&mut stream).await);
-    let header = request_header();
-    let body = vec![7; 64 << 10];
-    // [empty, more] [header, more] [body, long]
-    let mut frames = vec![1, 0, 1, header.len() as u8];
-    frames.extend(&header);
-    frames.push(2);
-    frames.extend((body.len() as u64).to_be_bytes());
-    frames.extend(&body);
+    let frames = frames(&[b"", &request_header(0, 1), &[7; 64 << 10]]);
     // Until it is closed: more than any buffer on the way holds.
     let mut sent = 0;
     while let Ok(Ok(())) = tokio::time::timeout(PATIENCE, stream.write_all(&frames)).await {
@@ -241,18 +256,6 @@ async fn a_client_that_reads_no_replies_has_few_waiting_and_is_shown_out() {
     assert!(server.counters().replies_dropped > 0);
     assert_eq!(call(&other, &ECHO, "alive").await.unwrap(), "alive");
     server.shutdown().await;
-}
-
-/// The header of a call of `echo` with all fields at their defaults: see docs/wire.md.
-fn request_header() -> Vec<u8> {
-    let mut words = [0u64; 8];
-    words[0] = 7 << 32;
-    words[1] = 6 << 32; // a struct of six words of data, no pointers
-    words[3] = INTERFACE;
-    words[4] = 0x0192_f3a4_b5c6_7d8e;
-    words[5] = 0x8f90_a1b2_c3d4_e5f6;
-    words[6] = 1;
-    words.iter().flat_map(|word| word.to_le_bytes()).collect()
 }
 
 #[tokio::test]
@@ -299,4 +302,188 @@ async fn a_body_of_one_mebibyte_gets_through_by_default_and_a_byte_more_does_not
         .unwrap_err();
     assert_eq!(refused.code(), Code::InvalidArgument);
     server.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_message_as_large_as_it_may_be_is_read_and_a_byte_more_ends_the_connection() {
+    let server = start(TransportOptions::default()).await;
+    let bytes_max = TransportOptions::default().message_bytes_max;
+    let header = request_header(0, 1);
+    for (body, is_read) in [
+        (1 << 20, true),
+        // More than a body may have, and still a message: it is answered.
+        ((1 << 20) + 1, true),
+        (bytes_max - header.len(), true),
+        (bytes_max - header.len() + 1, false),
+    ] {
+        let mut peer = raw(&server, "127.0.0.1").await;
+        assert!(shake_hands(&mut peer).await);
+        let message = frames(&[b"", &header, &vec![7; body]]);
+        // It may be cut off before it has said all.
+        let _ = peer.write_all(&message).await;
+        match is_read {
+            true => assert_eq!(
+                receive_frame(&mut peer).await.unwrap(),
+                (1, vec![]),
+                "{body}"
+            ),
+            false => assert!(is_closed_within(&mut peer, PATIENCE).await, "{body}"),
+        }
+    }
+    assert_eq!(server.counters().handled, 1);
+    let good = client(&server).await;
+    assert_eq!(call(&good, &ECHO, "alive").await.unwrap(), "alive");
+    server.shutdown().await;
+}
+
+#[tokio::test]
+async fn sixteen_parts_are_answered_and_one_more_ends_the_connection() {
+    let server = start(TransportOptions::default()).await;
+    let mut peer = raw(&server, "127.0.0.1").await;
+    assert!(shake_hands(&mut peer).await);
+    peer.write_all(&frames(&[&b""[..]; 16])).await.unwrap();
+    assert_eq!(receive_frame(&mut peer).await.unwrap(), (1, vec![]));
+    assert_eq!(
+        (server.counters().malformed, server.door().disconnected),
+        (1, 0)
+    );
+    peer.write_all(&frames(&[&b""[..]; 17])).await.unwrap();
+    assert!(is_closed_within(&mut peer, PATIENCE).await);
+    assert_eq!(
+        (server.counters().malformed, server.door().disconnected),
+        (1, 1)
+    );
+    let good = client(&server).await;
+    assert_eq!(call(&good, &ECHO, "alive").await.unwrap(), "alive");
+    server.shutdown().await;
+}
+
+#[tokio::test]
+async fn four_mebibytes_of_replies_wait_for_a_peer_that_reads_late() {
+    const REPLY: usize = 64 << 10;
+    let server = Server::builder()
+        .service(Probe::default())
+        .send_wait_max(Duration::from_millis(200))
+        .bind("tcp://127.0.0.1:0")
+        .await
+        .unwrap()
+        .spawn();
+    let replies = TransportOptions::default().send_bytes_max / REPLY;
+    let mut peer = raw(&server, "127.0.0.1").await;
+    assert!(shake_hands(&mut peer).await);
+    for number in 1..=replies {
+        let request = frames(&[b"", &request_header(0, number as u64), &[7; REPLY]]);
+        peer.write_all(&request).await.unwrap();
+    }
+    eventually("all are answered", || {
+        server.counters().handled == replies as u64
+    })
+    .await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let mut read = 0;
+    while read < replies {
+        let (_, body) = receive_frame(&mut peer)
+            .await
+            .expect("it is still connected");
+        read += usize::from(body.len() == REPLY);
+    }
+    assert_eq!(
+        (
+            server.counters().replies_dropped,
+            server.door().disconnected
+        ),
+        (0, 0)
+    );
+    server.shutdown().await;
+}
+
+async fn publisher(options: TransportOptions) -> Publisher<Progress> {
+    let builder = Publisher::builder().transport(options);
+    builder.bind("tcp://127.0.0.1:0").await.unwrap()
+}
+
+async fn subscriber(publisher: &Publisher<Progress>) -> Subscriber<Progress> {
+    let endpoint = publisher.endpoint().to_string();
+    Subscriber::connect(endpoint).await.unwrap()
+}
+
+#[tokio::test]
+async fn one_subscription_over_the_bytes_of_all_is_refused_and_the_others_go_on() {
+    // What is counted of each: its bytes, and 64 more.
+    let (events, answer) = (64 + b"progress/1".len(), 64 + 41 + b"progress/1".len());
+    // Of two peers, each has a quarter for itself, three with their confirmations; half is for who comes first.
+    let bytes_max = (events + answer) * 12;
+    let options = TransportOptions::default()
+        .with_connections_max(2, 2)
+        .with_subscription_bytes_total_max(bytes_max);
+    let publisher = publisher(options).await;
+    let mut greedy = subscriber(&publisher).await;
+    for key in ["1", "2", "3", "4", "5", "6", "7", "8", "9"] {
+        greedy.subscribe(Keys::Prefix(key)).await.unwrap();
+    }
+    let refused = greedy.subscribe(Keys::Prefix("0")).await;
+    assert_eq!(refused, Err(SubscribeError::Denied));
+    assert_eq!(publisher.door().subscriptions_refused, 1);
+
+    // What the greedy one has taken back since is counted in time.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let mut other = subscriber(&publisher).await;
+    for key in ["a", "b", "c"] {
+        other.subscribe(Keys::Prefix(key)).await.unwrap();
+    }
+    let refused = other.subscribe(Keys::Prefix("d")).await;
+    assert_eq!(refused, Err(SubscribeError::Denied));
+    assert_eq!(publisher.door().subscriptions_refused, 2);
+    for key in ["9", "c"] {
+        let event = Progress {
+            job: key.into(),
+            done: 1,
+        };
+        assert_eq!(publisher.publish(&event).await.unwrap().matched, 1, "{key}");
+    }
+    assert!(matches!(greedy.next().await, Some(Event::Message(_))));
+    assert!(matches!(other.next().await, Some(Event::Message(_))));
+    // What is taken back makes room.
+    for key in ["1", "2"] {
+        greedy.unsubscribe(Keys::Prefix(key)).await.unwrap();
+    }
+    eventually("they are gone", || publisher.matching("2") == 0).await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    greedy.subscribe(Keys::Prefix("0")).await.unwrap();
+    publisher.close().await;
+}
+
+#[tokio::test]
+async fn one_subscription_too_many_of_one_peer_is_told_so() {
+    let options = TransportOptions::default().with_subscriptions_max(4);
+    let publisher = publisher(options).await;
+    let subscriber = subscriber(&publisher).await;
+    // Each is two, with the question what became of it.
+    for key in ["1", "2"] {
+        subscriber.subscribe(Keys::Prefix(key)).await.unwrap();
+    }
+    let refused = subscriber.subscribe(Keys::Prefix("3")).await;
+    assert_eq!(refused, Err(SubscribeError::Denied));
+    assert_eq!(publisher.door().subscriptions_refused, 1);
+    publisher.close().await;
+}
+
+#[tokio::test]
+async fn a_subscription_of_512_bytes_is_taken_and_a_longer_one_refused() {
+    let publisher = publisher(TransportOptions::default()).await;
+    let peer = Socket::new(SocketType::Sub, Options::new());
+    let endpoint = publisher.endpoint().to_string();
+    peer.connect(endpoint.as_str()).await.unwrap();
+    let key = |bytes: usize| "x".repeat(bytes - b"progress/".len());
+    for bytes in [512, 513] {
+        let prefix = format!("progress/{}", key(bytes));
+        peer.subscribe(Bytes::from(prefix)).await.unwrap();
+    }
+    eventually("the first is there", || publisher.matching(&key(512)) == 1).await;
+    eventually("the second is refused", || {
+        publisher.door().subscriptions_refused == 1
+    })
+    .await;
+    assert_eq!(publisher.matching(&key(513)), 1, "by the first");
+    publisher.close().await;
 }

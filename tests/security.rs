@@ -696,3 +696,159 @@ async fn a_queue_is_pushed_to_worked_and_managed_only_by_whom_a_rule_allows() {
     assert!(server.counters().denied >= 6);
     server.shutdown().await;
 }
+
+#[tokio::test]
+async fn a_server_counts_by_principal_and_those_past_its_limit_together() {
+    let house = House::new();
+    let mut keys = vec![("web", house.web.clone())];
+    for name in ["ops", "late", "later"] {
+        let more = Keys::generate();
+        house.allowed.allow(name, more.public()).unwrap();
+        keys.push((name, more));
+    }
+    let server = Server::builder()
+        .service(Probe::default())
+        .principals_max(2)
+        .concurrency_per_connection_max(1)
+        .security(house.security())
+        .bind("tcp://127.0.0.1:0")
+        .await
+        .unwrap()
+        .spawn();
+    assert!(server.by_principal().is_empty());
+    for (name, keys) in &keys {
+        let client = client(server.endpoint(), security(keys, house.server.public())).await;
+        let reply = call(&client, &ECHO, "hello").await;
+        assert_eq!(reply.is_ok(), *name == "web", "{name}");
+    }
+    let counted: Vec<_> = server.by_principal();
+    let counted: Vec<_> = counted
+        .iter()
+        .map(|of| {
+            let name = of.principal.as_ref().map(|name| name.as_str());
+            (name, of.handled, of.denied, of.refused)
+        })
+        .collect();
+    assert_eq!(
+        counted,
+        [
+            (Some("ops"), 0, 1, 0),
+            (Some("web"), 1, 0, 0),
+            (None, 0, 2, 0)
+        ]
+    );
+    server.shutdown().await;
+}
+
+#[tokio::test]
+async fn requests_refused_for_a_limit_count_for_their_principal() {
+    let house = House::new();
+    let server = Server::builder()
+        .service(Probe::default())
+        .concurrency_per_connection_max(0)
+        .security(house.security())
+        .bind("tcp://127.0.0.1:0")
+        .await
+        .unwrap()
+        .spawn();
+    let web = client(
+        server.endpoint(),
+        security(&house.web, house.server.public()),
+    )
+    .await;
+    let refused = call(&web, &ECHO, "hello").await.unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+    let counted = server.by_principal();
+    assert_eq!(
+        (counted.len(), counted[0].refused, counted[0].handled),
+        (1, 1, 0)
+    );
+    server.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_publisher_counts_the_subscriptions_of_each_principal() {
+    let house = House::new();
+    let other = Keys::generate();
+    house.allowed.allow("other", other.public()).unwrap();
+    let publisher = house.publish().await;
+    let right = house.server.public();
+    for (keys, expected) in [(&house.web, Ok(())), (&other, Err(SubscribeError::Denied))] {
+        let subscriber = subscriber(publisher.endpoint(), security(keys, right)).await;
+        assert_eq!(subscriber.subscribe(TopicKeys::All).await, expected);
+    }
+    let counted = publisher.by_principal();
+    let counted: Vec<_> = counted
+        .iter()
+        .map(|of| {
+            (
+                of.principal.as_ref().map(|name| name.as_str()),
+                of.allowed,
+                of.denied,
+            )
+        })
+        .collect();
+    assert_eq!(counted, [(Some("other"), 0, 1), (Some("web"), 1, 0)]);
+}
+
+#[tokio::test]
+async fn with_the_right_key_nobody_takes_the_zeromq_identity_of_another_either() {
+    use omq_tokio::{
+        CurveKeypair, CurvePublicKey, CurveSecretKey, Message, Options, Socket, SocketType,
+    };
+
+    let house = House::new();
+    // Pairs of the test's own: the secrets of Bowline's keys are not to be had.
+    let pair = || {
+        let secret = x25519_dalek::StaticSecret::random();
+        let public = x25519_dalek::PublicKey::from(&secret).to_bytes();
+        (public, secret.to_bytes())
+    };
+    let (ann, thief) = (pair(), pair());
+    for (name, (public, _)) in [("web", ann), ("thief", thief)] {
+        house
+            .allowed
+            .allow(name, PublicKey::from_bytes(public))
+            .unwrap();
+    }
+    let server = house.serve("tcp://127.0.0.1:0").await;
+    let endpoint = server.endpoint().to_string();
+    let connect = async |(public, secret): ([u8; 32], [u8; 32])| {
+        let keys = CurveKeypair {
+            public: CurvePublicKey::from_bytes(public),
+            secret: CurveSecretKey::from_bytes(secret),
+        };
+        let pinned = CurvePublicKey::from_bytes(*house.server.public().as_bytes());
+        let options = Options::new()
+            .identity(Bytes::from_static(b"ann"))
+            .curve_client(keys, pinned);
+        let socket = Socket::new(SocketType::Dealer, options);
+        socket.connect(endpoint.as_str()).await.unwrap();
+        socket
+    };
+    let first = connect(ann).await;
+    first
+        .wait_connected(1, Duration::from_secs(10))
+        .await
+        .unwrap();
+    // The same key once more, and another one that is let in too.
+    let others = [connect(ann).await, connect(thief).await];
+    let start = Instant::now();
+    while server.door().handshakes_failed < 2 {
+        assert!(
+            start.elapsed() < Duration::from_secs(10),
+            "{:?}",
+            server.door()
+        );
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let nonsense = || Message::multipart([Bytes::new(), Bytes::from_static(b"x"), Bytes::new()]);
+    for _ in 0..3 {
+        first.send(nonsense()).await.unwrap();
+        let answer = tokio::time::timeout(Duration::from_secs(10), first.recv()).await;
+        assert_eq!(answer.unwrap().unwrap().len(), 3);
+    }
+    assert_eq!(server.counters().malformed, 3);
+    drop(others);
+    server.shutdown().await;
+}

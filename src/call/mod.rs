@@ -19,7 +19,9 @@ pub use client::{Client, ClientBuilder, ClientCounters, ClientFuture};
 pub use deadline::inherited as inherited_deadline;
 pub use prepared::{Call, CallFuture};
 pub use raw::{Outcome, RawReply, RawRequest};
-pub use server::{BindError, Server, ServerBuilder, ServerCounters, ServerHandle};
+pub use server::{
+    BindError, PrincipalCounters, Server, ServerBuilder, ServerCounters, ServerHandle,
+};
 pub use service::{CallService, NamedService, QueueAccess, ReplyFuture, Route};
 pub use typed::{Failure, MethodError, Reply, Request, Response, answer};
 

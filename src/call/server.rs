@@ -9,7 +9,7 @@ mod counters;
 mod drive;
 
 pub use builder::{BindError, ServerBuilder};
-pub use counters::ServerCounters;
+pub use counters::{PrincipalCounters, ServerCounters};
 
 use std::sync::Arc;
 
@@ -87,6 +87,11 @@ impl ServerHandle {
     /// What it has counted.
     pub fn counters(&self) -> ServerCounters {
         self.counters.counters.read()
+    }
+
+    /// What it has counted of each [principal](crate::security::Principal), by name. Empty without keys.
+    pub fn by_principal(&self) -> Vec<PrincipalCounters> {
+        self.counters.by_principal.read(counters::OfPrincipal::read)
     }
 
     /// What it has counted of those who came to its door.

@@ -170,7 +170,10 @@ impl Keys {
         let mut file = std::fs::File::open(path).map_err(failed)?;
         // Of the file that is open, so that it cannot be another by the time it is read.
         refuse_readable(path, &file.metadata().map_err(failed)?)?;
-        let text = read_text(&mut file).map_err(failed)?;
+        Self::from_file_text(&read_text(&mut file).map_err(failed)?)
+    }
+
+    fn from_file_text(text: &str) -> Result<Self, KeyError> {
         let secret = text
             .lines()
             .map(str::trim)
@@ -268,6 +271,19 @@ fn refuse_readable(_: &Path, _: &std::fs::Metadata) -> Result<(), KeyError> {
     Ok(())
 }
 
+/// For fuzzing: any text as a file of keys.
+#[cfg(fuzzing)]
+pub(crate) fn read_any(text: &str) {
+    match Keys::from_file_text(text) {
+        Ok(keys) => {
+            let secret = z85::encode(keys.secret_bytes());
+            assert!(text.as_bytes().windows(secret.len()).any(|of| of == secret));
+            assert_eq!(format!("{keys:?}"), format!("Keys({})", keys.public()));
+        }
+        Err(error) => assert!(matches!(error, KeyError::NotZ85)),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -298,6 +314,48 @@ mod tests {
         );
         let error = Keys::from_secret_text(&format!("{secret}x")).unwrap_err();
         assert!(!format!("{error} {error:?}").contains(&secret[..20]));
+    }
+
+    #[test]
+    fn keys_from_the_environment_show_their_secret_no_more_than_others() {
+        let keys = Keys::generate();
+        let secret = secret_of(&keys);
+        // A process of its own: to set a variable of one that has threads is not safe.
+        let program = std::env::current_exe().unwrap();
+        for (value, expected) in [(secret.clone(), "Keys("), (format!("{secret}x"), "NotZ85")] {
+            let output = std::process::Command::new(&program)
+                .args(["--exact", "--nocapture", "--ignored"])
+                .arg("security::keys::tests::says_what_it_read_from_the_environment")
+                .env("BOWLINE_TEST_KEY", value)
+                .output()
+                .unwrap();
+            let said = String::from_utf8_lossy(&output.stdout).into_owned()
+                + &String::from_utf8_lossy(&output.stderr);
+            assert!(said.contains(expected), "{said}");
+            assert!(!said.contains(&secret[..20]), "{said}");
+        }
+    }
+
+    #[test]
+    #[ignore = "the other half of the test before it, which runs it"]
+    fn says_what_it_read_from_the_environment() {
+        let read = Keys::from_environment("BOWLINE_TEST_KEY");
+        println!(
+            "{read:?} {}",
+            read.as_ref()
+                .err()
+                .map_or(String::new(), KeyError::to_string)
+        );
+    }
+
+    #[test]
+    fn a_secret_is_overwritten_when_it_is_dropped() {
+        let mut place = std::mem::MaybeUninit::new(Secret([7; 32]));
+        // SAFETY: it was made in the line before, and is not dropped again.
+        unsafe { place.assume_init_drop() };
+        // SAFETY: dropping wrote zeros there, or left the sevens; either are bytes.
+        let left = unsafe { place.as_ptr().cast::<[u8; 32]>().read() };
+        assert_eq!(left, [0; 32]);
     }
 
     #[test]

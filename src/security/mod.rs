@@ -28,6 +28,8 @@ mod keys;
 mod live;
 mod principal;
 mod sides;
+mod subscriptions;
+mod tally;
 mod z85;
 
 pub use access::{AccessError, AccessList, AccessRules, QueueRight};
@@ -38,6 +40,11 @@ use live::Refreshed;
 pub use principal::Principal;
 pub(crate) use sides::refresh;
 pub use sides::{ClientSecurity, ServerSecurity};
+pub(crate) use subscriptions::{Subscriptions, Wanted};
+pub(crate) use tally::Tally;
+
+#[cfg(fuzzing)]
+pub(crate) use keys::read_any as read_any_keys;
 
 /// For fuzzing: any text as each of the lists.
 #[cfg(fuzzing)]

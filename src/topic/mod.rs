@@ -21,7 +21,9 @@ use crate::schema::Described;
 pub use buffer::SlowPolicy;
 pub use event::{Event, EventMessage};
 pub use names::{Keys, TopicName};
-pub use publisher::{PublishError, Published, Publisher, PublisherBuilder, PublisherCounters};
+pub use publisher::{
+    PrincipalSubscriptions, PublishError, Published, Publisher, PublisherBuilder, PublisherCounters,
+};
 pub use subscriber::{SubscribeError, Subscriber, SubscriberBuilder, SubscriberCounters};
 #[cfg(fuzzing)]
 pub(crate) use {names::read_any as read_any_name, subscriber::read_any as read_any_tails};

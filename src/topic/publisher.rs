@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::marker::PhantomData;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -14,13 +15,16 @@ use super::Topic;
 use super::names::{TopicName, is_confirmation, join};
 use super::sequence::{Outgoing, TooManyTopics};
 use crate::message::{self, MessageError};
-use crate::security::{Principal, ServerSecurity};
+use crate::security::{Principal, ServerSecurity, Tally, Wanted};
 use crate::transport::{
     self, Admit, DoorCounters, Endpoint, PublishRefused, PublishSender, SubscriptionChange,
     SubscriptionWatch, TopicFrames, TransportError, TransportOptions,
 };
 use crate::wire::{EventHeader, EventKind, Metadata};
 use crate::wire_capnp::tails;
+
+/// A subscription that no rule allows is logged at most once in this time; the counters have all.
+const LOG_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Publishes events of one topic.
 ///
@@ -54,6 +58,7 @@ impl<T> Clone for Publisher<T> {
 #[must_use]
 pub struct PublisherBuilder {
     topics_max: usize,
+    principals_max: usize,
     announce_after: Duration,
     transport: TransportOptions,
 }
@@ -79,6 +84,25 @@ pub struct PublisherCounters {
     pub dropped: Option<u64>,
 }
 
+/// What a publisher has counted of one principal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PrincipalSubscriptions {
+    /// Whose they are; `None` for all together that came after the first
+    /// [`principals_max`](PublisherBuilder::principals_max).
+    pub principal: Option<Principal>,
+    /// Subscriptions that a rule allows.
+    pub allowed: u64,
+    /// Subscriptions refused because no rule allows them.
+    pub denied: u64,
+}
+
+#[derive(Debug, Default)]
+struct OfPrincipal {
+    allowed: AtomicU64,
+    denied: AtomicU64,
+}
+
 /// Why an event was not published: it went to nobody, and its number goes to the next.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -98,6 +122,7 @@ impl Default for PublisherBuilder {
     fn default() -> Self {
         Self {
             topics_max: 65_536,
+            principals_max: 1024,
             announce_after: Duration::from_secs(1),
             transport: TransportOptions::default(),
         }
@@ -114,6 +139,13 @@ impl PublisherBuilder {
     /// How long a topic is quiet before the number of its last event is announced. Default: 1 s.
     pub fn announce_after(mut self, quiet: Duration) -> Self {
         self.announce_after = quiet.max(Duration::from_millis(1));
+        self
+    }
+
+    /// Principals that are [counted](Publisher::by_principal) each by itself; those that come later are
+    /// counted together. Default: 1,024.
+    pub fn principals_max(mut self, principals: usize) -> Self {
+        self.principals_max = principals;
         self
     }
 
@@ -145,13 +177,15 @@ impl PublisherBuilder {
         endpoint: impl AsRef<str>,
     ) -> Result<Publisher<T>, TransportError> {
         let endpoint: Endpoint = endpoint.as_ref().parse()?;
-        let admit = admit(self.transport.server_security.as_ref());
+        let by_principal = Arc::new(Tally::new(self.principals_max));
+        let admit = admit(self.transport.server_security.as_ref(), &by_principal);
         let (sender, watch, endpoint) =
             transport::bind_publish(&endpoint, &self.transport, admit).await?;
         let shared = Arc::new(Shared {
             sender,
             endpoint,
             epoch: new_epoch(),
+            by_principal,
             state: Mutex::new(State {
                 outgoing: Outgoing::new(self.topics_max, self.announce_after),
                 subscriptions: HashMap::new(),
@@ -168,20 +202,39 @@ impl PublisherBuilder {
 
 /// What the socket asks of each subscription. One that only asks for a confirmation is taken from
 /// everybody: what it confirms was asked about by itself.
-fn admit(security: Option<&ServerSecurity>) -> Admit {
+fn admit(security: Option<&ServerSecurity>, by_principal: &Arc<Tally<OfPrincipal>>) -> Admit {
     let access = security.map(|security| security.access.clone());
+    let by_principal = Arc::clone(by_principal);
+    let logged = Mutex::new(None);
     Arc::new(move |principal, prefix| {
-        let Some(access) = &access else {
-            return true;
-        };
-        let principal = principal.map_or("", Principal::as_str);
-        let may = is_confirmation(prefix).is_some() || access.may_subscribe(principal, prefix);
-        if !may {
-            let prefix = String::from_utf8_lossy(prefix);
-            tracing::warn!(principal, %prefix, "no rule allows the subscription");
+        if is_confirmation(prefix).is_some() {
+            return Some(Wanted::Answer);
         }
-        may
+        let (Some(access), Some(principal)) = (&access, principal) else {
+            // Nobody has a name where there are no keys, and everybody where there are.
+            return access.is_none().then_some(Wanted::Events);
+        };
+        let may = access.may_subscribe(principal.as_str(), prefix);
+        by_principal.count(principal, |of| {
+            let counter = if may { &of.allowed } else { &of.denied };
+            counter.fetch_add(1, Relaxed);
+        });
+        if !may {
+            log_denied(&logged, principal, prefix);
+        }
+        may.then_some(Wanted::Events)
     })
+}
+
+/// A peer may ask as often as it likes.
+fn log_denied(logged: &Mutex<Option<Instant>>, principal: &Principal, prefix: &[u8]) {
+    let now = Instant::now();
+    let mut logged = logged.lock().unwrap_or_else(PoisonError::into_inner);
+    if logged.is_none_or(|at| now.duration_since(at) >= LOG_INTERVAL) {
+        *logged = Some(now);
+        let prefix = prefix.escape_ascii();
+        tracing::warn!(%principal, %prefix, "no rule allows the subscription");
+    }
 }
 
 /// Later than any epoch before: microseconds since 1970, of which a process has one.
@@ -265,6 +318,16 @@ impl<T: Topic> Publisher<T> {
         }
     }
 
+    /// What it has counted of each principal, by name. Empty without keys.
+    pub fn by_principal(&self) -> Vec<PrincipalSubscriptions> {
+        let read = |principal: Option<&Principal>, of: &OfPrincipal| PrincipalSubscriptions {
+            principal: principal.cloned(),
+            allowed: of.allowed.load(Relaxed),
+            denied: of.denied.load(Relaxed),
+        };
+        self.inner.shared.by_principal.read(read)
+    }
+
     /// What it has counted of those who came to its door.
     pub fn door(&self) -> DoorCounters {
         self.inner.shared.sender.door()
@@ -294,6 +357,7 @@ struct Shared {
     sender: PublishSender,
     endpoint: Endpoint,
     epoch: u64,
+    by_principal: Arc<Tally<OfPrincipal>>,
     state: Mutex<State>,
 }
 

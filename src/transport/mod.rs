@@ -23,7 +23,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::security::{Principal, PublicKey};
+use crate::security::{Principal, PublicKey, Wanted};
 use crate::wire::HeaderBytes;
 
 pub use endpoint::{Endpoint, EndpointError};
@@ -98,8 +98,8 @@ pub(crate) enum PublishRefused {
     Closed,
 }
 
-/// Whether a subscription to a prefix is taken from a peer.
-pub(crate) type Admit = Arc<dyn Fn(Option<&Principal>, &[u8]) -> bool + Send + Sync>;
+/// What a peer's subscription to a prefix is for; `None` where it may not have it.
+pub(crate) type Admit = Arc<dyn Fn(Option<&Principal>, &[u8]) -> Option<Wanted> + Send + Sync>;
 
 /// Whether an event with this topic is taken from the publisher with this key.
 pub(crate) type Take = Arc<dyn Fn(&PublicKey, &[u8]) -> bool + Send + Sync>;

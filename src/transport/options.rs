@@ -36,6 +36,10 @@ pub struct TransportOptions {
     /// Longest subscription that a publisher takes, in bytes; to confirm one takes 41 more. A longer
     /// one is refused, and a peer that sends one of twice as many is disconnected. Default: 512.
     pub subscription_bytes_max: usize,
+    /// Bytes of subscriptions that a publisher takes from all peers together, each with 64 more for what is
+    /// around it; one more is refused. Half of them are shared out among as many peers as may connect,
+    /// so that each always has its part. Default: 32 MiB.
+    pub subscription_bytes_total_max: usize,
     /// Messages of one peer that wait to be received. Default: 1,024.
     pub receive_queue_max: u32,
     /// How long closing waits for what is still to be sent. Default: 1 s.
@@ -99,6 +103,7 @@ impl Default for TransportOptions {
             send_bytes_total_max: 64 << 20,
             subscriptions_max: 1024,
             subscription_bytes_max: 512,
+            subscription_bytes_total_max: 32 << 20,
             receive_queue_max: 1024,
             linger: Duration::from_secs(1),
             heartbeat_interval: Duration::from_secs(1),
@@ -200,6 +205,12 @@ impl TransportOptions {
     /// Sets [`subscription_bytes_max`](Self::subscription_bytes_max).
     pub fn with_subscription_bytes_max(mut self, bytes: usize) -> Self {
         self.subscription_bytes_max = bytes;
+        self
+    }
+
+    /// Sets [`subscription_bytes_total_max`](Self::subscription_bytes_total_max).
+    pub fn with_subscription_bytes_total_max(mut self, bytes: usize) -> Self {
+        self.subscription_bytes_total_max = bytes;
         self
     }
 

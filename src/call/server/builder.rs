@@ -15,7 +15,7 @@ use crate::call::{CallService, NamedService, QueueAccess, RawReply, RawRequest, 
 use crate::message::Limits;
 use crate::once::{Keeper, MemoryStore, Once, OnceError, Store};
 use crate::schema::{Effect, MethodInfo, ServiceInfo};
-use crate::security::ServerSecurity;
+use crate::security::{ServerSecurity, Tally};
 use crate::transport::{self, Endpoint, EndpointError, TransportError, TransportOptions};
 use crate::wire::Status;
 
@@ -27,6 +27,7 @@ pub struct ServerBuilder {
     once: Option<Box<dyn Keeper>>,
     pub(super) concurrency_max: usize,
     pub(super) concurrency_per_connection_max: usize,
+    principals_max: usize,
     pub(super) drain_max: Duration,
     pub(super) send_wait_max: Duration,
     pub(super) limits: Limits,
@@ -85,6 +86,7 @@ impl Default for ServerBuilder {
             once: None,
             concurrency_max: 1024,
             concurrency_per_connection_max: 512,
+            principals_max: 1024,
             drain_max: Duration::from_secs(10),
             send_wait_max: Duration::from_secs(1),
             limits: Limits::default(),
@@ -148,6 +150,13 @@ impl ServerBuilder {
         self
     }
 
+    /// Principals that are [counted](super::ServerHandle::by_principal) each by itself; those that come later
+    /// are counted together. Default: 1,024.
+    pub fn principals_max(mut self, principals: usize) -> Self {
+        self.principals_max = principals;
+        self
+    }
+
     /// Keys, who is let in, and what they may do; without, the server binds only where no other
     /// machine can reach it.
     pub fn security(mut self, security: ServerSecurity) -> Self {
@@ -207,6 +216,7 @@ impl ServerBuilder {
             routes,
             once,
             counters: Counters::default(),
+            by_principal: Tally::new(self.principals_max),
             limits: self.limits,
             access,
             concurrency_max: self.concurrency_max,

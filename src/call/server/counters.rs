@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::security::Principal;
+
 /// A kind of trouble is logged at most once in this time; the counters have all of it.
 const LOG_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -31,6 +33,40 @@ pub struct ServerCounters {
     pub abandoned: u64,
     /// Replies that were dropped because their caller had gone or did not read.
     pub replies_dropped: u64,
+}
+
+/// What a server has counted of one principal since it was bound.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PrincipalCounters {
+    /// Whose they are; `None` for all together that came after the first
+    /// [`principals_max`](super::ServerBuilder::principals_max).
+    pub principal: Option<Principal>,
+    /// Requests that reached a handler.
+    pub handled: u64,
+    /// Requests refused because of a concurrency limit.
+    pub refused: u64,
+    /// Requests refused because no rule allows them.
+    pub denied: u64,
+}
+
+/// The counters of one principal.
+#[derive(Debug, Default)]
+pub(super) struct OfPrincipal {
+    pub handled: AtomicU64,
+    pub refused: AtomicU64,
+    pub denied: AtomicU64,
+}
+
+impl OfPrincipal {
+    pub fn read(principal: Option<&Principal>, of: &Self) -> PrincipalCounters {
+        PrincipalCounters {
+            principal: principal.cloned(),
+            handled: of.handled.load(Relaxed),
+            refused: of.refused.load(Relaxed),
+            denied: of.denied.load(Relaxed),
+        }
+    }
 }
 
 #[derive(Debug, Default)]

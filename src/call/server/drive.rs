@@ -2,7 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -11,13 +11,13 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::builder::{Found, Routes};
-use super::counters::Counters;
+use super::counters::{Counters, OfPrincipal};
 use crate::call::deadline::within;
 use crate::call::raw::{after, deadline_after};
 use crate::call::{Outcome, RawReply, RawRequest, ReplyFuture};
 use crate::message::Limits;
 use crate::once::Keeper;
-use crate::security::{AccessList, Principal};
+use crate::security::{AccessList, Principal, Tally};
 use crate::transport::{Endpoint, Frames, Peer, Received, Refused, RouterReceiver, RouterSender};
 use crate::wire::{Code, HeaderError, ReplyHeader, ReplyStatus, RequestHeader, Status, Work};
 
@@ -31,6 +31,7 @@ pub(super) struct Shared {
     pub routes: Routes,
     pub once: Option<Box<dyn Keeper>>,
     pub counters: Counters,
+    pub by_principal: Tally<OfPrincipal>,
     pub limits: Limits,
     /// Asked for every request, where there are keys.
     pub access: Option<AccessList>,
@@ -138,14 +139,15 @@ impl Shared {
             return self.reply(&to, Err(status), handlers);
         }
         if handlers.len() >= self.concurrency_max {
-            let status = self.too_many("the server has too many requests at once");
+            let status = self.too_many(&to.peer, "the server has too many requests at once");
             return self.reply(&to, Err(status), handlers);
         }
         let Ok(in_flight) = to.peer.enter(self.concurrency_per_connection_max) else {
-            let status = self.too_many("this connection has too many requests at once");
+            let status = self.too_many(&to.peer, "this connection has too many requests at once");
             return self.reply(&to, Err(status), handlers);
         };
         self.counters.handled.count();
+        self.count_of(&to.peer, |of| &of.handled);
         let deadline = request.deadline;
         request.effect = found.method.effect;
         let begin = || {
@@ -188,6 +190,7 @@ impl Shared {
         if may {
             return None;
         }
+        self.count_of(peer, |of| &of.denied);
         self.counters.denied.count_and_log(|count| {
             let queue = queue.map(|(queue, _)| queue);
             tracing::warn!(endpoint = %self.endpoint, principal, service, method, ?queue, count, "no rule allows the call");
@@ -196,11 +199,22 @@ impl Shared {
         Some(Status::new(Code::PermissionDenied, Work::NotDone, reason))
     }
 
-    fn too_many(&self, of: &'static str) -> Status {
+    fn too_many(&self, peer: &Peer, of: &'static str) -> Status {
+        self.count_of(peer, |of| &of.refused);
         self.counters.refused.count_and_log(|count| {
-            tracing::warn!(endpoint = %self.endpoint, count, "{of}");
+            let principal = peer.principal().map(Principal::as_str);
+            tracing::warn!(endpoint = %self.endpoint, principal, count, "{of}");
         });
         Status::resource_exhausted(of)
+    }
+
+    /// Counts what happened to a request of whoever has proved a key.
+    fn count_of(&self, peer: &Peer, counter: impl Fn(&OfPrincipal) -> &AtomicU64) {
+        if let Some(principal) = peer.principal() {
+            self.by_principal.count(principal, |of| {
+                counter(of).fetch_add(1, Relaxed);
+            });
+        }
     }
 
     /// Runs a handler that was not ready at once.

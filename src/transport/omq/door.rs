@@ -19,7 +19,9 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use crate::security::{self, Admissions, Keys, Principal, PublicKey, ServerSecurity};
+use crate::security::{
+    self, Admissions, Keys, Principal, PublicKey, ServerSecurity, Subscriptions, Wanted,
+};
 use crate::transport::{Admit, DoorCounters, TransportOptions};
 
 /// How often lists are looked at, which may change. A second is promised.
@@ -38,8 +40,7 @@ pub(super) struct Door {
     /// Whether a subscription is taken, for a publisher.
     admit: Option<Admit>,
     /// By the number of the connection's admission, for a publisher.
-    subscriptions: Mutex<HashMap<u64, usize>>,
-    subscriptions_max: usize,
+    subscriptions: Mutex<Subscriptions>,
     subscription_bytes_max: usize,
     recount: Notify,
     leaving: mpsc::Sender<u64>,
@@ -118,8 +119,11 @@ impl Door {
             )),
             security: from.server_security.clone(),
             admit,
-            subscriptions: Mutex::default(),
-            subscriptions_max: from.subscriptions_max,
+            subscriptions: Mutex::new(Subscriptions::new(
+                from.subscriptions_max,
+                from.subscription_bytes_total_max,
+                from.connections_max,
+            )),
             subscription_bytes_max: from.subscription_bytes_max,
             recount: Notify::new(),
             leaving,
@@ -228,46 +232,34 @@ impl Door {
     }
 
     fn admit_subscription(&self, peer: &PeerAuthentication, prefix: &[u8]) -> bool {
-        let is_short = prefix.len() <= self.subscription_bytes_max;
-        let is_admitted = is_short
-            && match self.principal(key_of(peer)) {
-                Ok(principal) => self
-                    .admit
-                    .as_ref()
-                    .is_some_and(|admit| admit(principal.as_ref(), prefix)),
-                Err(()) => false,
-            };
-        let is_admitted = is_admitted && {
+        let wanted = self.wanted(peer, prefix);
+        let is_admitted = wanted.is_some_and(|wanted| {
             let mut subscriptions = lock(&self.subscriptions);
-            let count = subscriptions.entry(number(peer)).or_default();
-            let fits = *count < self.subscriptions_max;
-            *count += usize::from(fits);
+            let number = number(peer);
+            let fits = subscriptions.admit(number, prefix.len(), wanted);
             // What was taken back is found by counting; in time, before the limit is reached.
-            if self.is_much(*count) {
+            if subscriptions.is_much(number) {
                 self.recount.notify_one();
             }
             fits
-        };
+        });
         if !is_admitted {
             self.counters.subscriptions_refused.fetch_add(1, Relaxed);
         }
         is_admitted
     }
 
-    fn is_much(&self, subscriptions: usize) -> bool {
-        subscriptions > self.subscriptions_max / 2
-    }
-
-    /// Whether some peer comes near the limit of its subscriptions.
-    fn is_crowded(&self) -> bool {
-        let subscriptions = lock(&self.subscriptions);
-        subscriptions.values().any(|count| self.is_much(*count))
+    /// What a subscription is for; `None` for one that this peer may not have.
+    fn wanted(&self, peer: &PeerAuthentication, prefix: &[u8]) -> Option<Wanted> {
+        let is_short = prefix.len() <= self.subscription_bytes_max;
+        let principal = self.principal(key_of(peer)).ok().filter(|_| is_short)?;
+        self.admit.as_ref()?(principal.as_ref(), prefix)
     }
 
     fn released(&self, peer: &PeerInfo) {
         let number = number_of(peer);
         lock(&self.admissions).release(number);
-        lock(&self.subscriptions).remove(&number);
+        lock(&self.subscriptions).release(number);
         lock(&self.connected).remove(&peer.connection_id);
     }
 
@@ -311,7 +303,9 @@ async fn keep(
                 }
                 Ok(MonitorEvent::Closed) | Err(MonitorRecvError::Closed) => return,
                 // It may have been refused room for another, or soon be.
-                Ok(MonitorEvent::UnsubscribeReceived { .. }) => count_again |= door.is_crowded(),
+                Ok(MonitorEvent::UnsubscribeReceived { .. }) => {
+                    count_again |= lock(&door.subscriptions).is_crowded();
+                }
                 // What was missed is found by comparing.
                 Err(MonitorRecvError::Lagged(_)) => compare.reset_after(LOOK_AT_LISTS),
                 Ok(_) | Err(_) => {}
@@ -344,7 +338,7 @@ async fn keep(
                 let open: HashSet<u64> = peers().map(number_of).collect();
                 let (now, grace) = (Instant::now(), door.handshake_timeout);
                 lock(&door.admissions).compare(now, grace, |number| open.contains(&number));
-                lock(&door.subscriptions).retain(|number, _| open.contains(number));
+                lock(&door.subscriptions).retain(|number| open.contains(&number));
             }
         }
     }
@@ -379,12 +373,13 @@ async fn recount(door: &Door, socket: &Socket, and_check: bool) {
     };
     for peer in peers {
         let number = number_of(&peer.peer);
-        lock(&door.subscriptions).insert(number, peer.prefixes.len());
+        let lengths = peer.prefixes.iter().map(Bytes::len);
+        lock(&door.subscriptions).recount(number, lengths);
         let may = |prefix: &Bytes| match (
             &door.admit,
             door.principal(key_of(&peer.peer.authentication)),
         ) {
-            (Some(admit), Ok(principal)) => admit(principal.as_ref(), prefix),
+            (Some(admit), Ok(principal)) => admit(principal.as_ref(), prefix).is_some(),
             _ => false,
         };
         if and_check && !peer.prefixes.iter().all(may) {

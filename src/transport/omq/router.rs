@@ -301,3 +301,69 @@ impl RouterReceiver {
         Ok(peer)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KIB: usize = 1 << 10;
+
+    async fn sender(options: &TransportOptions) -> RouterSender {
+        let endpoint = "tcp://127.0.0.1:0".parse().unwrap();
+        bind_router(&endpoint, options).await.unwrap().0
+    }
+
+    fn guest() -> Arc<Guest> {
+        Arc::new(Guest {
+            key: None,
+            connected: watch::channel(()).1,
+            running: AtomicUsize::new(0),
+            queued: AtomicUsize::new(0),
+        })
+    }
+
+    fn body(bytes: usize) -> Bytes {
+        Bytes::from(vec![7; bytes])
+    }
+
+    #[tokio::test]
+    async fn replies_fill_a_peers_queue_to_the_last_byte_and_go_on_when_one_has_left() {
+        let sender = sender(&TransportOptions::default()).await;
+        let (peer, other) = (guest(), guest());
+        // The other half is on its way through the socket.
+        let first = sender.weigh(&peer, &body(2 << 20)).unwrap();
+        assert!(sender.weigh(&peer, &body(1)).is_none());
+        assert!(sender.weigh(&other, &body(1)).is_some());
+        drop(first);
+        let first = sender.weigh(&peer, &body(1 << 20)).unwrap();
+        let second = sender.weigh(&peer, &body(1 << 20)).unwrap();
+        assert!(sender.weigh(&peer, &body(1)).is_none());
+        drop((first, second));
+        // One alone always may, however large.
+        let large = sender.weigh(&peer, &body(3 << 20)).unwrap();
+        assert!(sender.weigh(&peer, &body(1)).is_none());
+        drop(large);
+        assert_eq!(sender.door.queued.load(Relaxed), 0);
+    }
+
+    #[tokio::test]
+    async fn replies_to_all_peers_fill_their_total_to_the_last_byte() {
+        let options = TransportOptions::default().with_send_bytes_total_max(8 * KIB);
+        let sender = sender(&options).await;
+        let guests = [guest(), guest(), guest()];
+        let weigh = |of: usize, bytes| sender.weigh(&guests[of], &body(bytes));
+        // Half of it by those who have something waiting.
+        let first = weigh(0, 2 * KIB).unwrap();
+        let second = weigh(0, 2 * KIB).unwrap();
+        assert!(weigh(0, 1).is_none());
+        // The other half is for those who have not.
+        let third = weigh(1, 4 * KIB).unwrap();
+        assert!(weigh(1, 1).is_none());
+        assert!(weigh(2, 1).is_none());
+        drop(first);
+        let fourth = weigh(2, 2 * KIB).unwrap();
+        assert!(weigh(0, 1).is_none());
+        drop((second, third, fourth));
+        assert_eq!(sender.door.queued.load(Relaxed), 0);
+    }
+}
