@@ -16,6 +16,7 @@ _imports = tempfile.TemporaryDirectory()
 (pathlib.Path(_imports.name) / "bowline").symlink_to(SCHEMA)
 
 wire = capnp.load(str(SCHEMA / "wire.capnp"))
+queue = capnp.load(str(SCHEMA / "queue.capnp"), imports=[_imports.name])
 everything = capnp.load(
     str(ROOT / "tests/schemas/schema/everything.capnp"), imports=[_imports.name]
 )

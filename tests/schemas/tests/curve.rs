@@ -7,8 +7,9 @@ mod python;
 
 use std::time::Duration;
 
+use bowline::queue::{Queue, QueueOptions, QueueService};
 use bowline::security::{
-    AccessRules, AllowedKeys, ClientSecurity, Keys, PublicKey, ServerSecurity,
+    AccessRules, AllowedKeys, ClientSecurity, Keys, PublicKey, QueueRight, ServerSecurity,
 };
 use bowline::topic::{Event, Keys as TopicKeys};
 use bowline::{Client, Code, Publisher, Reply, Request, Server, Status, Subscriber};
@@ -111,6 +112,79 @@ async fn libzmq_subscribers_get_in_with_the_right_key_only() {
     publisher.close().await;
 }
 
+#[tokio::test]
+async fn libzmq_producers_and_workers_get_in_with_the_right_key_only() {
+    let (keys, allowed) = (Keys::generate(), AllowedKeys::new());
+    let rules = AccessRules::new()
+        .queue("snake", "thumbnails", QueueRight::Push)
+        .queue("snake", "thumbnails", QueueRight::Work)
+        .queue("pusher", "thumbnails", QueueRight::Push)
+        .queue("worker", "thumbnails", QueueRight::Work)
+        .queue("worm", "others", QueueRight::Push)
+        .call("worm", "job_queue", "*");
+    let kept = Queue::<Thumbnail>::memory(QueueOptions::default());
+    let server = Server::builder()
+        .service(QueueService::new().queue(&kept))
+        .security(ServerSecurity::new(keys.clone(), allowed.clone()).with_access(rules))
+        .bind("tcp://127.0.0.1:0")
+        .await
+        .unwrap()
+        .spawn();
+    let endpoint = server.endpoint().to_string();
+    let right = keys.public().to_string();
+    let wrong = Keys::generate().public().to_string();
+
+    let (no, denied) = ("silence", "status 7");
+    for (who, server_key, name, pushes, works) in [
+        ("valid", &right, Some("snake"), "done", "done"),
+        (
+            "valid, only to push",
+            &right,
+            Some("pusher"),
+            "done",
+            denied,
+        ),
+        (
+            "valid, only to work",
+            &right,
+            Some("worker"),
+            denied,
+            "done",
+        ),
+        (
+            "valid but not allowed",
+            &right,
+            Some("worm"),
+            denied,
+            denied,
+        ),
+        ("unknown", &right, None, no, no),
+        ("wrong server key", &wrong, Some("snake"), no, no),
+        ("none", &"none".to_owned(), None, no, no),
+    ] {
+        let mut client = python("curve_queue.py", &[&endpoint, server_key]);
+        let key: PublicKey = line(&mut client).await.parse().unwrap();
+        if let Some(name) = name {
+            allowed.allow(name, key).unwrap();
+        }
+        // For the one that may only work.
+        kept.push(&Thumbnail::default()).await.unwrap();
+        for (what, expected) in [("push", pushes), ("work", works)] {
+            tell(&mut client, what).await;
+            assert_eq!(line(&mut client).await, expected, "{who}: {what}");
+        }
+        if who == "valid" {
+            allowed.revoke(key);
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            for what in ["push", "work"] {
+                tell(&mut client, what).await;
+                assert_eq!(line(&mut client).await, no, "revoked: {what}");
+            }
+        }
+    }
+    server.shutdown().await;
+}
+
 async fn ping(client: &Client) -> Result<String, Status> {
     let base = BaseClient::new(client.clone());
     let reply = base.ping(|mut params| params.set_text("hello")).await;
@@ -165,6 +239,22 @@ async fn a_libzmq_server_is_called_with_the_right_keys_only() {
             }
         }
     }
+
+    // A key that libzmq lets in no more gets in no more; where it was in, it stays until it has gone.
+    let security = || ClientSecurity::new(known.clone(), right);
+    let before = Client::builder().security(security());
+    let before = before.connect(endpoint).await.unwrap();
+    assert_eq!(ping(&before).await.unwrap(), "HELLO");
+    tell(&mut server, &format!("-{}", known.public())).await;
+    assert_eq!(line(&mut server).await, "done");
+    before.close().await;
+    let revoked = Client::builder()
+        .security(security())
+        .timeout(Duration::from_secs(3));
+    let revoked = revoked.connect(endpoint).await.unwrap();
+    let status = ping(&revoked).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable, "revoked");
+    revoked.close().await;
 
     // libzmq refuses for good with an ERROR; a key that is let in later gets in nevertheless.
     let late = ClientSecurity::new(unknown.clone(), right);
