@@ -11,8 +11,14 @@ pub struct Field {
     pub calls: SocketAddr,
     /// The service's topics; `None` where it has none.
     pub topics: Option<SocketAddr>,
+    /// The service's calls behind a lock.
+    pub locked: Option<SocketAddr>,
     /// Where the service looks for another service; `None` where it does not.
     pub upstream: Option<SocketAddr>,
+    /// Where it looks for one more, which it does not believe.
+    pub liar: Option<SocketAddr>,
+    /// Where it listens to a publisher.
+    pub news: Option<SocketAddr>,
     /// When it is over.
     pub until: Instant,
     /// A network of this machine that is the attack's own: the third byte of its addresses.

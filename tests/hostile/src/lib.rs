@@ -18,6 +18,7 @@ bowline::include_schemas!();
 
 pub mod attacks;
 pub mod bodies;
+pub mod curve;
 pub mod field;
 pub mod good;
 pub mod process;
@@ -31,5 +32,7 @@ pub const ECHO: u16 = 0;
 pub const LARGE: u16 = 1;
 /// The method that reads a tree.
 pub const GROW: u16 = 2;
+/// What a good service and a good publisher say that no hostile one knows.
+pub const PASSWORD: u64 = 0x5e5a_3e00;
 /// The most that [`LARGE`] answers with.
 pub const LARGE_BYTES_MAX: u32 = 256 * 1024;

@@ -125,6 +125,17 @@ impl Victim {
         addresses.map(|(name, at)| format!("{name}={at}")).collect()
     }
 
+    /// Waits until it has said each of these lines, in any order; whether it has.
+    pub fn says(&mut self, mut lines: Vec<&str>) -> bool {
+        while !lines.is_empty() {
+            match self.line() {
+                Some(said) => lines.retain(|line| *line != said),
+                None => return false,
+            }
+        }
+        true
+    }
+
     /// Waits for the next line that it says; `None` once it has ended.
     pub fn line(&mut self) -> Option<String> {
         self.output.next()?.ok()

@@ -18,12 +18,18 @@ pub const COMMAND: u8 = 0b100;
 
 /// The 64 bytes that come first: version 3.0, no security.
 pub fn greeting() -> [u8; 64] {
+    greeting_for("NULL", false)
+}
+
+/// The same for any security.
+pub fn greeting_for(mechanism: &str, as_server: bool) -> [u8; 64] {
     let mut greeting = [0; 64];
     greeting[0] = 0xff;
     greeting[8] = 1;
     greeting[9] = 0x7f;
     greeting[10] = 3;
-    greeting[12..16].copy_from_slice(b"NULL");
+    greeting[12..12 + mechanism.len()].copy_from_slice(mechanism.as_bytes());
+    greeting[32] = u8::from(as_server);
     greeting
 }
 
@@ -108,8 +114,16 @@ impl Wire {
     ///
     /// # Errors
     /// Where the other side does not greet.
-    pub fn greet(mut self) -> io::Result<Self> {
-        self.send(&greeting())?;
+    pub fn greet(self) -> io::Result<Self> {
+        self.greet_with(&greeting())
+    }
+
+    /// The same with any greeting.
+    ///
+    /// # Errors
+    /// Where the other side does not greet.
+    pub fn greet_with(mut self, greeting: &[u8]) -> io::Result<Self> {
+        self.send(greeting)?;
         let mut answer = [0; 64];
         self.stream.read_exact(&mut answer)?;
         Ok(self)

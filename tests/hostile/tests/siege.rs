@@ -5,11 +5,19 @@ use std::process::{Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use bowline::security::ClientSecurity;
+use bowline::{Client, Publisher, Reply, Request, Server, Status};
+use bowline_test_hostile::PASSWORD;
 use bowline_test_hostile::attacks::ALL;
+use bowline_test_hostile::curve::{client_keys, server_keys};
 use bowline_test_hostile::good::{self, Seen};
 use bowline_test_hostile::process::Victim;
-use bowline_test_hostile::target::TargetClient;
+use bowline_test_hostile::target::{
+    EchoParams, EchoResults, GrowParams, GrowResults, LargeParams, LargeResults, Target,
+    TargetClient, TargetServer, Tick,
+};
 use bowline_test_hostile::zmtp::{Wire, message};
+use rustix::process::{Signal, kill_process};
 
 const LIMITS: [&str; 2] = ["memory=2147483648", "files=512"];
 /// What a service may have in memory, whatever is done to it.
@@ -34,10 +42,16 @@ fn length() -> (Duration, bool) {
 fn service() -> Victim {
     let program = Path::new(env!("CARGO_BIN_EXE_besieged"));
     // Free now, and nobody else's for the next seconds.
-    let upstream = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let upstream = format!("upstream={}", upstream.local_addr().unwrap());
-    let arguments = [LIMITS[0], LIMITS[1], &upstream];
-    Victim::start(program, &arguments, 3, Stdio::inherit()).unwrap()
+    let free = [(); 3].map(|()| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+    let [upstream, liar, news] = free.map(|it| it.local_addr().unwrap());
+    let others = [
+        format!("upstream={upstream}"),
+        format!("liar={liar}"),
+        format!("news={news}"),
+    ];
+    let mut arguments = LIMITS.to_vec();
+    arguments.extend(others.iter().map(String::as_str));
+    Victim::start(program, &arguments, 6, Stdio::inherit()).unwrap()
 }
 
 fn bare() -> Victim {
@@ -84,13 +98,20 @@ async fn besiege(which: &str, time: Duration) -> (Seen, Seen) {
     let mut victim = service();
     let endpoint = format!("tcp://{}", victim.address("calls"));
     let client = TargetClient::connect(endpoint).await.unwrap();
+    let locked = good_client_with_keys(&victim).await;
     let baseline = (time / 4).clamp(Duration::from_secs(1), Duration::from_secs(10));
     let before = good::call(&client, CALLS_A_SECOND, baseline).await;
-    let (strikes, during) = tokio::join!(
+    let (strikes, during, with_keys) = tokio::join!(
         attack(which, time, &victim),
-        good::call(&client, CALLS_A_SECOND, time)
+        good::call(&client, CALLS_A_SECOND, time),
+        good::call(&locked, CALLS_A_SECOND / 20, time)
     );
     assert_eq!(victim.ended(), None, "{which} has killed the service");
+    assert!(
+        with_keys.share() >= 0.9,
+        "with keys: {:?}",
+        with_keys.failures
+    );
     let memory = victim.resident_max();
     println!(
         "{which}: {:.2} % of {} calls answered, p99 {:?} (before: {:?}), {} MiB at most; {strikes:?} {:?}",
@@ -106,7 +127,73 @@ async fn besiege(which: &str, time: Duration) -> (Seen, Seen) {
         assert_eq!(*harm, 0, "{name} has done harm");
     }
     assert!(memory < RESIDENT_MAX, "{which}: {} MiB", memory >> 20);
+    if which == "all" || which.starts_with("lying") {
+        goes_on_with_good_ones(which, victim).await;
+    }
     (before, during)
+}
+
+/// A client whose key is let in.
+async fn good_client_with_keys(victim: &Victim) -> TargetClient {
+    let security = ClientSecurity::new(client_keys().unwrap(), server_keys().unwrap().public());
+    let endpoint = format!("tcp://{}", victim.address("locked"));
+    let client = Client::builder().security(security).connect(endpoint);
+    TargetClient::new(client.await.unwrap())
+}
+
+/// Knows the password.
+struct Honest;
+
+impl Target for Honest {
+    async fn echo(&self, request: Request<EchoParams>) -> Result<Reply<EchoResults>, Status> {
+        let data = request.plain()?.data;
+        Ok(EchoResults { data }.into())
+    }
+
+    async fn large(&self, _: Request<LargeParams>) -> Result<Reply<LargeResults>, Status> {
+        Err(Status::unavailable("nobody asks"))
+    }
+
+    async fn grow(&self, _: Request<GrowParams>) -> Result<Reply<GrowResults>, Status> {
+        Ok(GrowResults { nodes: PASSWORD }.into())
+    }
+}
+
+/// Good peers where the hostile ones were: they are called, answered and heard.
+async fn goes_on_with_good_ones(which: &str, mut victim: Victim) {
+    let at = |name| format!("tcp://{}", victim.address(name));
+    let (upstream, liar, news) = (at("upstream"), at("liar"), at("news"));
+    let serve = async |endpoint| {
+        let server = Server::builder().service(TargetServer::new(Honest));
+        server.bind(endpoint).await.unwrap().spawn()
+    };
+    let (upstream, _liar) = (serve(upstream).await, serve(liar).await);
+    let news = Publisher::<Tick>::bind(news).await.unwrap();
+    let publishing = tokio::spawn(async move {
+        loop {
+            let tick = Tick {
+                number: PASSWORD,
+                ..Tick::default()
+            };
+            news.publish(&tick).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    });
+    let pid = victim.pid();
+    let mut says = tokio::task::spawn_blocking(move || victim.says(vec!["answered", "heard"]));
+    let said = tokio::time::timeout(Duration::from_secs(60), &mut says).await;
+    if said.is_err() {
+        // Nobody waits for what it has still to say.
+        kill_process(pid, Signal::KILL).unwrap();
+    }
+    let said = said.unwrap_or_else(|_| panic!("{which}: it does not go on with good peers"));
+    assert!(said.unwrap(), "{which}: it has ended");
+    assert_ne!(
+        upstream.counters().handled,
+        0,
+        "{which}: upstream is not called"
+    );
+    publishing.abort();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
@@ -146,12 +233,15 @@ macro_rules! each_alone {
 each_alone! {
     amplification
     connection_flood
+    curve_handshakes
     cut_frames
     duplicated_replies
     endless_parts
     extreme_headers
     half_handshakes
     huge_lengths
+    lying_publishers
+    lying_servers
     missing_delimiters
     ping_storm
     stolen_identities

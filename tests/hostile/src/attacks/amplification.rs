@@ -14,7 +14,20 @@ use crate::zmtp::{Wire, message};
 const POINTERS: u16 = 2;
 
 pub(super) fn sally(field: &Field) -> io::Result<()> {
-    let bodies = [
+    let mut wire = Wire::connect(field.address(), field.calls)?.handshake("DEALER", b"")?;
+    for (correlation, body) in (0..).zip(bodies()) {
+        let header = Header::of(GROW, correlation).bytes();
+        wire.send(&message(&[b"", &header, &body]))?;
+        field.struck(1);
+        wire.receive_message()?;
+        field.pause(Duration::from_millis(5));
+    }
+    Ok(())
+}
+
+/// All of them, for whoever reads a body.
+pub(super) fn bodies() -> Vec<Vec<u8>> {
+    vec![
         zero_sized(500_000_000),
         zero_sized(8_000_000),
         aliased_texts(1000, 10_000),
@@ -28,16 +41,7 @@ pub(super) fn sally(field: &Field) -> io::Result<()> {
         capnp(&[struct_pointer(0, 0, 1), list_pointer(0, 7, (1 << 29) - 1)]),
         vec![0xff; 64],
         far_in_a_circle(),
-    ];
-    let mut wire = Wire::connect(field.address(), field.calls)?.handshake("DEALER", b"")?;
-    for (correlation, body) in (0..).zip(&bodies) {
-        let header = Header::of(GROW, correlation).bytes();
-        wire.send(&message(&[b"", &header, body]))?;
-        field.struck(1);
-        wire.receive_message()?;
-        field.pause(Duration::from_millis(5));
-    }
-    Ok(())
+    ]
 }
 
 /// The root of a tree whose children begin where the words do.

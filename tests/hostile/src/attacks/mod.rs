@@ -7,12 +7,15 @@
 
 mod amplification;
 mod connection_flood;
+mod curve_handshakes;
 mod cut_frames;
 mod duplicated_replies;
 mod endless_parts;
 mod extreme_headers;
 mod half_handshakes;
 mod huge_lengths;
+mod lying_publishers;
+mod lying_servers;
 mod missing_delimiters;
 mod ping_storm;
 mod stolen_identities;
@@ -37,7 +40,7 @@ pub struct Attack {
 }
 
 /// All of them.
-pub const ALL: [Attack; 14] = [
+pub const ALL: [Attack; 17] = [
     Attack {
         name: "amplification",
         sally: amplification::sally,
@@ -45,6 +48,10 @@ pub const ALL: [Attack; 14] = [
     Attack {
         name: "connection-flood",
         sally: connection_flood::sally,
+    },
+    Attack {
+        name: "curve-handshakes",
+        sally: curve_handshakes::sally,
     },
     Attack {
         name: "cut-frames",
@@ -69,6 +76,14 @@ pub const ALL: [Attack; 14] = [
     Attack {
         name: "huge-lengths",
         sally: huge_lengths::sally,
+    },
+    Attack {
+        name: "lying-publishers",
+        sally: lying_publishers::sally,
+    },
+    Attack {
+        name: "lying-servers",
+        sally: lying_servers::sally,
     },
     Attack {
         name: "missing-delimiters",

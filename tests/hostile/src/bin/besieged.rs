@@ -1,18 +1,24 @@
-//! `besieged [memory=<bytes>] [files=<n>] [upstream=<address>] [subscribers=<n>] [events=<n>] [rate=<n>]`: calls and ticks, all of Bowline's and with its defaults,
-//! under these limits; and a client of whoever listens upstream, who may be hostile. Prints where it listens; ends when its
-//! input does, or at the first reply that is not to its own call. With `subscribers` it waits for so many, then publishes
-//! `events` ticks, `rate` a second.
+//! `besieged [memory=<bytes>] [files=<n>] [upstream=<address>] [liar=<address>] [news=<address>] [subscribers=<n>]
+//! [events=<n>] [rate=<n>]`: calls, without keys and with, and ticks, all of Bowline's and with its defaults, under these limits; clients of
+//! whoever listens upstream and of a liar, and a subscriber to the news, all of whom may be hostile.
+//!
+//! Prints where it listens, and whom it looks for; then `answered` and `heard` when the liar or the news say the password, at last. Ends when
+//! its input does, or at the first reply from upstream that is not to its own call. With `subscribers` it waits for so
+//! many, then publishes `events` ticks, `rate` a second.
 
 use std::time::Duration;
 
-use bowline::{Publisher, Reply, Request, Server, Status};
-use bowline_test_hostile::LARGE_BYTES_MAX;
+use bowline::security::{AccessRules, AllowedKeys, ServerSecurity};
+use bowline::topic::{Event, Keys};
+use bowline::{Publisher, Reply, Request, Server, Status, Subscriber};
+use bowline_test_hostile::curve::{client_keys, server_keys};
 use bowline_test_hostile::good::unix_nanoseconds;
 use bowline_test_hostile::process::{argument, limit_from_arguments, say, until_input_ends};
 use bowline_test_hostile::target::{
     EchoParams, EchoResults, GrowParams, GrowResults, LargeParams, LargeResults, Node, Target,
     TargetClient, TargetServer, Tick,
 };
+use bowline_test_hostile::{LARGE_BYTES_MAX, PASSWORD};
 use bytes::Bytes;
 
 /// Published in one go; then it waits.
@@ -55,16 +61,36 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .bind("tcp://127.0.0.1:0")
         .await?
         .spawn();
+    let allowed = AllowedKeys::new();
+    allowed.allow("good", client_keys()?.public())?;
+    let rules = AccessRules::new().call("good", "target", "*");
+    let locked = Server::builder()
+        .service(TargetServer::new(Answers))
+        .security(ServerSecurity::new(server_keys()?, allowed).with_access(rules))
+        .bind("tcp://127.0.0.1:0")
+        .await?
+        .spawn();
     let publisher = Publisher::<Tick>::bind("tcp://127.0.0.1:0").await?;
     say("calls", server.endpoint());
     say("topics", publisher.endpoint());
-    let upstream = argument("upstream");
+    say("locked", locked.endpoint());
+    let looked_for = ["upstream", "liar", "news"].map(|name| {
+        let address = argument(name);
+        address.inspect(|address| say(name, address))
+    });
+    let [upstream, liar, news] = looked_for;
     let calling = async {
         match upstream {
             Some(upstream) => call(&upstream).await,
             None => std::future::pending().await,
         }
     };
+    if let Some(liar) = liar {
+        tokio::spawn(async move { ask(&liar).await.expect("what it asks can be asked") });
+    }
+    if let Some(news) = news {
+        tokio::spawn(async move { listen(&news).await.expect("it can be listened to") });
+    }
     let number = |name, default| argument(name).map_or(Ok(default), |value| value.parse::<u64>());
     let subscribers = number("subscribers", 0)? as usize;
     let (events, rate) = (number("events", u64::MAX)?, number("rate", 100)?);
@@ -107,7 +133,6 @@ async fn publish(publisher: &Publisher<Tick>, events: u64, rate: u64) {
 
 /// Calls for ever; returns with a reply that is another call's.
 async fn call(upstream: &str) -> Result<(), Box<dyn std::error::Error>> {
-    println!("upstream {upstream}");
     let client = TargetClient::connect(format!("tcp://{upstream}")).await?;
     for number in 0u64.. {
         let data = Bytes::copy_from_slice(&number.to_be_bytes());
@@ -120,4 +145,50 @@ async fn call(upstream: &str) -> Result<(), Box<dyn std::error::Error>> {
         tokio::time::sleep(CALL).await;
     }
     Ok(())
+}
+
+/// Calls of one client at once.
+const ASKING: usize = 16;
+
+/// Calls for ever, believes nothing, and says once that a reply was right.
+async fn ask(liar: &str) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let client = TargetClient::connect(format!("tcp://{liar}")).await?;
+    let mut asking = tokio::task::JoinSet::new();
+    for _ in 0..ASKING {
+        let client = client.clone();
+        asking.spawn(async move {
+            loop {
+                let reply = client.grow(|params| drop(params.init_root())).await;
+                if reply.is_ok_and(|reply| reply.plain().is_ok_and(|it| it.nodes == PASSWORD)) {
+                    return;
+                }
+                tokio::time::sleep(CALL).await;
+            }
+        });
+    }
+    while asking.join_next().await.is_some() {}
+    println!("answered");
+    Ok(())
+}
+
+/// Takes events more slowly than they may come, and says once that one was right.
+async fn listen(news: &str) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let subscriber = Subscriber::<()>::builder().confirm_within(Duration::from_millis(100));
+    let mut subscriber = subscriber.connect::<Tick>(format!("tcp://{news}")).await?;
+    // Whoever is there now may not say yes.
+    let _ = subscriber.subscribe(Keys::All).await;
+    let mut taken = 0u64;
+    while let Some(event) = subscriber.next().await {
+        if let Event::Message(event) = event
+            && event.plain().is_ok_and(|tick| tick.number == PASSWORD)
+        {
+            println!("heard");
+            break;
+        }
+        taken += 1;
+        if taken.is_multiple_of(8) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+    std::future::pending().await
 }

@@ -1,4 +1,5 @@
-//! `hostile <seconds> <attack|all> calls=<address> [topics=<address>] [upstream=<address>]`
+//! `hostile <seconds> <attack|all> calls=<address> [topics=<address>] [locked=<address>] [upstream=<address>]
+//! [liar=<address>] [news=<address>]`
 //!
 //! Strikes, then prints a line for each attack: its name, how often it struck, and how often it saw that it did harm,
 //! with tabs between. It gives way to every other
@@ -35,7 +36,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         fields.push(Field {
             calls: address("calls")?.ok_or("whose calls?")?,
             topics: address("topics")?,
+            locked: address("locked")?,
             upstream: address("upstream")?,
+            liar: address("liar")?,
+            news: address("news")?,
             until,
             network: u8::try_from(network)?,
             strikes: AtomicU64::new(0),
