@@ -21,10 +21,31 @@ pub fn envelope(bytes: &[u8]) {
     crate::wire::decode_all(bytes);
 }
 
+pub fn headers(bytes: &[u8]) {
+    if let Ok(text) = std::str::from_utf8(bytes) {
+        crate::queue::fuzzing::headers(text);
+    }
+}
+
+pub fn jobs(bytes: &[u8]) {
+    crate::queue::fuzzing::jobs(bytes);
+}
+
+pub fn keys(bytes: &[u8]) {
+    if let Ok(text) = std::str::from_utf8(bytes) {
+        crate::security::read_any_keys(text);
+    }
+}
+
 pub fn lists(bytes: &[u8]) {
     if let Ok(text) = std::str::from_utf8(bytes) {
         crate::security::read_any(text);
     }
+}
+
+#[cfg(feature = "durable")]
+pub fn log(bytes: &[u8]) {
+    crate::queue::fuzzing::log(bytes);
 }
 
 pub fn names(bytes: &[u8]) {

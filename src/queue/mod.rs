@@ -21,7 +21,14 @@
 mod channel;
 mod embedded;
 mod engine;
-#[cfg(any(feature = "nats", feature = "rabbitmq"))]
+#[cfg(any(feature = "nats", feature = "rabbitmq", fuzzing))]
+#[cfg_attr(
+    not(any(feature = "nats", feature = "rabbitmq")),
+    allow(
+        dead_code,
+        reason = "for fuzzing, what reads messages without who gets them"
+    )
+)]
 pub mod engines;
 mod error;
 mod job;
@@ -72,3 +79,20 @@ pub use push::Push;
 pub use queue::{DeadLetters, Queue, Queueable};
 pub use wire::{QueueService, Remote, RemoteBuilder};
 pub use worker::{Worker, WorkerBuilder};
+
+/// For fuzzing: any bytes as what comes over the wire, out of a log, and out of another system's headers.
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing {
+    pub(crate) fn jobs(bytes: &[u8]) {
+        super::wire::read_any(bytes);
+    }
+
+    #[cfg(feature = "durable")]
+    pub(crate) fn log(bytes: &[u8]) {
+        super::log::read_any(bytes);
+    }
+
+    pub(crate) fn headers(text: &str) {
+        super::engines::read_any(text);
+    }
+}

@@ -23,3 +23,8 @@ fn unavailable(reason: impl ToString, work: Work) -> QueueError {
     let reason = reason.to_string();
     QueueError::Unavailable { reason, work }
 }
+
+#[cfg(fuzzing)]
+pub(super) fn read_any(text: &str) {
+    envelope::read_any(text);
+}

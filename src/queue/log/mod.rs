@@ -74,3 +74,12 @@ fn salt_of(header: &[u8], segment: u32) -> Option<u64> {
         (*half == segment_header(segment, salt)[..32]).then_some(salt)
     })
 }
+
+/// For fuzzing: any bytes as the header of a segment, and as a record.
+#[cfg(fuzzing)]
+pub(crate) fn read_any(bytes: &[u8]) {
+    if let Some(header) = bytes.get(..SEGMENT_HEADER as usize) {
+        let _ = salt_of(header, 1);
+    }
+    record::read_any(bytes);
+}

@@ -432,3 +432,27 @@ pub(super) fn read_description(from: wire::description::Reader<'_>) -> (Duration
     };
     (Duration::from_micros(from.get_lease_microseconds()), can)
 }
+
+#[cfg(fuzzing)]
+pub(super) fn read_any(bytes: &[u8]) {
+    let bytes = Bytes::copy_from_slice(bytes);
+    let Ok(message) = message::open(bytes, &crate::Limits::default()) else {
+        return;
+    };
+    let _ = message.get_root().map(read_description);
+    let _ = message.get_root().map(read_counters);
+    let _ = message.get_root().map(read_found);
+    let _ = message.get_root().and_then(read_leased);
+    let _ = message.get_root().and_then(read_dead);
+    let _ = message.get_root().and_then(read_answer);
+    let Ok(job) = message.get_root().and_then(read_new_job) else {
+        return;
+    };
+    let _ = (message.get_root()).and_then(|pushed| read_pushed(pushed, &job));
+    let again = build::<wire::new_job::Owned>(|to| write_new_job(to, &job));
+    let again = message::open(again, &crate::Limits::default());
+    let again = again
+        .ok()
+        .and_then(|it| it.get_root().and_then(read_new_job).ok());
+    assert_eq!(again, Some(job));
+}
