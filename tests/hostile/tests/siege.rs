@@ -188,11 +188,13 @@ async fn goes_on_with_good_ones(which: &str, mut victim: Victim) {
     }
     let said = said.unwrap_or_else(|_| panic!("{which}: it does not go on with good peers"));
     assert!(said.unwrap(), "{which}: it has ended");
-    assert_ne!(
-        upstream.counters().handled,
-        0,
-        "{which}: upstream is not called"
-    );
+    let called = async {
+        while upstream.counters().handled == 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let called = tokio::time::timeout(Duration::from_secs(30), called).await;
+    assert!(called.is_ok(), "{which}: upstream is not called");
     publishing.abort();
 }
 
@@ -253,7 +255,9 @@ each_alone! {
 #[expect(clippy::await_holding_lock, reason = "a test at a time is the purpose")]
 async fn besiege_alone(name: &str) {
     let _alone = alone();
-    let (_, during) = besiege(&name.replace('_', "-"), Duration::from_secs(2)).await;
+    // Those who lie have many ways to do it, one after the other.
+    let seconds = if name.starts_with("lying") { 6 } else { 2 };
+    let (_, during) = besiege(&name.replace('_', "-"), Duration::from_secs(seconds)).await;
     assert!(during.share() >= 0.9, "{:?}", during.failures);
 }
 

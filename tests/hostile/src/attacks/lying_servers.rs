@@ -105,7 +105,7 @@ fn sends_too_much(_: &Field, wire: Wire) -> io::Result<()> {
 fn answers_what_nobody_asked(field: &Field, wire: Wire) -> io::Result<()> {
     let mut wire = wire.handshake("ROUTER", b"")?;
     for number in 0..5000u64 {
-        let correlation = number << 32 | number % 64;
+        let correlation = (number << 32) | (number % 64);
         wire.send(&message(&[b"", &reply(correlation, 0), &[7; 1024]]))?;
         if number % 500 == 0 {
             field.pause(Duration::from_millis(1));

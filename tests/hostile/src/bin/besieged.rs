@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bowline::security::{AccessRules, AllowedKeys, ServerSecurity};
 use bowline::topic::{Event, Keys};
-use bowline::{Publisher, Reply, Request, Server, Status, Subscriber};
+use bowline::{Client, Publisher, Reply, Request, Server, Status, Subscriber, TransportOptions};
 use bowline_test_hostile::curve::{client_keys, server_keys};
 use bowline_test_hostile::good::unix_nanoseconds;
 use bowline_test_hostile::process::{argument, limit_from_arguments, say, until_input_ends};
@@ -147,12 +147,20 @@ async fn call(upstream: &str) -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
+/// So that much is done to it in a short time.
+fn comes_again_soon() -> TransportOptions {
+    let (min, max) = (Duration::from_millis(5), Duration::from_millis(50));
+    TransportOptions::default().with_reconnect(min, max)
+}
+
 /// Calls of one client at once.
 const ASKING: usize = 16;
 
 /// Calls for ever, believes nothing, and says once that a reply was right.
 async fn ask(liar: &str) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    let client = TargetClient::connect(format!("tcp://{liar}")).await?;
+    let client = Client::builder().transport(comes_again_soon());
+    let client = client.connect(format!("tcp://{liar}")).await?;
+    let client = TargetClient::new(client);
     let mut asking = tokio::task::JoinSet::new();
     for _ in 0..ASKING {
         let client = client.clone();
@@ -173,7 +181,9 @@ async fn ask(liar: &str) -> Result<(), Box<dyn std::error::Error + Send + Sync>>
 
 /// Takes events more slowly than they may come, and says once that one was right.
 async fn listen(news: &str) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    let subscriber = Subscriber::<()>::builder().confirm_within(Duration::from_millis(100));
+    let subscriber = Subscriber::<()>::builder()
+        .confirm_within(Duration::from_millis(100))
+        .transport(comes_again_soon());
     let mut subscriber = subscriber.connect::<Tick>(format!("tcp://{news}")).await?;
     // Whoever is there now may not say yes.
     let _ = subscriber.subscribe(Keys::All).await;
