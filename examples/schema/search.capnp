@@ -1,5 +1,5 @@
 @0xb0f1a3c5d7e90403;
-# A search engine of four services: who are you, what is there, what fits, and how far are we.
+# A search engine: who are you, what is there, what fits, what is to come, and how far are we.
 
 using Bowline = import "/bowline/bowline.capnp";
 
@@ -13,8 +13,9 @@ struct Denied {
 }
 
 interface Index $Bowline.timeout("10s") {
-  add @0 (session :Text, job :Text, documents :List(Document)) -> (documents :UInt32) $Bowline.once $Bowline.atomic $Bowline.fails("Denied");
-  # Takes documents in, those of one request once; one with a known path replaces the one before.
+  add @0 Incoming -> Progress $Bowline.once $Bowline.atomic $Bowline.fails("Denied");
+  # Takes a document in, that of one request once; one with a known path replaces the one before. Says how far
+  # its upload is then.
 
   lookUp @1 (terms :List(Text)) -> (documents :UInt32, averageWords :Float64, found :List(Term)) $Bowline.idempotent;
   # Where the terms are.
@@ -28,6 +29,14 @@ interface Index $Bowline.timeout("10s") {
 struct Document {
   path @0 :Text;
   text @1 :Text;
+}
+
+struct Incoming $Bowline.queue("incoming") {
+  # A document that is to be taken in, sooner or later.
+  session  @0 :Text $Bowline.secret;
+  upload   @1 :Text;
+  # Which documents belong together.
+  document @2 :Document;
 }
 
 struct Missing {
@@ -58,7 +67,7 @@ struct Hit {
 }
 
 struct Progress $Bowline.topic("indexing") {
-  job       @0 :Text $Bowline.key;
+  upload    @0 :Text $Bowline.key;
   documents @1 :UInt32;
   bytes     @2 :UInt64;
 }

@@ -1,54 +1,93 @@
-//! Who uses the services: feeds them a folder, shows the progress, asks, and prints the hits.
+//! Who uses the services: pushes a folder, shows the progress, asks, and prints the hits.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use bowline::topic::{Event, Keys};
-use bowline::{Call, Client, Failure, RequestId, Subscriber};
+use bowline::topic::Keys;
+use bowline::{Call, Client, Failure, Queue, RequestId, Subscriber};
 use bowline_examples::search::{
-    AddParams, Document, IndexClient, LoginClient, Missing, Progress, SearchClient, SearchParams,
+    Document, Incoming, LoginClient, Missing, Progress, SearchClient, SearchParams,
 };
 use hdrhistogram::Histogram;
-use indicatif::{ProgressBar, ProgressStyle};
-use tokio::task::JoinSet;
+use tokio::time::sleep;
 
+use crate::bar::Bar;
 use crate::words::words;
 use crate::{AnyError, Arguments, login};
 
-/// A batch is sent when it has this many bytes of text.
-const BATCH_BYTES: usize = 256 * 1024;
 /// Larger files are not text that somebody wrote.
-const FILE_BYTES_MAX: u64 = 1 << 20;
-const BATCHES_IN_FLIGHT: usize = 8;
+const FILE_BYTES_MAX: u64 = 512 << 10;
 const LINES_A_HIT: usize = 3;
 
 pub async fn run(arguments: &Arguments) -> Result<(), AnyError> {
     let mut latencies = Latencies::new()?;
-    let login = LoginClient::connect(&arguments.login).await?;
-    let index = IndexClient::connect(&arguments.index).await?;
-    let session = latencies
-        .time(login.log_in(|mut params| {
-            params.set_user("ann");
-            params.set_password(login::PASSWORD);
-        }))
-        .await?
-        .plain()?
-        .session;
-
-    let files = text_files(&arguments.path);
-    let job = RequestId::new().to_string();
-    let bar = ProgressBar::new(files.len() as u64).with_style(ProgressStyle::with_template(
-        "{bar:40} {pos}/{len} documents, {msg}",
-    )?);
-    let progress = Subscriber::<Progress>::connect(&arguments.progress).await?;
-    progress.subscribe(Keys::Prefix(&job)).await?;
-    let watching = tokio::spawn(show(progress, bar.clone()));
-    feed(&index, &session, &job, files, &mut latencies).await?;
-    watching.abort();
-    bar.finish();
+    let session = log_in(arguments).await?;
+    upload(arguments, &session, Duration::ZERO, &mut latencies).await?;
     ask(arguments, session, &mut latencies).await?;
     println!("\n{latencies}");
     Ok(())
+}
+
+pub async fn log_in(arguments: &Arguments) -> Result<String, AnyError> {
+    let login = LoginClient::connect(&arguments.login).await?;
+    let session = login.log_in(|mut params| {
+        params.set_user("ann");
+        params.set_password(login::PASSWORD);
+    });
+    Ok(session.await?.plain()?.session)
+}
+
+/// Pushes the documents of the folder into the queue, with a pause after each, and watches the workers until they
+/// have had all of them taken in. Returns how many.
+pub async fn upload(
+    arguments: &Arguments,
+    session: &str,
+    pause: Duration,
+    latencies: &mut Latencies,
+) -> Result<u64, AnyError> {
+    let queue = Queue::<Incoming>::connect(&arguments.index).await?;
+    let upload = RequestId::new().to_string();
+    let files = text_files(&arguments.path);
+    let bar = Bar::new(files.len())?;
+    let progress = Subscriber::<Progress>::connect(&arguments.progress).await?;
+    progress.subscribe(Keys::Prefix(&upload)).await?;
+    let watching = tokio::spawn(bar.clone().watch(progress));
+
+    let (start, mut pushed) = (Instant::now(), 0);
+    for file in files {
+        // What cannot be read, or is no text, is left out.
+        let Ok(text) = tokio::fs::read_to_string(&file).await else {
+            continue;
+        };
+        let path = file.display().to_string();
+        let incoming = Incoming {
+            session: session.to_owned(),
+            upload: upload.clone(),
+            document: Document { path, text },
+        };
+        // Returns when the document is safe in the queue, whoever is there to take it in.
+        latencies.time(queue.push(&incoming)).await?;
+        pushed += 1;
+        sleep(pause).await;
+    }
+    bar.say(&format!(
+        "{pushed} documents pushed after {:.1?}",
+        start.elapsed()
+    ));
+    loop {
+        let counters = queue.counters().await?;
+        if counters.dead > 0 {
+            return Err("a document could not be taken in: look at the dead letters".into());
+        }
+        if counters.jobs == 0 {
+            break;
+        }
+        sleep(Duration::from_millis(20)).await;
+    }
+    watching.abort();
+    bar.finish(pushed);
+    bar.say(&format!("… and taken in after {:.1?}", start.elapsed()));
+    Ok(pushed)
 }
 
 /// Asks the query, prints the hits, and follows the link of each to its document.
@@ -85,66 +124,8 @@ pub async fn ask(
     Ok(())
 }
 
-/// Sends the files in batches, several at once.
-async fn feed(
-    index: &IndexClient,
-    session: &str,
-    job: &str,
-    files: Vec<PathBuf>,
-    latencies: &mut Latencies,
-) -> Result<(), AnyError> {
-    let mut calls = JoinSet::new();
-    let mut files = files.into_iter().peekable();
-    while files.peek().is_some() {
-        let mut documents = Vec::new();
-        let mut bytes = 0;
-        while bytes < BATCH_BYTES
-            && let Some(file) = files.next()
-        {
-            // What cannot be read, or is no text, is left out.
-            if let Ok(text) = tokio::fs::read_to_string(&file).await {
-                bytes += text.len();
-                let path = file.display().to_string();
-                documents.push(Document { path, text });
-            }
-        }
-        if calls.len() >= BATCHES_IN_FLIGHT
-            && let Some(done) = calls.join_next().await
-        {
-            latencies.record(done??)?;
-        }
-        let params = AddParams {
-            session: session.to_owned(),
-            job: job.to_owned(),
-            documents,
-        };
-        let add = index.add_plain(&params);
-        calls.spawn(async move {
-            let start = Instant::now();
-            add.await.map(|_| start.elapsed())
-        });
-    }
-    while let Some(done) = calls.join_next().await {
-        latencies.record(done??)?;
-    }
-    Ok(())
-}
-
-async fn show(mut progress: Subscriber<Progress>, bar: ProgressBar) {
-    while let Some(event) = progress.next().await {
-        if let Event::Message(message) = event
-            && let Ok(Progress {
-                documents, bytes, ..
-            }) = message.plain()
-        {
-            bar.set_position(documents.into());
-            bar.set_message(format!("{:.1} MiB", bytes as f64 / (1 << 20) as f64));
-        }
-    }
-}
-
 /// All files below a folder that may be text; neither hidden ones nor what a build made.
-pub fn text_files(path: &Path) -> Vec<PathBuf> {
+fn text_files(path: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
     let mut open = vec![path.to_owned()];
     while let Some(path) = open.pop() {
@@ -206,12 +187,8 @@ impl Latencies {
         let start = Instant::now();
         let output = call.await;
         // Three digits of any duration fit.
-        let _ = self.record(start.elapsed());
+        let _ = self.0.record(start.elapsed().as_micros() as u64);
         output
-    }
-
-    fn record(&mut self, latency: Duration) -> Result<(), AnyError> {
-        Ok(self.0.record(latency.as_micros() as u64)?)
     }
 }
 

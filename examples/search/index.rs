@@ -1,4 +1,4 @@
-//! The index service: keeps documents, says where words are, publishes how far it is.
+//! The index service: keeps documents, says where words are, publishes how far uploads are.
 //!
 //! Documents are in a database, and get there in the transaction that records the outcome of their request:
 //! both are there, or neither. Where words are is kept in memory, and found out anew at the start.
@@ -9,10 +9,13 @@ use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use bowline::once::RedbTransaction;
 use bowline::{Failure, Publisher, Reply, Request, Status};
 use bowline_examples::search::{
-    AddParams, AddResults, CountsParams, CountsResults, Denied, Document, FetchParams, Index,
-    LoginClient, LookUpParams, LookUpResults, Missing, Progress, Term, TermPosting,
+    CountsParams, CountsResults, Denied, Document, FetchParams, Incoming, Index, LoginClient,
+    LookUpParams, LookUpResults, Missing, Progress, Term, TermPosting,
 };
-use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition};
+use redb::{
+    Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition,
+    WriteTransaction,
+};
 
 use crate::words::words;
 
@@ -20,6 +23,8 @@ use crate::words::words;
 const TEXTS: TableDefinition<'_, &str, &str> = TableDefinition::new("texts");
 /// How often the document of a path was taken in.
 const TAKEN_IN: TableDefinition<'_, &str, u64> = TableDefinition::new("taken in");
+/// Documents that were taken in of each upload, and their bytes.
+const UPLOADS: TableDefinition<'_, &str, (u32, u64)> = TableDefinition::new("uploads");
 
 pub struct Documents {
     database: Arc<Database>,
@@ -34,7 +39,6 @@ struct State {
     /// Of each word, how often it is in which document.
     postings: HashMap<String, HashMap<String, u32>>,
     words: u64,
-    bytes: u64,
 }
 
 struct Stored {
@@ -51,6 +55,7 @@ impl Documents {
         let mut state = State::default();
         let writes = database.begin_write()?;
         writes.open_table(TAKEN_IN)?;
+        writes.open_table(UPLOADS)?;
         for entry in writes.open_table(TEXTS)?.iter()? {
             let (path, text) = entry?;
             state.add(path.value(), text.value());
@@ -86,7 +91,6 @@ impl State {
         }
         let words = counts.values().sum();
         self.words += u64::from(words);
-        self.bytes += text.len() as u64;
         for (word, count) in counts {
             let postings = self.postings.entry(word).or_default();
             postings.insert(path.to_owned(), count);
@@ -99,7 +103,6 @@ impl State {
     fn remove(&mut self, path: &str) {
         if let Some(Stored { text, words: count }) = self.documents.remove(path) {
             self.words -= u64::from(count);
-            self.bytes -= text.len() as u64;
             for (_, word) in words(&text) {
                 if let Some(postings) = self.postings.get_mut(&word) {
                     postings.remove(path);
@@ -110,50 +113,31 @@ impl State {
 }
 
 impl Index for Documents {
-    async fn add(&self, request: Request<AddParams>) -> Result<Reply<AddResults>, Failure<Denied>> {
-        let AddParams {
-            session,
-            job,
-            documents,
-        } = request.plain()?;
+    async fn add(&self, request: Request<Incoming>) -> Result<Reply<Progress>, Failure<Denied>> {
+        let incoming = Arc::new(request.plain()?);
         // Composition: who may do this is another service's business, within the same deadline.
-        let mut who = self.login.who_is(|mut params| params.set_session(&session));
+        let mut who = self
+            .login
+            .who_is(|mut params| params.set_session(&incoming.session));
         if let Some(deadline) = request.deadline() {
             who = who.deadline(deadline);
         }
         who.await?;
-        let documents = Arc::new(documents);
+        let taken = Arc::clone(&incoming);
         let transaction = request.transaction::<RedbTransaction>()?;
-        let taken = Arc::clone(&documents);
         let reply = transaction
             .commit(move |writes| -> Result<_, Failure<Denied>> {
-                let mut texts = writes.open_table(TEXTS).map_err(Status::from_store)?;
-                let mut taken_in = writes.open_table(TAKEN_IN).map_err(Status::from_store)?;
-                for Document { path, text } in &*taken {
-                    let before = taken_in.get(&**path).map_err(Status::from_store)?;
-                    let times = before.map_or(0, |times| times.value()) + 1;
-                    let kept = taken_in.insert(&**path, times);
-                    kept.map_err(Status::from_store)?;
-                    let kept = texts.insert(&**path, &**text);
-                    kept.map_err(Status::from_store)?;
-                }
-                let documents = texts.len().map_err(Status::from_store)? as u32;
-                Ok(AddResults { documents })
+                Ok(take_in(writes, &taken).map_err(Status::from_store)?)
             })
             .await?;
-        let progress = {
-            let mut state = self.write()?;
-            for Document { path, text } in &*documents {
-                state.add(path, text);
-            }
-            Progress {
-                job,
-                documents: state.documents.len() as u32,
-                bytes: state.bytes,
-            }
-        };
+        let Incoming {
+            upload, document, ..
+        } = &*incoming;
+        self.write()?.add(&document.path, &document.text);
         // Progress that cannot be published is no reason to fail.
-        let _ = self.progress.publish(&progress).await;
+        if let Ok(progress) = progress(&self.database, upload) {
+            let _ = self.progress.publish(&progress).await;
+        }
         Ok(reply)
     }
 
@@ -219,4 +203,37 @@ fn counts(database: &Database) -> Result<(u64, u64), redb::Error> {
         taken_in += entry?.1.value();
     }
     Ok((documents, taken_in))
+}
+
+/// Writes a document down, and how far its upload is with it.
+fn take_in(writes: &WriteTransaction, incoming: &Incoming) -> Result<Progress, redb::Error> {
+    let Incoming {
+        upload, document, ..
+    } = incoming;
+    let Document { path, text } = document;
+    writes.open_table(TEXTS)?.insert(&**path, &**text)?;
+    let mut taken_in = writes.open_table(TAKEN_IN)?;
+    let times = taken_in.get(&**path)?.map_or(0, |times| times.value());
+    taken_in.insert(&**path, times + 1)?;
+    let mut uploads = writes.open_table(UPLOADS)?;
+    let before = uploads.get(&**upload)?.map(|far| far.value());
+    let (documents, bytes) = before.unwrap_or_default();
+    let (documents, bytes) = (documents + 1, bytes + text.len() as u64);
+    uploads.insert(&**upload, (documents, bytes))?;
+    Ok(Progress {
+        upload: upload.clone(),
+        documents,
+        bytes,
+    })
+}
+
+fn progress(database: &Database, upload: &str) -> Result<Progress, redb::Error> {
+    let uploads = database.begin_read()?.open_table(UPLOADS)?;
+    let far = uploads.get(upload)?.map(|far| far.value());
+    let (documents, bytes) = far.unwrap_or_default();
+    Ok(Progress {
+        upload: upload.to_owned(),
+        documents,
+        bytes,
+    })
 }

@@ -1,34 +1,49 @@
-//! A search engine of four services, each on its own endpoint, in one run:
+//! A search engine of four services and a queue, each on its own endpoint, in one run:
 //!
 //! ```text
 //! cargo run --release --example search -- PATH QUERY
 //! ```
 //!
-//! `login` gives sessions, `index` keeps documents and publishes its progress, `search` asks both
-//! and ranks; the caller here feeds them a folder of text, shows the progress, asks the query and
-//! follows the link of each hit to its document. `--role login` (or `index`, `search`, `caller`)
-//! runs one of them alone. With `--chaos` each service is a process of its own, which is killed
-//! again and again while the documents come in: none is lost, and none is taken in twice.
+//! `login` gives sessions, `index` keeps documents and publishes its progress, `search` asks both and ranks. The
+//! caller pushes a folder of text into a queue, where `worker`s take it from and have it indexed; it shows
+//! the progress, asks the query and follows the link of each hit to its document.
+//!
+//! `--role login` (or `index`, `search`, `worker`, `caller`) runs one of them alone. Workers can be started
+//! and killed at any time. With `--chaos` everything is a process of its own, which is killed again and again while
+//! the documents come in: none is lost, and none is taken in twice.
 
+mod bar;
 mod caller;
 mod chaos;
 mod index;
 mod login;
 mod ranking;
 mod words;
+mod worker;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bowline::once::{Bounds, Once, RedbStore};
-use bowline::{Client, Publisher, RequestId, Server, ServerHandle};
-use bowline_examples::search::{IndexClient, IndexServer, LoginClient, LoginServer, SearchServer};
+use bowline::queue::{Durable, QueueOptions, QueueService};
+use bowline::{Client, Publisher, Queue, RequestId, Server, ServerHandle};
+use bowline_examples::search::{
+    Incoming, IndexClient, IndexServer, LoginClient, LoginServer, SearchServer,
+};
 use clap::{Parser, ValueEnum};
 use redb::backends::InMemoryBackend;
 
 type AnyError = Box<dyn std::error::Error>;
 
-/// Searches a folder of text with four services.
+/// How long a worker may take to end what it has begun.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// Searches a folder of text with four services and a queue.
+///
+/// Without options, all of them are in this process. To see workers come and go, start `--role login`, `--role index
+/// --data index.redb`, `--role search` and `--role worker --pause 200` in terminals of their own, then `--role caller`; while its bar
+/// moves, start more workers, and kill some.
 #[derive(Parser)]
 struct Arguments {
     /// The folder to index.
@@ -52,13 +67,19 @@ struct Arguments {
     /// Where `index` publishes its progress.
     #[arg(long, default_value = "tcp://127.0.0.1:7004")]
     progress: String,
-    /// A file that keeps what `index` has. Without it, that is as long as the process lives.
+    /// Workers, where they are not alone.
+    #[arg(long, default_value_t = 2)]
+    workers: usize,
+    /// Milliseconds that a worker waits before each document, so that there is something to see.
+    #[arg(long, default_value_t = 0)]
+    pause: u64,
+    /// A file that keeps what `index` has, beside its queue. Without it, both are as long as the process lives.
     #[arg(long)]
     data: Option<PathBuf>,
     /// What `login` makes sessions with. Without it, sessions are as long as the process lives.
     #[arg(long, env = "SEARCH_SECRET", hide_env_values = true)]
     secret: Option<String>,
-    /// Kills the services while they work, and shows that nothing is lost or done twice.
+    /// Kills services and workers while they work, and shows that nothing is lost or done twice.
     #[arg(long)]
     chaos: bool,
     /// How many hits to show.
@@ -72,6 +93,7 @@ enum Role {
     Login,
     Index,
     Search,
+    Worker,
     Caller,
 }
 
@@ -82,7 +104,14 @@ async fn main() -> Result<(), AnyError> {
         Role::All if arguments.chaos => chaos::run(arguments).await,
         Role::All => {
             let services = all_services(&mut arguments).await?;
+            let mut workers = Vec::new();
+            for _ in 0..arguments.workers {
+                workers.push(worker::start(&arguments).await?);
+            }
             caller::run(&arguments).await?;
+            for worker in workers {
+                worker.drain(DRAIN).await;
+            }
             for service in services {
                 service.shutdown().await;
             }
@@ -92,6 +121,13 @@ async fn main() -> Result<(), AnyError> {
         Role::Login => until_told(login_service(&arguments).await?).await,
         Role::Index => until_told(index_service(&arguments).await?).await,
         Role::Search => until_told(search_service(&arguments).await?).await,
+        Role::Worker => {
+            let worker = worker::start(&arguments).await?;
+            println!("working for {}", arguments.index);
+            tokio::signal::ctrl_c().await?;
+            worker.drain(DRAIN).await;
+            Ok(())
+        }
     }
 }
 
@@ -139,10 +175,28 @@ async fn index_and_progress(arguments: &Arguments) -> Result<(ServerHandle, Stri
     let documents = index::Documents::new(database, login, progress)?;
     let server = Server::builder()
         .service(IndexServer::new(documents))
+        .service(QueueService::new().queue(&incoming(arguments)?))
         .once(Once::builder().build(store)?)
         .bind(&arguments.index)
         .await?;
     Ok((server.spawn(), progress_endpoint))
+}
+
+/// The queue of documents that are to be taken in: on disk, where the index is.
+fn incoming(arguments: &Arguments) -> Result<Queue<Incoming>, AnyError> {
+    // A document takes milliseconds: a worker that says nothing for a second is gone.
+    let options = QueueOptions::default()
+        .with_lease(Duration::from_secs(1))
+        .with_backoff_min(Duration::from_millis(100))
+        .with_backoff_max(Duration::from_secs(1));
+    Ok(match &arguments.data {
+        Some(file) => Queue::on(
+            Durable::builder(options)
+                .segment_bytes(4 << 20)
+                .open(file.with_extension("queue"))?,
+        ),
+        None => Queue::memory(options),
+    })
 }
 
 async fn search_service(arguments: &Arguments) -> Result<ServerHandle, AnyError> {
