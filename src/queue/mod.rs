@@ -73,7 +73,7 @@ pub use log::{Damage, Directory, Recovery, Storage};
 pub use machine::{Answer, Credit, QueueCounters, Stale};
 pub use options::{GROUP_DEFAULT, Groups, GroupsError, Poison, QueueOptions};
 #[cfg(feature = "durable")]
-pub use outbox::{Outbox, OutboxError};
+pub use outbox::{Outbox, OutboxCounters, OutboxError};
 pub use producer::Producer;
 pub use push::Push;
 pub use queue::{DeadLetters, Queue, Queueable};

@@ -5,7 +5,7 @@
 //! again after a crash is no second job. It does not wait for the queue, and tells nobody when it was forwarded.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant as Monotonic, SystemTime, UNIX_EPOCH};
 
 use redb::{
     Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition,
@@ -23,8 +23,12 @@ use super::{Engine, Identity, NewJob, Producer, QueueError, Queueable};
 const JOBS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("bowline.outbox");
 /// Jobs that their queue will never take.
 const REFUSED: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("bowline.outbox.refused");
-/// The producer's ID, and the next sequence number.
+/// When a job with a delay or an expiry was put in: milliseconds since 1970.
+const PUT: TableDefinition<'_, u64, u64> = TableDefinition::new("bowline.outbox.put");
+/// The producer's ID, the next sequence number, and how many jobs have expired here.
 const PRODUCER: TableDefinition<'_, &str, u128> = TableDefinition::new("bowline.outbox.producer");
+
+const EXPIRED: &str = "expired";
 
 /// Jobs that are forwarded together.
 const BATCH: usize = 512;
@@ -54,9 +58,22 @@ const PUSH: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct Outbox<T> {
     database: Arc<Database>,
+    clock: Clock,
     woken: Arc<Notify>,
     task: AbortHandle,
     type_: std::marker::PhantomData<fn() -> T>,
+}
+
+/// How many jobs of an [`Outbox`] are where.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct OutboxCounters {
+    /// Not forwarded yet.
+    pub waiting: u64,
+    /// Their queue will never take them, since they are too large. They stay in a table of their own.
+    pub refused: u64,
+    /// Their expiry was over before their queue could be reached, since the outbox was made.
+    pub expired: u64,
 }
 
 /// A job could not be put into the outbox, and is not there unless a commit failed half-way.
@@ -97,6 +114,8 @@ impl<T: Queueable> Outbox<T> {
             open.map_err(OutboxError::database)?;
             let open = transaction.open_table(REFUSED);
             open.map_err(OutboxError::database)?;
+            let open = transaction.open_table(PUT);
+            open.map_err(OutboxError::database)?;
             let mut producer = transaction
                 .open_table(PRODUCER)
                 .map_err(OutboxError::database)?;
@@ -110,9 +129,11 @@ impl<T: Queueable> Outbox<T> {
         }
         transaction.commit().map_err(OutboxError::database)?;
         let woken = Arc::new(Notify::new());
-        let forward = forward(Arc::clone(&database), Arc::clone(&woken), connect);
+        let clock = Clock::start();
+        let forward = forward(Arc::clone(&database), clock, Arc::clone(&woken), connect);
         Ok(Self {
             database,
+            clock,
             woken,
             task: tokio::spawn(forward).abort_handle(),
             type_: std::marker::PhantomData,
@@ -128,7 +149,7 @@ impl<T: Queueable> Outbox<T> {
     }
 
     /// The same, for a job that says how it is to be pushed: its ID, delay, priority, expiry. Delay and expiry count
-    /// from when it is forwarded.
+    /// from now, however long it waits here; a job that expires here is never forwarded, and is counted.
     ///
     /// # Errors
     /// As [`put_in`](Self::put_in).
@@ -164,6 +185,12 @@ impl<T: Queueable> Outbox<T> {
             .map_err(OutboxError::database)?;
         jobs.insert(sequence, &encode_job(&new)[..])
             .map_err(OutboxError::database)?;
+        if !new.delay.is_zero() || new.expires_after.is_some() {
+            let put = transaction.open_table(PUT);
+            let mut put = put.map_err(OutboxError::database)?;
+            put.insert(sequence, self.clock.now_ms())
+                .map_err(OutboxError::database)?;
+        }
         // Before the commit, so it may look too early; it looks again soon.
         self.woken.notify_one();
         Ok(())
@@ -181,18 +208,12 @@ impl<T: Queueable> Outbox<T> {
         Ok(())
     }
 
-    /// Jobs that are not forwarded yet, and those that their queue will never take: too large for it.
+    /// How many jobs are where.
     ///
     /// # Errors
     /// What the database says.
-    pub fn counters(&self) -> Result<(u64, u64), OutboxError> {
-        let transaction = self.database.begin_read().map_err(OutboxError::database)?;
-        let count = |table| -> Result<u64, OutboxError> {
-            let table = transaction.open_table(table);
-            let table = table.map_err(OutboxError::database)?;
-            table.len().map_err(OutboxError::database)
-        };
-        Ok((count(JOBS)?, count(REFUSED)?))
+    pub fn counters(&self) -> Result<OutboxCounters, OutboxError> {
+        counters(&self.database).map_err(OutboxError::database)
     }
 }
 
@@ -202,8 +223,38 @@ impl<T> Drop for Outbox<T> {
     }
 }
 
+/// The wall clock when the outbox was opened, and the monotonic one from then on: nothing is early or late because
+/// the wall clock is set while the process runs.
+#[derive(Clone, Copy, Debug)]
+struct Clock {
+    opened_ms: u64,
+    opened: Monotonic,
+}
+
+impl Clock {
+    fn start() -> Self {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH);
+        Self {
+            opened_ms: since.map_or(0, |since| since.as_millis() as u64),
+            opened: Monotonic::now(),
+        }
+    }
+
+    fn now_ms(self) -> u64 {
+        self.opened_ms + self.opened.elapsed().as_millis() as u64
+    }
+}
+
+/// What becomes of a job.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Settled {
+    Forwarded,
+    Refused,
+    Expired,
+}
+
 /// Forwards what is there, in its order, for ever.
-async fn forward<E, C, F>(database: Arc<Database>, woken: Arc<Notify>, connect: C)
+async fn forward<E, C, F>(database: Arc<Database>, clock: Clock, woken: Arc<Notify>, connect: C)
 where
     E: Engine,
     C: Fn() -> F + Send + Sync + 'static,
@@ -212,7 +263,7 @@ where
     let (mut engine, mut wait) = (None, LOOK);
     loop {
         let of_batch = Arc::clone(&database);
-        let batch = match spawn_blocking(move || read(&of_batch)).await {
+        let batch = match spawn_blocking(move || read(&of_batch, clock.now_ms())).await {
             Ok(Ok(batch)) => batch,
             Ok(Err(error)) => {
                 tracing::error!(%error, "an outbox cannot be read");
@@ -221,29 +272,33 @@ where
             }
             Err(_) => return,
         };
-        if batch.is_empty() {
+        if batch.jobs.is_empty() && batch.expired.is_empty() {
             // Whichever comes first.
             let _ = timeout(LOOK, woken.notified()).await;
             continue;
         }
-        if engine.is_none() {
+        if engine.is_none() && !batch.jobs.is_empty() {
             engine = connect().await.ok();
         }
         let pushed = match &engine {
-            Some(engine) => engine.push(batch.clone(), Instant::now() + PUSH).await,
-            None => Ok(Vec::new()),
+            Some(engine) if !batch.jobs.is_empty() => {
+                engine.push(batch.jobs.clone(), Instant::now() + PUSH).await
+            }
+            _ => Ok(Vec::new()),
         };
         let results = pushed.unwrap_or_default();
-        let settled = results.iter().zip(&batch).map_while(|(result, job)| {
-            let is_refused = match result {
-                Ok(_) => false,
-                Err(QueueError::TooLarge { .. }) => true,
+        let settled = results.iter().zip(&batch.jobs).map_while(|(result, job)| {
+            let settled = match result {
+                Ok(_) => Settled::Forwarded,
+                Err(QueueError::TooLarge { .. }) => Settled::Refused,
                 // In order: what comes behind it waits as well.
                 Err(_) => return None,
             };
-            Some((job.identity.sequence, is_refused))
+            Some((job.identity.sequence, settled))
         });
-        let settled: Vec<(u64, bool)> = settled.collect();
+        let expired = batch.expired.iter();
+        let expired = expired.map(|sequence| (*sequence, Settled::Expired));
+        let settled: Vec<(u64, Settled)> = expired.chain(settled).collect();
         if settled.is_empty() {
             sleep(wait).await;
             wait = (wait * 2).min(RETRY_MAX);
@@ -263,36 +318,76 @@ where
     }
 }
 
-fn read(database: &Database) -> Result<Vec<NewJob>, redb::Error> {
+/// The first jobs in their order, as they are to be pushed now, and the sequence numbers of those among them that are
+/// no longer worth it.
+#[derive(Default)]
+struct Batch {
+    jobs: Vec<NewJob>,
+    expired: Vec<u64>,
+}
+
+fn read(database: &Database, now_ms: u64) -> Result<Batch, redb::Error> {
     let transaction = database.begin_read()?;
     let table = transaction.open_table(JOBS)?;
-    let mut batch = Vec::new();
+    let put = transaction.open_table(PUT)?;
+    let mut batch = Batch::default();
     for entry in table.iter()?.take(BATCH) {
         let (sequence, job) = entry?;
-        match decode_job(job.value()) {
-            Ok(job) => batch.push(job),
+        let sequence = sequence.value();
+        let mut job = match decode_job(job.value()) {
+            Ok(job) => job,
             Err(error) => {
-                let sequence = sequence.value();
                 tracing::error!(sequence, %error, "a job of an outbox is damaged");
                 break;
             }
+        };
+        let put = put.get(sequence)?.map_or(now_ms, |put| put.value());
+        let waited = Duration::from_millis(now_ms.saturating_sub(put));
+        job.delay = job.delay.saturating_sub(waited);
+        job.expires_after = job.expires_after.map(|after| after.saturating_sub(waited));
+        match job.expires_after {
+            Some(Duration::ZERO) => batch.expired.push(sequence),
+            _ => batch.jobs.push(job),
         }
     }
     Ok(batch)
 }
 
-fn settle(database: &Database, settled: &[(u64, bool)]) -> Result<(), redb::Error> {
+fn settle(database: &Database, settled: &[(u64, Settled)]) -> Result<(), redb::Error> {
     let transaction = database.begin_write()?;
     {
         let mut jobs = transaction.open_table(JOBS)?;
         let mut refused = transaction.open_table(REFUSED)?;
-        for (sequence, is_refused) in settled {
+        let mut put = transaction.open_table(PUT)?;
+        let mut producer = transaction.open_table(PRODUCER)?;
+        let before = producer.get(EXPIRED)?.map_or(0, |expired| expired.value());
+        let mut expired = before;
+        for (sequence, settled) in settled {
             let job = jobs.remove(sequence)?;
-            if let (Some(job), true) = (job, *is_refused) {
-                refused.insert(sequence, job.value())?;
+            put.remove(sequence)?;
+            match (job, settled) {
+                (Some(job), Settled::Refused) => {
+                    refused.insert(sequence, job.value())?;
+                }
+                (Some(_), Settled::Expired) => expired += 1,
+                _ => {}
             }
+        }
+        if expired > before {
+            producer.insert(EXPIRED, expired)?;
         }
     }
     transaction.commit()?;
     Ok(())
+}
+
+fn counters(database: &Database) -> Result<OutboxCounters, redb::Error> {
+    let transaction = database.begin_read()?;
+    let producer = transaction.open_table(PRODUCER)?;
+    let expired = producer.get(EXPIRED)?.map_or(0, |expired| expired.value());
+    Ok(OutboxCounters {
+        waiting: transaction.open_table(JOBS)?.len()?,
+        refused: transaction.open_table(REFUSED)?.len()?,
+        expired: expired as u64,
+    })
 }

@@ -1,18 +1,17 @@
-//! Queues on disk whose storage fails, whose clock is set, and which are opened again; workers that stop; poison.
+//! Queues whose clock is set, and which are opened again; workers that answer late; poison.
 
-use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use bowline::RequestKey;
 use bowline::queue::{
-    Answer, Credit, Durable, Engine, Job, Memory, NewJob, Outbox, Producer, Queue, QueueClock,
-    QueueError, QueueOptions, Refusal, Remote, SimulatedQueue, Storage,
+    Answer, Credit, Durable, Engine, Job, Memory, NewJob, Producer, Queue, QueueClock,
+    QueueOptions, Refusal, SimulatedQueue,
 };
-use bowline::{RequestKey, Server, Work};
 use bowline_test_queues::jobs::Note;
 use bytes::Bytes;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 const LONG: Duration = Duration::from_secs(30);
@@ -39,157 +38,6 @@ async fn eventually(mut is: impl AsyncFnMut() -> bool) {
         assert!(Instant::now() < until, "it never came about");
         sleep(5 * MILLISECOND).await;
     }
-}
-
-/// A directory that fails as it is told to.
-#[derive(Debug)]
-struct Failing {
-    directory: bowline::queue::Directory,
-    how: AtomicU8,
-}
-
-const WELL: u8 = 0;
-const NO_SPACE: u8 = 1;
-const NO_SYNC: u8 = 2;
-
-impl Failing {
-    fn check(&self, at: u8) -> io::Result<()> {
-        if self.how.load(Ordering::SeqCst) != at {
-            return Ok(());
-        }
-        Err(match at {
-            NO_SPACE => io::ErrorKind::StorageFull.into(),
-            _ => io::Error::other("input/output error"),
-        })
-    }
-}
-
-impl Storage for Failing {
-    fn list(&self) -> io::Result<Vec<String>> {
-        self.directory.list()
-    }
-
-    fn create(&self, name: &str, bytes: u64) -> io::Result<()> {
-        self.check(NO_SPACE)?;
-        self.check(NO_SYNC)?;
-        self.directory.create(name, bytes)
-    }
-
-    fn read(&self, name: &str, offset: u64, into: &mut [u8]) -> io::Result<usize> {
-        self.directory.read(name, offset, into)
-    }
-
-    fn write(&self, name: &str, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.directory.write(name, offset, bytes)
-    }
-
-    fn sync(&self, name: &str) -> io::Result<()> {
-        self.check(NO_SYNC)?;
-        self.directory.sync(name)
-    }
-
-    fn truncate(&self, name: &str, bytes: u64) -> io::Result<()> {
-        self.check(NO_SYNC)?;
-        self.directory.truncate(name, bytes)
-    }
-
-    fn remove(&self, name: &str) -> io::Result<()> {
-        self.directory.remove(name)
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_disk_that_fails_acknowledges_nothing_and_comes_back() {
-    let folder = tempfile::tempdir().expect("a directory");
-    let directory = bowline::queue::Directory::open(folder.path()).expect("it opens");
-    let how = AtomicU8::new(WELL);
-    let storage = Arc::new(Failing { directory, how });
-    let builder = Durable::builder(QueueOptions::default()).segment_bytes(64 << 10);
-    let engine = builder.open_on(storage.clone()).expect("it opens");
-    let queue = Queue::<Note>::on(engine);
-    let mut told = Vec::new();
-    let mut number = 0;
-    let mut push = async |wait: Duration| {
-        number += 1;
-        let pushed = queue.push(&note(number)).wait_max(wait).await;
-        (number, pushed)
-    };
-    for _ in 0..20 {
-        let (number, pushed) = push(LONG).await;
-        pushed.expect("all is well");
-        told.push(number);
-    }
-    // No room for another segment: pushes wait, and answers still find room.
-    storage.how.store(NO_SPACE, Ordering::SeqCst);
-    let mut refused = 0;
-    for _ in 0..1500 {
-        let (number, pushed) = push(50 * MILLISECOND).await;
-        match pushed {
-            Ok(_) => told.push(number),
-            Err(QueueError::Full | QueueError::Unavailable { .. }) => {
-                refused += 1;
-                break;
-            }
-            Err(other) => panic!("{other:?}"),
-        }
-    }
-    assert_eq!(refused, 1, "a disk without room takes no more");
-    storage.how.store(WELL, Ordering::SeqCst);
-    let back = Instant::now();
-    let (number, pushed) = push(LONG).await;
-    pushed.expect("there is room again");
-    told.push(number);
-    assert!(
-        back.elapsed() < Duration::from_secs(5),
-        "{:?}",
-        back.elapsed()
-    );
-
-    storage.how.store(NO_SYNC, Ordering::SeqCst);
-    let until = Instant::now() + Duration::from_secs(2);
-    while Instant::now() < until {
-        let (_, pushed) = push(50 * MILLISECOND).await;
-        let error = pushed.expect_err("nothing is acknowledged in that time");
-        assert!(matches!(error, QueueError::Unavailable { .. }), "{error:?}");
-        sleep(20 * MILLISECOND).await;
-    }
-    storage.how.store(WELL, Ordering::SeqCst);
-    let back = Instant::now();
-    loop {
-        let (number, pushed) = push(LONG).await;
-        match pushed {
-            Ok(_) => {
-                told.push(number);
-                break;
-            }
-            Err(QueueError::Unavailable { work, .. }) => assert_eq!(work, Work::NotDone),
-            Err(other) => panic!("{other:?}"),
-        }
-        assert!(back.elapsed() < Duration::from_secs(5), "it is not back");
-        sleep(20 * MILLISECOND).await;
-    }
-    queue.close().await.expect("it is safe");
-    drop(queue);
-    drop(storage);
-    // As the next process sees it.
-    let engine = reopen(folder.path(), QueueOptions::default()).await;
-    assert_eq!(engine.recovery().damage, []);
-    let worker = engine.worker("workers").await.expect("the group");
-    let mut found = Vec::new();
-    loop {
-        let leased = worker.lease(CREDIT, later(MILLISECOND)).await;
-        let leased = leased.expect("an answer");
-        if leased.is_empty() {
-            break;
-        }
-        for job in leased {
-            let message = bowline::Msg::<Note>::open(job.body, &Default::default());
-            let read = message.expect("a message").plain().expect("a note");
-            assert_eq!(read, note(read.number));
-            found.push(read.number);
-        }
-    }
-    assert!(told.iter().all(|number| found.contains(number)));
 }
 
 /// Opens a queue that another has just closed, and whose last threads are about to let go.
@@ -436,50 +284,4 @@ async fn of_a_thousand_jobs_exactly_the_poisoned_are_dead() {
         assert_eq!(job.expect("a note").number % 100, 13);
         assert_eq!(letter.attempts.refused, 16);
     }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_job_is_in_the_outbox_until_its_queue_can_be_reached() {
-    let folder = tempfile::tempdir().expect("a directory");
-    let database = redb::Database::create(folder.path().join("orders.redb")).expect("it opens");
-    let database = Arc::new(database);
-    let socket = format!("ipc://{}", folder.path().join("queue").display());
-    let outbox = {
-        let socket = socket.clone();
-        Outbox::<Note>::open(Arc::clone(&database), move || {
-            let socket = socket.clone();
-            let client = bowline::Client::builder().timeout(Duration::from_secs(1));
-            async move {
-                let remote = Remote::builder().client(client).connect(socket, "notes");
-                let remote = timeout(Duration::from_secs(1), remote).await;
-                remote.unwrap_or(Err(QueueError::Closed))
-            }
-        })
-        .expect("it opens")
-    };
-    for number in 0..10 {
-        let transaction = database.begin_write().expect("a transaction");
-        outbox.put_in(&transaction, &note(number)).expect("put in");
-        match number {
-            // The producer changes its mind, and nothing is pushed.
-            5 => transaction.abort().expect("aborted"),
-            _ => transaction.commit().expect("committed"),
-        }
-    }
-    sleep(200 * MILLISECOND).await;
-    assert_eq!(outbox.counters().expect("counters"), (9, 0));
-
-    let queue = Queue::<Note>::memory(QueueOptions::default());
-    let service = bowline::queue::QueueService::new().queue(&queue);
-    let server = Server::builder().service(service).bind(&socket).await;
-    let server = server.expect("it binds").spawn();
-    eventually(async || outbox.counters().expect("counters") == (0, 0)).await;
-    let mut jobs = queue.jobs().start().await.expect("the group");
-    for number in [0, 1, 2, 3, 4, 6, 7, 8, 9] {
-        let job = timeout(LONG, jobs.next()).await.expect("a job");
-        let job = job.expect("open").expect("an answer");
-        assert_eq!(job.plain().expect("a note").number, number);
-        job.ack().await.expect("it has the lease");
-    }
-    server.shutdown().await;
 }
