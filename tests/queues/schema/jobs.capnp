@@ -12,3 +12,9 @@ struct Note $Bowline.queue("notes") {
   number @0 :UInt64;
   text   @1 :Text;
 }
+
+interface Ledger $Bowline.timeout("10s") {
+  # What a job does that must be done once.
+  enter @0 Note -> (times :UInt64) $Bowline.once $Bowline.atomic;
+  # How often a note of this text has been entered.
+}
