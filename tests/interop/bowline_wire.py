@@ -42,3 +42,22 @@ def request(interface, method, body, remaining_microseconds=5_000_000):
         remainingMicroseconds=remaining_microseconds,
     )
     return [header.to_bytes(), body.to_bytes()], 314
+
+
+def call(socket, interface, name, **params):
+    """Calls a method of an interface by its name over a REQ socket, and gives its results."""
+    method = interface.schema.methods[name]
+    ordinal = list(interface.schema.method_names).index(name)
+    # The structs of parameters and results have no names of their own.
+    params_struct, results_struct = (
+        capnp.lib.capnp._StructModule(struct, name)
+        for struct in (method.param_type, method.result_type)
+    )
+    body = params_struct.new_message(**params)
+    frames, correlation = request(interface, ordinal, body, 15_000_000)
+    socket.send_multipart(frames)
+    header, results = socket.recv_multipart()
+    with wire.ReplyHeader.from_bytes(header) as reply:
+        assert reply.status == 0, (reply.status, reply.message)
+        assert reply.correlation == correlation
+    return next(iter(results_struct.read_multiple_bytes(results)))

@@ -4,8 +4,13 @@
 
 mod python;
 
+use std::time::Duration;
+
+use bowline::queue::{QueueOptions, QueueService};
 use bowline::topic::{Event, Keys};
-use bowline::{Code, Publisher, Reply, Request, Server, Status, Subscriber, Work};
+use bowline::{
+    Code, Publisher, Queue, Reply, Request, Server, ServerHandle, Status, Subscriber, Work,
+};
 use bowline_test_schemas::everything::*;
 use python::{LONG, line, python, tell};
 use tokio::time::timeout;
@@ -96,4 +101,72 @@ async fn a_bowline_subscriber_reads_a_python_pub_and_sees_the_gap() {
     }
     assert_eq!(seen, ["1", "2", "missed 3 to 4", "5"]);
     tell(&mut publisher, "go").await;
+}
+
+async fn serve(queue: &Queue<Thumbnail>) -> ServerHandle {
+    let server = Server::builder().service(QueueService::new().queue(queue));
+    server.bind("tcp://127.0.0.1:0").await.unwrap().spawn()
+}
+
+#[tokio::test]
+async fn bowline_works_on_what_python_pushes() {
+    let queue = Queue::<Thumbnail>::memory(QueueOptions::default());
+    let server = serve(&queue).await;
+    let mut producer = python("queue_producer.py", &[&server.endpoint().to_string()]);
+    assert_eq!(line(&mut producer).await, "ok");
+    let mut jobs = queue.jobs().start().await.unwrap();
+    for (image, id) in [
+        ("cat.jpg", None),
+        ("dog.jpg", None),
+        ("owl.jpg", Some("owl")),
+    ] {
+        let job = timeout(LONG, jobs.next()).await.unwrap().unwrap().unwrap();
+        let Thumbnail { image: of, pixels } = job.plain().unwrap();
+        assert_eq!((of.as_str(), pixels), (image, 640));
+        assert_eq!(job.id().map(|id| id.as_bytes()), id.map(str::as_bytes));
+        job.ack().await.unwrap();
+    }
+    let counters = queue.counters().await.unwrap();
+    assert_eq!(
+        (counters.jobs, counters.done),
+        (0, 3),
+        "none is there twice"
+    );
+    server.shutdown().await;
+}
+
+#[tokio::test]
+async fn python_works_on_what_bowline_pushes() {
+    let options = QueueOptions::default()
+        .with_lease(Duration::from_millis(600))
+        .with_backoff_min(Duration::from_millis(10))
+        .with_backoff_max(Duration::from_millis(20));
+    let queue = Queue::<Thumbnail>::memory(options);
+    let server = serve(&queue).await;
+    let mut worker = python("queue_worker.py", &[&server.endpoint().to_string()]);
+    let expected: [(&str, &[&str]); 4] = [
+        ("cat.jpg", &["cat.jpg 0 0 held"]),
+        ("refuse", &["refuse 0 0 held", "refuse 1 0 held"]),
+        ("renew", &["renew 0 0 held"]),
+        ("late", &["late 0 0 not held", "late 0 1 held"]),
+    ];
+    for (image, lines) in expected {
+        let thumbnail = Thumbnail {
+            image: image.to_owned(),
+            ..Default::default()
+        };
+        queue.push(&thumbnail).await.unwrap();
+        for expected in lines {
+            assert_eq!(line(&mut worker).await, *expected);
+        }
+    }
+    let end = Thumbnail {
+        image: "end".to_owned(),
+        ..Default::default()
+    };
+    queue.push(&end).await.unwrap();
+    assert_eq!(line(&mut worker).await, "ok");
+    let counters = queue.counters().await.unwrap();
+    assert_eq!((counters.jobs, counters.done), (0, 5));
+    server.shutdown().await;
 }
