@@ -1,0 +1,328 @@
+//! What the name of a verified key is used for, and what of its secret is ever shown: nothing.
+
+mod common;
+#[path = "common/house.rs"]
+mod house;
+
+use std::fmt::Write;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use bowline::call::{NamedService, Outcome, RawReply, RawRequest, ReplyFuture};
+use bowline::schema::{Effect, MethodInfo, Recovery, ServiceInfo};
+use bowline::security::{AccessRules, Keys, PublicKey};
+use bowline::topic::{Keys as TopicKeys, SubscribeError};
+use bowline::{Code, RequestId, Server, Status};
+use bytes::Bytes;
+use common::{ECHO, Probe, call, send};
+use house::{House, client, security, subscriber};
+
+const COUNT: MethodInfo = MethodInfo {
+    service: "counting",
+    name: "count",
+    interface: 0xc0de,
+    ordinal: 0,
+    effect: Effect::Once(Recovery::InDoubt),
+    timeout: None,
+    params: 0,
+    results: 0,
+    fails: None,
+};
+
+/// One segment of one word, which is the null pointer.
+const EMPTY_STRUCT: &[u8] = &[0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+
+/// A `$once` method that says how often it was run.
+#[derive(Clone, Default)]
+struct Counting(Arc<AtomicU64>);
+
+impl NamedService for Counting {
+    const INFO: &'static ServiceInfo = &ServiceInfo {
+        name: "counting",
+        interface: 0xc0de,
+        methods: &[COUNT],
+    };
+}
+
+impl tower::Service<RawRequest> for Counting {
+    type Response = RawReply;
+    type Error = Status;
+    type Future = ReplyFuture;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Status>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: RawRequest) -> ReplyFuture {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        let name = request.principal.map_or(String::new(), |of| of.to_string());
+        Box::pin(async move { Ok(RawReply::new(Outcome::Success, name.into_bytes().into())) })
+    }
+}
+
+#[tokio::test]
+async fn two_principals_never_meet_in_one_request_id_and_two_keys_of_one_do() {
+    let house = House::new();
+    let (web_too, other) = (Keys::generate(), Keys::generate());
+    house.allowed.allow("web", web_too.public()).unwrap();
+    house.allowed.allow("other", other.public()).unwrap();
+    let counting = Counting::default();
+    let server = Server::builder()
+        .service(counting.clone())
+        .security(
+            house
+                .security()
+                .with_access(AccessRules::new().everything("*")),
+        )
+        .bind("tcp://127.0.0.1:0")
+        .await
+        .unwrap()
+        .spawn();
+    let right = house.server.public();
+    let id = RequestId::new();
+    for (keys, name, runs) in [
+        (&house.web, "web", 1),
+        (&web_too, "web", 1),
+        (&other, "other", 2),
+        (&house.web, "web", 2),
+    ] {
+        let client = client(server.endpoint(), security(keys, right)).await;
+        let mut request = RawRequest::new(&COUNT, Bytes::from_static(EMPTY_STRUCT));
+        request.id = id.clone();
+        assert_eq!(send(&client, request).await.unwrap(), name);
+        assert_eq!(counting.0.load(Ordering::SeqCst), runs, "{name}");
+    }
+    server.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_server_counts_by_principal_and_those_past_its_limit_together() {
+    let house = House::new();
+    let mut keys = vec![("web", house.web.clone())];
+    for name in ["ops", "late", "later"] {
+        let more = Keys::generate();
+        house.allowed.allow(name, more.public()).unwrap();
+        keys.push((name, more));
+    }
+    let server = Server::builder()
+        .service(Probe::default())
+        .principals_max(2)
+        .concurrency_per_connection_max(1)
+        .security(house.security())
+        .bind("tcp://127.0.0.1:0")
+        .await
+        .unwrap()
+        .spawn();
+    assert!(server.by_principal().is_empty());
+    for (name, keys) in &keys {
+        let client = client(server.endpoint(), security(keys, house.server.public())).await;
+        let reply = call(&client, &ECHO, "hello").await;
+        assert_eq!(reply.is_ok(), *name == "web", "{name}");
+    }
+    let counted: Vec<_> = server.by_principal();
+    let counted: Vec<_> = counted
+        .iter()
+        .map(|of| {
+            let name = of.principal.as_ref().map(|name| name.as_str());
+            (name, of.handled, of.denied, of.refused)
+        })
+        .collect();
+    assert_eq!(
+        counted,
+        [
+            (Some("ops"), 0, 1, 0),
+            (Some("web"), 1, 0, 0),
+            (None, 0, 2, 0)
+        ]
+    );
+    server.shutdown().await;
+}
+
+#[tokio::test]
+async fn requests_refused_for_a_limit_count_for_their_principal() {
+    let house = House::new();
+    let server = Server::builder()
+        .service(Probe::default())
+        .concurrency_per_connection_max(0)
+        .security(house.security())
+        .bind("tcp://127.0.0.1:0")
+        .await
+        .unwrap()
+        .spawn();
+    let web = client(
+        server.endpoint(),
+        security(&house.web, house.server.public()),
+    )
+    .await;
+    let refused = call(&web, &ECHO, "hello").await.unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+    let counted = server.by_principal();
+    assert_eq!(
+        (counted.len(), counted[0].refused, counted[0].handled),
+        (1, 1, 0)
+    );
+    server.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_publisher_counts_the_subscriptions_of_each_principal() {
+    let house = House::new();
+    let other = Keys::generate();
+    house.allowed.allow("other", other.public()).unwrap();
+    let publisher = house.publish().await;
+    let right = house.server.public();
+    for (keys, expected) in [(&house.web, Ok(())), (&other, Err(SubscribeError::Denied))] {
+        let subscriber = subscriber(publisher.endpoint(), security(keys, right)).await;
+        assert_eq!(subscriber.subscribe(TopicKeys::All).await, expected);
+    }
+    let counted = publisher.by_principal();
+    let counted: Vec<_> = counted
+        .iter()
+        .map(|of| {
+            (
+                of.principal.as_ref().map(|name| name.as_str()),
+                of.allowed,
+                of.denied,
+            )
+        })
+        .collect();
+    assert_eq!(counted, [(Some("other"), 0, 1), (Some("web"), 1, 0)]);
+}
+
+#[tokio::test]
+async fn with_the_right_key_nobody_takes_the_zeromq_identity_of_another_either() {
+    use omq_tokio::{
+        CurveKeypair, CurvePublicKey, CurveSecretKey, Message, Options, Socket, SocketType,
+    };
+
+    let house = House::new();
+    // Pairs of the test's own: the secrets of Bowline's keys are not to be had.
+    let pair = || {
+        let secret = x25519_dalek::StaticSecret::random();
+        let public = x25519_dalek::PublicKey::from(&secret).to_bytes();
+        (public, secret.to_bytes())
+    };
+    let (ann, thief) = (pair(), pair());
+    for (name, (public, _)) in [("web", ann), ("thief", thief)] {
+        house
+            .allowed
+            .allow(name, PublicKey::from_bytes(public))
+            .unwrap();
+    }
+    let server = house.serve("tcp://127.0.0.1:0").await;
+    let endpoint = server.endpoint().to_string();
+    let connect = async |(public, secret): ([u8; 32], [u8; 32])| {
+        let keys = CurveKeypair {
+            public: CurvePublicKey::from_bytes(public),
+            secret: CurveSecretKey::from_bytes(secret),
+        };
+        let pinned = CurvePublicKey::from_bytes(*house.server.public().as_bytes());
+        let options = Options::new()
+            .identity(Bytes::from_static(b"ann"))
+            .curve_client(keys, pinned);
+        let socket = Socket::new(SocketType::Dealer, options);
+        socket.connect(endpoint.as_str()).await.unwrap();
+        socket
+    };
+    let first = connect(ann).await;
+    first
+        .wait_connected(1, Duration::from_secs(10))
+        .await
+        .unwrap();
+    // The same key once more, and another one that is let in too.
+    let others = [connect(ann).await, connect(thief).await];
+    let start = Instant::now();
+    while server.door().handshakes_failed < 2 {
+        assert!(
+            start.elapsed() < Duration::from_secs(10),
+            "{:?}",
+            server.door()
+        );
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let nonsense = || Message::multipart([Bytes::new(), Bytes::from_static(b"x"), Bytes::new()]);
+    for _ in 0..3 {
+        first.send(nonsense()).await.unwrap();
+        let answer = tokio::time::timeout(Duration::from_secs(10), first.recv()).await;
+        assert_eq!(answer.unwrap().unwrap().len(), 3);
+    }
+    assert_eq!(server.counters().malformed, 3);
+    drop(others);
+    server.shutdown().await;
+}
+
+/// Keeps all that is logged, by whomever.
+struct Listening(Arc<Mutex<String>>);
+
+struct Field<'a>(&'a mut String);
+
+impl tracing::field::Visit for Field<'_> {
+    fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
+        let _ = write!(self.0, " {field}={value:?}");
+    }
+}
+
+impl tracing::Subscriber for Listening {
+    fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn new_span(&self, span: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        span.record(&mut Field(&mut self.0.lock().unwrap()));
+        tracing::span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &tracing::span::Id, values: &tracing::span::Record<'_>) {
+        values.record(&mut Field(&mut self.0.lock().unwrap()));
+    }
+
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+
+    fn event(&self, event: &tracing::Event<'_>) {
+        let mut logged = self.0.lock().unwrap();
+        event.record(&mut Field(&mut logged));
+        logged.push('\n');
+    }
+
+    fn enter(&self, _: &tracing::span::Id) {}
+
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+#[tokio::test]
+async fn nothing_that_is_logged_or_printed_has_a_secret() {
+    const SERVER: &str = "JTKVSB%%)wK0E.X)V>+}o?pNmC{O&4W4b!Ni{Lh6";
+    const CLIENT: &str = "D:)Q[IlAW!ahhC2ac:9*A}h:p?([4%wOTJ%JR%cs";
+    let logged = Arc::new(Mutex::new(String::new()));
+    // All of it is in this thread: so is the runtime of this test.
+    let listening = tracing::subscriber::set_default(Listening(Arc::clone(&logged)));
+    let mut house = House::new();
+    house.server = Keys::from_secret_text(SERVER).unwrap();
+    house.web = Keys::from_secret_text(CLIENT).unwrap();
+    house.allowed.allow("web", house.web.public()).unwrap();
+    let server = house.serve("tcp://127.0.0.1:0").await;
+    let right = house.server.public();
+    let web = client(server.endpoint(), security(&house.web, right)).await;
+    call(&web, &ECHO, "hello").await.unwrap();
+    let denied = call(&web, &common::SLEEP, vec![0, 0]).await.unwrap_err();
+    let stranger = client(server.endpoint(), security(&Keys::generate(), right)).await;
+    let refused = call(&stranger, &ECHO, "hello").await.unwrap_err();
+    house.allowed.revoke(house.web.public());
+    let revoked = call(&web, &ECHO, "hello").await.unwrap_err();
+    let mut shown = format!("{:?} {:?} {server:?} {web:?}", house.security(), house.web);
+    shown += &format!("{denied:?} {refused:?} {revoked:?} {denied} {refused} {revoked}");
+    server.shutdown().await;
+    drop(listening);
+    shown += &logged.lock().unwrap();
+    assert!(shown.contains("no rule allows the call"), "{shown}");
+    assert!(shown.contains(&right.to_string()), "{shown}");
+    for secret in [SERVER, CLIENT] {
+        assert!(!shown.contains(&secret[..12]), "{shown}");
+    }
+    // Nor as bytes: those that both begin with.
+    for bytes in ["142, 11, 221", "8e0bdd", "8e, 0b, dd"] {
+        assert!(!shown.to_lowercase().contains(bytes), "{shown}");
+    }
+}
