@@ -180,14 +180,18 @@ async fn goes_on_with_good_ones(which: &str, mut victim: Victim) {
         }
     });
     let pid = victim.pid();
-    let mut says = tokio::task::spawn_blocking(move || victim.says(vec!["answered", "heard"]));
+    let mut says = tokio::task::spawn_blocking(move || {
+        let said = victim.says(vec!["answered", "heard"]);
+        (said, victim)
+    });
     let said = tokio::time::timeout(Duration::from_secs(60), &mut says).await;
     if said.is_err() {
         // Nobody waits for what it has still to say.
         kill_process(pid, Signal::KILL).unwrap();
     }
     let said = said.unwrap_or_else(|_| panic!("{which}: it does not go on with good peers"));
-    assert!(said.unwrap(), "{which}: it has ended");
+    let (said, _victim) = said.unwrap();
+    assert!(said, "{which}: it has ended");
     let called = async {
         while upstream.counters().handled == 0 {
             tokio::time::sleep(Duration::from_millis(20)).await;

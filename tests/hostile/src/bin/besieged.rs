@@ -153,6 +153,8 @@ fn comes_again_soon() -> TransportOptions {
     TransportOptions::default().with_reconnect(min, max)
 }
 
+/// Of events that wait, and of names of topics.
+const NEWS_BYTES_MAX: usize = 4 << 20;
 /// Calls of one client at once.
 const ASKING: usize = 16;
 
@@ -166,7 +168,7 @@ async fn ask(liar: &str) -> Result<(), Box<dyn std::error::Error + Send + Sync>>
         let client = client.clone();
         asking.spawn(async move {
             loop {
-                let reply = client.grow(|params| drop(params.init_root())).await;
+                let reply = client.grow(|_| {}).await;
                 if reply.is_ok_and(|reply| reply.plain().is_ok_and(|it| it.nodes == PASSWORD)) {
                     return;
                 }
@@ -183,6 +185,9 @@ async fn ask(liar: &str) -> Result<(), Box<dyn std::error::Error + Send + Sync>>
 async fn listen(news: &str) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let subscriber = Subscriber::<()>::builder()
         .confirm_within(Duration::from_millis(100))
+        // Less than by default, so that the limits are met in a short time.
+        .bytes_max(NEWS_BYTES_MAX)
+        .topic_bytes_max(NEWS_BYTES_MAX)
         .transport(comes_again_soon());
     let mut subscriber = subscriber.connect::<Tick>(format!("tcp://{news}")).await?;
     // Whoever is there now may not say yes.
