@@ -21,9 +21,9 @@
 mod channel;
 mod embedded;
 mod engine;
-#[cfg(any(feature = "nats", feature = "rabbitmq", fuzzing))]
+#[cfg(any(feature = "kafka", feature = "nats", feature = "rabbitmq", fuzzing))]
 #[cfg_attr(
-    not(any(feature = "nats", feature = "rabbitmq")),
+    not(any(feature = "kafka", feature = "nats", feature = "rabbitmq")),
     allow(
         dead_code,
         reason = "for fuzzing, what reads messages without who gets them"

@@ -56,6 +56,8 @@ const PUSHED: &str = "Bowline-Pushed-Ms";
 const EXPIRES: &str = "Bowline-Expires-Ms";
 const ATTEMPTS: &str = "Bowline-Attempts";
 const FAILURES: &str = "Bowline-Failures";
+/// When a job is due, in milliseconds since 1970: of servers where it waits by the machines' clocks.
+pub(super) const DUE: &str = "Bowline-Due-Ms";
 
 impl Envelope {
     /// A job that is pushed.
@@ -147,6 +149,13 @@ impl Envelope {
     pub fn bytes(&self) -> usize {
         let id = self.id.as_ref().map_or(0, |id| id.as_bytes().len());
         self.body.len() + id + self.key.as_ref().map_or(0, Bytes::len)
+    }
+
+    /// When its delay is over, in milliseconds since 1970. One more than it takes: the time is rounded up here and where it
+    /// is compared.
+    pub fn due_ms(&self) -> u64 {
+        let delay = milliseconds(self.delay).saturating_add(1);
+        now_ms().saturating_add(delay)
     }
 
     pub fn has_expired(&self, now_ms: u64) -> bool {

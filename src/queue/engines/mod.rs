@@ -4,16 +4,31 @@
 //! what an engine cannot do, its [`Capabilities`](super::Capabilities) do not claim, and a job that asks
 //! for it is refused with [`Unsupported`](super::QueueError::Unsupported). `docs/queue-engines.md` has the table.
 
+#[cfg_attr(
+    not(all(feature = "kafka", feature = "nats", feature = "rabbitmq")),
+    allow(dead_code, reason = "no server needs all of it")
+)]
 mod envelope;
+#[cfg_attr(
+    not(all(feature = "kafka", feature = "nats", feature = "rabbitmq")),
+    allow(dead_code, reason = "no server needs all of it")
+)]
+mod held;
+#[cfg(feature = "kafka")]
+mod kafka;
 #[cfg(feature = "nats")]
 mod nats;
 #[cfg(feature = "rabbitmq")]
 mod rabbitmq;
+#[cfg(any(feature = "kafka", feature = "rabbitmq"))]
+mod room;
 mod thread;
 
 use super::QueueError;
 use crate::wire::Work;
 
+#[cfg(feature = "kafka")]
+pub use kafka::{Kafka, KafkaBuilder};
 #[cfg(feature = "nats")]
 pub use nats::{Nats, NatsBuilder};
 #[cfg(feature = "rabbitmq")]

@@ -31,6 +31,8 @@ impl EngineThread {
         let run = move || {
             // An error says that it was dropped, which is what it is told.
             let _ = runtime.block_on(stopped);
+            // Tasks end here. What blocks a thread ends by its own time limit, which nobody is to wait for.
+            runtime.shutdown_background();
         };
         let thread = std::thread::Builder::new().name(name.into()).spawn(run);
         Ok(Self {

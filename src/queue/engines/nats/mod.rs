@@ -28,7 +28,7 @@ use crate::queue::{
 };
 use crate::wire::Work;
 
-use super::envelope::{Envelope, admit, escape, now_ms};
+use super::envelope::{DUE, Envelope, admit, escape, now_ms};
 use super::thread::EngineThread;
 use super::unavailable;
 use streams::{Group, Place};
@@ -214,7 +214,7 @@ impl Shared {
             message = message.header(name, value.as_str());
         }
         if !envelope.delay.is_zero() {
-            message = message.header(waiting::DUE, waiting::due(envelope).to_string().as_str());
+            message = message.header(DUE, envelope.due_ms().to_string().as_str());
         }
         let message = message.message_id(message_id);
         let sent = self.context.send_publish(subject, message).await;

@@ -13,21 +13,14 @@ use tokio::time::{Instant, sleep};
 use crate::queue::{JobNumber, QueueError};
 use crate::wire::Work;
 
-use super::super::envelope::{Envelope, milliseconds, now_ms};
+use super::super::envelope::{DUE, Envelope, now_ms};
 use super::super::unavailable;
 use super::streams::Place;
 use super::{ANSWER_MIN, BATCH_MAX, PUSHED_DELAYED, Shared, push_id};
 
-/// When a job is due, in milliseconds since 1970.
-pub(super) const DUE: &str = "Bowline-Due-Ms";
-
 /// How long one request to the server stands: after a restart of it, it is made anew at the latest then.
 const REQUEST: Duration = Duration::from_secs(3);
 const RETRY: Duration = Duration::from_millis(200);
-
-pub(super) fn due(envelope: &Envelope) -> u64 {
-    now_ms().saturating_add(milliseconds(envelope.delay))
-}
 
 /// Runs until the queue is dropped.
 pub(super) async fn move_on(shared: Arc<Shared>, group: usize) {

@@ -1,6 +1,5 @@
 //! A worker: pulls jobs, and tells the server what became of them.
 
-use std::collections::{HashMap, VecDeque};
 use std::pin::pin;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,6 +19,7 @@ use crate::queue::{
 use crate::wire::Work;
 
 use super::super::envelope::{Envelope, Next, now_ms};
+use super::super::held::{self, Held};
 use super::super::unavailable;
 use super::streams::{Group, Place};
 use super::{ANSWER_MIN, Shared};
@@ -34,23 +34,17 @@ pub(super) struct NatsWorker(Arc<Worker>);
 struct Worker {
     shared: Arc<Shared>,
     group: usize,
-    held: Mutex<Held>,
+    held: Mutex<Held<Sent>>,
     /// Held while jobs may come from the server.
     pulling: tokio::sync::Mutex<()>,
     /// Nobody waits for jobs any more.
     stop: Notify,
 }
 
-#[derive(Default)]
-struct Held {
-    jobs: HashMap<JobNumber, Lease>,
-    /// Pulled, and not yet given out: the server counts credit in jobs, we in bytes too.
-    waiting: VecDeque<JobNumber>,
-}
+type Lease = held::Lease<Sent>;
 
-struct Lease {
-    token: Token,
-    envelope: Envelope,
+/// A job's message, and until when it is this worker's.
+struct Sent {
     acker: Arc<Acker>,
     stream_sequence: u64,
     began: Instant,
@@ -101,39 +95,13 @@ impl Worker {
         &self.shared.groups[self.group]
     }
 
-    fn held(&self) -> MutexGuard<'_, Held> {
+    fn held(&self) -> MutexGuard<'_, Held<Sent>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes out what the credit allows of what was pulled.
-    fn take(&self, credit: Credit) -> Vec<LeasedJob> {
-        let mut held = self.held();
-        let (mut leased, mut bytes) = (Vec::new(), 0);
-        while leased.len() < credit.jobs
-            && let Some(number) = held.waiting.front().copied()
-        {
-            let Some(lease) = held.jobs.get(&number) else {
-                held.waiting.pop_front();
-                continue;
-            };
-            if self.is_over(lease) {
-                held.waiting.pop_front();
-                held.jobs.remove(&number);
-                continue;
-            }
-            bytes += lease.envelope.bytes();
-            if bytes > credit.bytes && !(leased.is_empty() && credit.takes_any_first) {
-                break;
-            }
-            leased.push(lease.envelope.leased(number, lease.token));
-            held.waiting.pop_front();
-        }
-        leased
-    }
-
     /// Whether the server may have given it to another worker, by our own clock.
-    fn is_over(&self, lease: &Lease) -> bool {
-        lease.renewed.elapsed() >= self.shared.options.lease
+    fn is_over(&self, message: &Sent) -> bool {
+        message.renewed.elapsed() >= self.shared.options.lease
     }
 
     /// Pulls what is there, at most so many.
@@ -214,19 +182,19 @@ impl Worker {
         let lease = Lease {
             token,
             envelope,
-            acker: Arc::new(acker),
-            stream_sequence,
-            began: now,
-            renewed: now,
+            message: Sent {
+                acker: Arc::new(acker),
+                stream_sequence,
+                began: now,
+                renewed: now,
+            },
         };
         if are_too_many {
             let (envelope, lease) = (lease.envelope.clone(), lease);
             self.carry_out(Next::Bury(envelope), &lease).await?;
             return Ok(false);
         }
-        let mut held = self.held();
-        held.jobs.insert(number, lease);
-        held.waiting.push_back(number);
+        self.held().note(number, lease);
         Ok(true)
     }
 
@@ -236,7 +204,7 @@ impl Worker {
         answer: Answer,
     ) -> Result<Result<(), Stale>, QueueError> {
         // The server would take it. We do not send it.
-        if self.is_over(&lease) {
+        if self.is_over(&lease.message) {
             return Ok(Err(Stale));
         }
         let random = fastrand::f64();
@@ -250,13 +218,13 @@ impl Worker {
         let until = Instant::now() + ANSWER_MIN;
         match next {
             Next::Finish => {
-                acknowledge(&lease.acker).await?;
+                acknowledge(&lease.message.acker).await?;
                 group.done.fetch_add(1, Ordering::Relaxed);
                 return Ok(());
             }
             Next::Bury(envelope) => {
                 let subject = group.subject(Place::Dead, envelope.number);
-                let message_id = format!("dead/{}", lease.stream_sequence);
+                let message_id = format!("dead/{}", lease.message.stream_sequence);
                 self.shared
                     .publish(subject, &envelope, &message_id, until)
                     .await?;
@@ -274,7 +242,7 @@ impl Worker {
                     .await?;
             }
         }
-        acknowledge(&lease.acker).await
+        acknowledge(&lease.message.acker).await
     }
 }
 
@@ -289,8 +257,11 @@ impl EngineWorker for NatsWorker {
                 if self.0.shared.is_closed.load(Ordering::Acquire) {
                     return Err(QueueError::Closed);
                 }
-                let leased = self.0.take(credit);
-                let has_waiting = !self.0.held().waiting.is_empty();
+                let (leased, has_waiting) = {
+                    let mut held = self.0.held();
+                    let leased = held.take(credit, |message| self.0.is_over(message));
+                    (leased, held.has_waiting())
+                };
                 if !leased.is_empty() || Instant::now() >= until {
                     return Ok(leased);
                 }
@@ -323,14 +294,7 @@ impl EngineWorker for NatsWorker {
             }
             let answered: Vec<_> = answers
                 .into_iter()
-                .map(|(number, token, answer)| {
-                    let mut held = self.0.held();
-                    let is_held = held
-                        .jobs
-                        .get(&number)
-                        .is_some_and(|lease| lease.token == token);
-                    (is_held.then(|| held.jobs.remove(&number)).flatten(), answer)
-                })
+                .map(|(number, token, answer)| (self.0.held().remove(number, token), answer))
                 .map(|(lease, answer)| async move {
                     match lease {
                         Some(lease) => self.0.answer_one(lease, answer).await,
@@ -348,22 +312,17 @@ impl EngineWorker for NatsWorker {
             let results = {
                 let mut held = self.0.held();
                 // Those that nobody has asked for yet, too.
-                let waiting: Vec<JobNumber> = held.waiting.iter().copied().collect();
-                let waiting: Vec<(JobNumber, Token)> = waiting
-                    .into_iter()
-                    .filter_map(|number| Some((number, held.jobs.get(&number)?.token)))
-                    .collect();
+                let waiting: Vec<(JobNumber, Token)> = held.waiting().collect();
                 let mut renew = |number, token| {
-                    let lease = held
-                        .jobs
-                        .get_mut(&number)
-                        .filter(|lease| lease.token == token);
-                    let lease = lease.filter(|lease| !self.0.is_over(lease)).ok_or(Stale)?;
-                    if lease.began.elapsed() >= self.0.shared.options.attempt_max {
+                    let lease = held.get_mut(number, token).ok_or(Stale)?;
+                    let message = &mut lease.message;
+                    if self.0.is_over(message)
+                        || message.began.elapsed() >= self.0.shared.options.attempt_max
+                    {
                         return Err(Stale);
                     }
-                    lease.renewed = Instant::now();
-                    ackers.push(Arc::clone(&lease.acker));
+                    message.renewed = Instant::now();
+                    ackers.push(Arc::clone(&message.acker));
                     Ok(())
                 };
                 for (number, token) in waiting {
@@ -386,14 +345,7 @@ impl EngineWorker for NatsWorker {
     fn leave(&self) -> EngineFuture<'_, ()> {
         Box::pin(async move {
             let _pulling = self.0.pulling.lock().await;
-            let unbegun: Vec<Lease> = {
-                let mut held = self.0.held();
-                let numbers = std::mem::take(&mut held.waiting);
-                numbers
-                    .iter()
-                    .filter_map(|number| held.jobs.remove(number))
-                    .collect()
-            };
+            let unbegun = self.0.held().remove_waiting();
             let released = unbegun
                 .into_iter()
                 .map(|lease| self.0.answer_one(lease, Answer::Release));

@@ -27,6 +27,7 @@ use crate::queue::{
 use crate::wire::Work;
 
 use super::envelope::{Envelope, admit, now_ms};
+use super::room::Room;
 use super::thread::EngineThread;
 use link::{Link, confirm, in_time, number, quorum};
 use worker::RabbitMqWorker;
@@ -37,8 +38,6 @@ const ANSWER_MIN: Duration = Duration::from_secs(2);
 const BATCH_MAX: usize = 256;
 /// How long to wait before asking a full queue again.
 const FULL_RETRY: Duration = Duration::from_millis(20);
-/// How long what is known of the room in the queues holds, when there is some.
-const ROOM_KNOWN: Duration = Duration::from_secs(1);
 /// How long what is known of the number of dead letters holds, when there is room for more.
 const DEAD_KNOWN: Duration = Duration::from_secs(1);
 
@@ -64,8 +63,7 @@ struct Shared {
     is_closed: AtomicBool,
     /// The last number that a job was given.
     numbered: AtomicU64,
-    /// When the queues were asked how much room there is, and how much is left of it.
-    room: Mutex<Option<(Instant, usize)>>,
+    room: Room,
 }
 
 /// A group of workers, and the names of its queues.
@@ -144,7 +142,7 @@ impl RabbitMqBuilder {
             carries_unkept: self.carries_unkept,
             is_closed: AtomicBool::new(false),
             numbered: AtomicU64::new(0),
-            room: Mutex::default(),
+            room: Room::default(),
         };
         shared.make().await?;
         Ok(RabbitMq {
@@ -306,15 +304,8 @@ impl Shared {
     /// Room for at most so many jobs, which is then taken. Where there seems to be less, the queues are asked: they
     /// refuse what is over their limit, but a few late, and take nothing again before they are at four fifths.
     async fn take_room(&self, wanted: usize) -> Result<usize, QueueError> {
-        {
-            let mut room = self.room.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some((asked, left)) = &mut *room
-                && *left >= wanted
-                && asked.elapsed() < ROOM_KNOWN
-            {
-                *left -= wanted;
-                return Ok(wanted);
-            }
+        if self.room.take(wanted) {
+            return Ok(wanted);
         }
         let mut waiting = 0;
         for group in &self.groups {
@@ -325,10 +316,7 @@ impl Shared {
             waiting = waiting.max(of_group);
         }
         let left = self.options.jobs_max.saturating_sub(waiting);
-        let taken = wanted.min(left);
-        let mut room = self.room.lock().unwrap_or_else(PoisonError::into_inner);
-        *room = Some((Instant::now(), left - taken));
-        Ok(taken)
+        Ok(self.room.learn(left, wanted))
     }
 
     /// Whether there are so many dead letters that no more jobs are to be sent.

@@ -3,7 +3,6 @@
 //! There is no lease: the broker gives a job to another worker when this one's channel has gone, and not before. An
 //! answer for a job of a channel that has gone is stale, and is not sent.
 
-use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -22,6 +21,7 @@ use crate::queue::{
 use crate::wire::Work;
 
 use super::super::envelope::{Envelope, Next, now_ms};
+use super::super::held::{self, Held};
 use super::super::unavailable;
 use super::link::{header, in_time};
 use super::{ANSWER_MIN, Group, Shared};
@@ -33,7 +33,9 @@ pub(super) struct RabbitMqWorker {
     shared: Arc<Shared>,
     group: usize,
     consuming: tokio::sync::Mutex<Option<Consuming>>,
-    held: Mutex<Held>,
+    held: Mutex<Held<Acker>>,
+    /// The channel on which what is held came, and its prefetch.
+    channel: Mutex<Option<(Channel, u16)>>,
     tokens: AtomicU64,
 }
 
@@ -43,20 +45,7 @@ struct Consuming {
     consumer: Option<Consumer>,
 }
 
-#[derive(Default)]
-struct Held {
-    channel: Option<Channel>,
-    prefetch: u16,
-    jobs: HashMap<JobNumber, Lease>,
-    /// Sent by the broker, and not yet given out: it counts credit in jobs, we in bytes too.
-    waiting: VecDeque<JobNumber>,
-}
-
-struct Lease {
-    token: Token,
-    envelope: Envelope,
-    acker: Acker,
-}
+type Lease = held::Lease<Acker>;
 
 impl RabbitMqWorker {
     pub fn new(shared: Arc<Shared>, group: usize) -> Self {
@@ -65,6 +54,7 @@ impl RabbitMqWorker {
             group,
             consuming: tokio::sync::Mutex::default(),
             held: Mutex::default(),
+            channel: Mutex::default(),
             tokens: AtomicU64::new(fastrand::u64(..)),
         }
     }
@@ -73,47 +63,26 @@ impl RabbitMqWorker {
         &self.shared.groups[self.group]
     }
 
-    fn held(&self) -> MutexGuard<'_, Held> {
+    fn held(&self) -> MutexGuard<'_, Held<Acker>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Forgets what it has: it has gone back with the channel.
     fn forget_all(&self) {
-        let mut held = self.held();
-        self.group()
-            .leased
-            .fetch_sub(held.jobs.len(), Ordering::Relaxed);
-        *held = Held::default();
+        let held = std::mem::take(&mut *self.held());
+        let leased = &self.group().leased;
+        leased.fetch_sub(held.messages().count(), Ordering::Relaxed);
+        *self.channel() = None;
+    }
+
+    fn channel(&self) -> MutexGuard<'_, Option<(Channel, u16)>> {
+        self.channel.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn remove(&self, number: JobNumber, token: Token) -> Option<Lease> {
-        let mut held = self.held();
-        held.jobs
-            .get(&number)
-            .filter(|lease| lease.token == token)?;
+        let lease = self.held().remove(number, token)?;
         self.group().leased.fetch_sub(1, Ordering::Relaxed);
-        held.jobs.remove(&number)
-    }
-
-    /// Takes out what the credit allows of what was sent.
-    fn take(&self, credit: Credit) -> Vec<LeasedJob> {
-        let mut held = self.held();
-        let (mut leased, mut bytes) = (Vec::new(), 0);
-        while leased.len() < credit.jobs
-            && let Some(number) = held.waiting.front().copied()
-        {
-            let Some(lease) = held.jobs.get(&number) else {
-                held.waiting.pop_front();
-                continue;
-            };
-            bytes += lease.envelope.bytes();
-            if bytes > credit.bytes && !(leased.is_empty() && credit.takes_any_first) {
-                break;
-            }
-            leased.push(lease.envelope.leased(number, lease.token));
-            held.waiting.pop_front();
-        }
-        leased
+        Some(lease)
     }
 
     /// Opens a channel, whose prefetch is all of the credit: the first call of `lease` has it.
@@ -123,9 +92,7 @@ impl RabbitMqWorker {
         let prefetch = u16::try_from(jobs).unwrap_or(u16::MAX).max(1);
         let qos = channel.basic_qos(prefetch, BasicQosOptions::default());
         in_time(qos, Work::NotDone).await?;
-        let mut held = self.held();
-        held.channel = Some(channel.clone());
-        held.prefetch = prefetch;
+        *self.channel() = Some((channel.clone(), prefetch));
         let consumer = None;
         Ok(Consuming { channel, consumer })
     }
@@ -217,12 +184,10 @@ impl RabbitMqWorker {
             let lease = Lease {
                 token,
                 envelope,
-                acker,
+                message: acker,
             };
-            let mut held = self.held();
             self.group().leased.fetch_add(1, Ordering::Relaxed);
-            held.jobs.insert(number, lease);
-            held.waiting.push_back(number);
+            self.held().note(number, lease);
             return Ok(());
         };
         self.carry_out(next, &acker).await.map(drop)
@@ -258,7 +223,7 @@ impl RabbitMqWorker {
         let is_done = matches!(answer, Answer::Done);
         let (options, random) = (&self.shared.options, fastrand::f64());
         let next = lease.envelope.answered(answer, options, now_ms(), random);
-        let answered = self.carry_out(next, &lease.acker).await?;
+        let answered = self.carry_out(next, &lease.message).await?;
         if is_done && answered.is_ok() {
             self.group().done.fetch_add(1, Ordering::Relaxed);
         }
@@ -268,11 +233,7 @@ impl RabbitMqWorker {
     /// Returns when the broker has all that was sent to it on the channel before. Acknowledgements are not confirmed: so
     /// it is asked something that it answers after them.
     async fn reach_broker(&self) -> Result<(), QueueError> {
-        let (channel, prefetch) = {
-            let held = self.held();
-            (held.channel.clone(), held.prefetch)
-        };
-        let Some(channel) = channel else {
+        let Some((channel, prefetch)) = self.channel().clone() else {
             return Ok(());
         };
         let asked = channel.basic_qos(prefetch, BasicQosOptions::default());
@@ -299,11 +260,14 @@ impl EngineWorker for RabbitMqWorker {
                     }
                     continue;
                 }
-                let leased = self.take(credit);
+                let (leased, has_waiting) = {
+                    let mut held = self.held();
+                    (held.take(credit, |_| false), held.has_waiting())
+                };
                 if !leased.is_empty() || Instant::now() >= until {
                     return Ok(leased);
                 }
-                if !self.held().waiting.is_empty() {
+                if has_waiting {
                     // What is here does not fit; the caller may soon have more room.
                     sleep_until(look_again).await;
                     return Ok(Vec::new());
@@ -347,13 +311,11 @@ impl EngineWorker for RabbitMqWorker {
     }
 
     fn renew(&self, leases: Vec<(JobNumber, Token)>) -> EngineFuture<'_, Vec<Result<(), Stale>>> {
-        let held = self.held();
-        let renew = |(number, token): (JobNumber, Token)| {
-            let lease = held.jobs.get(&number).filter(|lease| lease.token == token);
-            lease
-                .filter(|lease| lease.acker.usable())
-                .map(drop)
-                .ok_or(Stale)
+        let mut held = self.held();
+        let renew = |(number, token)| {
+            let lease = held.get_mut(number, token);
+            let lease = lease.filter(|lease| lease.message.usable());
+            lease.map(drop).ok_or(Stale)
         };
         let renewed = leases.into_iter().map(renew).collect();
         Box::pin(async move { Ok(renewed) })
@@ -362,12 +324,11 @@ impl EngineWorker for RabbitMqWorker {
     fn leave(&self) -> EngineFuture<'_, ()> {
         Box::pin(async move {
             self.stop_consuming().await?;
-            let unbegun = std::mem::take(&mut self.held().waiting);
-            for number in unbegun {
-                let token = self.held().jobs.get(&number).map(|lease| lease.token);
-                if let Some(lease) = token.and_then(|token| self.remove(number, token)) {
-                    let _ = self.answer_one(lease, Answer::Release).await?;
-                }
+            let unbegun = self.held().remove_waiting();
+            let leased = &self.group().leased;
+            leased.fetch_sub(unbegun.len(), Ordering::Relaxed);
+            for lease in unbegun {
+                let _ = self.answer_one(lease, Answer::Release).await?;
             }
             self.reach_broker().await?;
             self.forget_all();

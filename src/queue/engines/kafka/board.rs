@@ -1,0 +1,461 @@
+//! What one worker has: its partitions, the jobs that it was given of them, and how far each is told to Kafka. Locked for
+//! moments only; nothing here waits.
+//!
+//! The worker's task writes down what comes and tells Kafka what is done; the worker takes and answers.
+
+use std::collections::{BTreeMap, HashSet};
+use std::ops::Bound;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::queue::{Credit, JobNumber, LeasedJob, Token};
+
+use super::super::envelope::Envelope;
+use super::super::held::{Held, Lease};
+use super::record::{Partition, Record};
+use super::window::{Milliseconds, Window};
+
+/// Jobs of one partition that are known and not done. Beyond, no more are fetched.
+const WINDOW_MAX: usize = 10_000;
+/// Their bytes; a single job may have more.
+const WINDOW_BYTES_MAX: usize = 16 << 20;
+/// How long what is known of dead letters holds, when there is room for more.
+const DEAD_KNOWN: Duration = Duration::from_secs(1);
+
+#[derive(Debug, Default)]
+pub(super) struct Board {
+    state: Mutex<State>,
+    /// There may be something to take.
+    pub changed: Notify,
+    /// More is told to Kafka, or partitions are gone.
+    pub told: Notify,
+    /// There is something for the worker's task to do.
+    pub work: Notify,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct State {
+    partitions: BTreeMap<Partition, Assigned>,
+    held: Held<Place>,
+    assigned: u64,
+    tokens: u64,
+    /// The partition that was taken from last: the next has its turn.
+    served: Partition,
+    /// Of each partition, what is on its way to Kafka.
+    telling: Option<Vec<Telling>>,
+    parked: HashSet<Bytes>,
+    /// Grows when a key is parked here or a partition comes: what was read of dead letters before then is old.
+    parkings: u64,
+    dead_known: Option<Instant>,
+    error: Option<String>,
+    counted: Counts,
+}
+
+#[derive(Debug)]
+struct Assigned {
+    assignment: u64,
+    window: Window,
+    /// Of the window's changes, those that Kafka knows.
+    told: u64,
+    told_before: Option<i64>,
+    is_paused: bool,
+}
+
+/// Where a job is, as long as the partition is assigned.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    pub partition: Partition,
+    pub assignment: u64,
+    pub offset: i64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Telling {
+    partition: Partition,
+    assignment: u64,
+    changes: u64,
+    before: i64,
+}
+
+/// What a worker adds to the counters of its group.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Counts {
+    pub leased: usize,
+    pub leased_again: usize,
+    pub postponed: usize,
+}
+
+/// A change that Kafka is to know of.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Change {
+    partition: Partition,
+    assignment: u64,
+    changes: u64,
+}
+
+/// Whether Kafka knows of a change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Told {
+    Yes,
+    NotYet,
+    /// The partition is another's now.
+    Never,
+}
+
+impl Board {
+    pub fn new() -> Self {
+        let board = Self::default();
+        board.lock().tokens = fastrand::u64(..);
+        board
+    }
+
+    pub fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// These partitions are this worker's from now on.
+    pub fn gain(&mut self, partitions: impl Iterator<Item = Partition>) {
+        for partition in partitions {
+            self.assigned += 1;
+            let assigned = Assigned {
+                assignment: self.assigned,
+                window: Window::default(),
+                told: 0,
+                told_before: None,
+                is_paused: false,
+            };
+            self.partitions.insert(partition, assigned);
+        }
+        self.parkings += 1;
+        self.dead_known = None;
+    }
+
+    /// These partitions are another's: what was taken of them is over.
+    pub fn lose(&mut self, partitions: impl Iterator<Item = Partition>) {
+        for partition in partitions {
+            self.partitions.remove(&partition);
+        }
+        let Self {
+            held, partitions, ..
+        } = self;
+        held.retain(|place| is_current(partitions, place));
+    }
+
+    pub fn lose_all(&mut self) {
+        self.partitions.clear();
+        self.held.retain(|_| false);
+    }
+
+    /// A record has come. Says whether its partition is to be fetched no further for now.
+    pub fn note(
+        &mut self,
+        partition: Partition,
+        offset: i64,
+        record: Option<Record>,
+        now: Milliseconds,
+    ) -> bool {
+        // Of one that is not assigned, nothing can be told to be done.
+        let Some(assigned) = self.partitions.get_mut(&partition) else {
+            return false;
+        };
+        assigned.told_before.get_or_insert(offset);
+        match record {
+            Some(Record { envelope, due, .. }) => {
+                assigned.window.arrive(offset, envelope, due, now);
+            }
+            None => drop(assigned.window.pass(offset)),
+        }
+        let is_full = assigned.is_full();
+        is_full && !std::mem::replace(&mut assigned.is_paused, true)
+    }
+
+    /// Partitions that can be fetched again.
+    pub fn resume(&mut self) -> Vec<Partition> {
+        let resume = |(partition, assigned): (&Partition, &mut Assigned)| {
+            let has_room = assigned.is_paused && !assigned.is_full();
+            assigned.is_paused &= !has_room;
+            has_room.then_some(*partition)
+        };
+        self.partitions.iter_mut().filter_map(resume).collect()
+    }
+
+    /// What has waited its time is ready. Says when the next is due.
+    pub fn wake(&mut self, now: Milliseconds) -> Option<Milliseconds> {
+        let wake = |assigned: &mut Assigned| {
+            assigned.window.wake(now);
+            assigned.window.next_due()
+        };
+        self.partitions.values_mut().filter_map(wake).min()
+    }
+
+    /// Takes what the credit allows, one of each partition after another. Counts those that have expired.
+    pub fn take(&mut self, credit: Credit, now: Milliseconds, expired: &mut u64) -> Vec<LeasedJob> {
+        self.wake(now);
+        // What is held and was not given out did not fit before.
+        let mut wanted = if self.held.has_waiting() {
+            0
+        } else {
+            credit.jobs
+        };
+        while wanted > 0
+            && let Some((place, envelope)) = self.take_next()
+        {
+            if envelope.has_expired(now) {
+                self.finish(&place);
+                *expired += 1;
+                continue;
+            }
+            self.tokens = self.tokens.wrapping_add(1);
+            let lease = Lease {
+                token: Token(self.tokens),
+                envelope,
+                message: place,
+            };
+            self.held.note(number(&place, &lease.envelope), lease);
+            wanted -= 1;
+        }
+        let Self {
+            held, partitions, ..
+        } = self;
+        held.take(credit, |place| !is_current(partitions, place))
+    }
+
+    /// Takes the next job of the partitions after the one that was served last.
+    fn take_next(&mut self) -> Option<(Place, Envelope)> {
+        let Self {
+            partitions,
+            held,
+            parked,
+            served,
+            ..
+        } = self;
+        let rounds = [
+            (Bound::Excluded(*served), Bound::Unbounded),
+            (Bound::Unbounded, Bound::Included(*served)),
+        ];
+        for round in rounds {
+            for (partition, assigned) in partitions.range_mut(round) {
+                let (partition, assignment) = (*partition, assigned.assignment);
+                let place = |offset| Place {
+                    partition,
+                    assignment,
+                    offset,
+                };
+                let is_parked = |key: &Bytes| parked.contains(key);
+                let may = |offset, envelope: &Envelope| {
+                    // One of two copies at a time.
+                    !held.contains(number(&place(offset), envelope))
+                        && !envelope.key.as_ref().is_some_and(is_parked)
+                };
+                if let Some((offset, envelope)) = assigned.window.take(may) {
+                    *served = partition;
+                    return Some((place(offset), envelope));
+                }
+            }
+        }
+        None
+    }
+
+    pub fn held(&mut self) -> &mut Held<Place> {
+        &mut self.held
+    }
+
+    pub fn is_current(&self, place: &Place) -> bool {
+        is_current(&self.partitions, place)
+    }
+
+    fn window(&mut self, place: &Place) -> Option<&mut Window> {
+        let assigned = self.partitions.get_mut(&place.partition)?;
+        (assigned.assignment == place.assignment).then_some(&mut assigned.window)
+    }
+
+    /// It was not begun.
+    pub fn put_back(&mut self, place: &Place) {
+        if let Some(window) = self.window(place) {
+            window.put_back(place.offset);
+        }
+    }
+
+    /// It is tried again from then on, here, and holds its key until then.
+    pub fn postpone(&mut self, place: &Place, envelope: Envelope, due: Milliseconds) {
+        if let Some(window) = self.window(place) {
+            window.postpone(place.offset, envelope, due);
+        }
+    }
+
+    /// It is done, or kept elsewhere: Kafka is to know. None where the partition is another's.
+    pub fn finish(&mut self, place: &Place) -> Option<Change> {
+        let window = self.window(place)?;
+        window.finish(place.offset);
+        Some(Change {
+            partition: place.partition,
+            assignment: place.assignment,
+            changes: window.changes(),
+        })
+    }
+
+    pub fn is_told(&self, change: &Change) -> Told {
+        match self.partitions.get(&change.partition) {
+            Some(assigned) if assigned.assignment == change.assignment => {
+                match assigned.told >= change.changes {
+                    true => Told::Yes,
+                    false => Told::NotYet,
+                }
+            }
+            _ => Told::Never,
+        }
+    }
+
+    /// What Kafka is to be told now: of each partition, the offset before which all is done.
+    pub fn untold(&mut self) -> Vec<(Partition, i64)> {
+        if self.telling.is_some() {
+            return Vec::new();
+        }
+        let mut telling = Vec::new();
+        for (partition, assigned) in &mut self.partitions {
+            let changes = assigned.window.changes();
+            let Some(before) = assigned.window.done_before() else {
+                continue;
+            };
+            if assigned.told_before == Some(before) {
+                assigned.told = changes;
+            } else {
+                telling.push(Telling {
+                    partition: *partition,
+                    assignment: assigned.assignment,
+                    changes,
+                    before,
+                });
+            }
+        }
+        let list = telling.iter().map(|t| (t.partition, t.before)).collect();
+        self.telling = (!telling.is_empty()).then_some(telling);
+        list
+    }
+
+    /// Kafka has taken what it was told, or has not.
+    pub fn was_told(&mut self, is_taken: bool) {
+        for telling in self.telling.take().into_iter().flatten() {
+            let assigned = self.partitions.get_mut(&telling.partition);
+            let assigned = assigned.filter(|a| a.assignment == telling.assignment);
+            if let Some(assigned) = assigned.filter(|_| is_taken) {
+                assigned.told = assigned.told.max(telling.changes);
+                assigned.told_before = Some(telling.before);
+            }
+        }
+    }
+
+    pub fn is_telling(&self) -> bool {
+        self.telling.is_some()
+    }
+
+    /// Jobs that have waited here since then for their first time, at most so many.
+    pub fn waiting_since(
+        &self,
+        then: Milliseconds,
+        max: usize,
+    ) -> Vec<(Place, Envelope, Milliseconds)> {
+        let of = |(partition, assigned): (&Partition, &Assigned)| {
+            let (partition, assignment) = (*partition, assigned.assignment);
+            let waiting = assigned.window.waiting_since(then).into_iter();
+            let with_place = move |(offset, envelope, due)| {
+                let place = Place {
+                    partition,
+                    assignment,
+                    offset,
+                };
+                (place, envelope, due)
+            };
+            waiting.map(with_place).collect::<Vec<_>>()
+        };
+        self.partitions.iter().flat_map(of).take(max).collect()
+    }
+
+    /// A job of this key is dead: those behind it stand still.
+    pub fn park(&mut self, key: Bytes) {
+        self.parked.insert(key);
+        self.parkings += 1;
+    }
+
+    pub fn forget_dead(&mut self) {
+        self.dead_known = None;
+    }
+
+    pub fn parkings(&self) -> u64 {
+        self.parkings
+    }
+
+    /// Whether it was lately seen that there is room for dead letters.
+    pub fn knows_dead(&self) -> bool {
+        self.dead_known
+            .is_some_and(|when| when.elapsed() < DEAD_KNOWN)
+    }
+
+    /// There is room for dead letters, and these are their keys; unless more has come since it was looked.
+    pub fn know_dead(&mut self, parked: HashSet<Bytes>, parkings: u64) {
+        if self.parkings == parkings {
+            self.parked = parked;
+            self.dead_known = Some(Instant::now());
+        }
+    }
+
+    pub fn fail(&mut self, error: String) {
+        self.error = Some(error);
+    }
+
+    pub fn take_error(&mut self) -> Option<String> {
+        self.error.take()
+    }
+
+    /// Brings a group's counters up to date with what is here.
+    pub fn count(
+        &mut self,
+        leased: &AtomicUsize,
+        leased_again: &AtomicUsize,
+        postponed: &AtomicUsize,
+    ) {
+        let (mut now, before) = (Counts::default(), self.counted);
+        for place in self.held.messages() {
+            now.leased += 1;
+            now.leased_again += usize::from(place.partition.is_of_group);
+        }
+        for (partition, assigned) in &self.partitions {
+            if !partition.is_of_group {
+                now.postponed += assigned.window.count_waiting();
+            }
+        }
+        let change = |counter: &AtomicUsize, now: usize, before: usize| {
+            // Never below what this worker has added.
+            counter.fetch_add(now, Ordering::Relaxed);
+            counter.fetch_sub(before, Ordering::Relaxed);
+        };
+        change(leased, now.leased, before.leased);
+        change(leased_again, now.leased_again, before.leased_again);
+        change(postponed, now.postponed, before.postponed);
+        self.counted = now;
+    }
+}
+
+impl Assigned {
+    fn is_full(&self) -> bool {
+        self.window.len() >= WINDOW_MAX || self.window.bytes() >= WINDOW_BYTES_MAX
+    }
+}
+
+/// The one that it brought, or the one that its place gives it.
+pub(super) fn number(place: &Place, envelope: &Envelope) -> JobNumber {
+    let of_place = place.partition.number(place.offset);
+    envelope.number.unwrap_or(of_place)
+}
+
+fn is_current(partitions: &BTreeMap<Partition, Assigned>, place: &Place) -> bool {
+    let assigned = partitions.get(&place.partition);
+    assigned.is_some_and(|assigned| assigned.assignment == place.assignment)
+}
