@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bowline::queue::engines::Nats;
 use bowline::queue::{Engine, Producer, QueueOptions};
 use bowline_test_queues::conformance;
-use bowline_test_queues::suite::Setup;
+use bowline_test_queues::suite::{Setup, refusals};
 
 struct OnNats;
 
@@ -21,3 +21,11 @@ impl Setup for OnNats {
 }
 
 conformance!(OnNats);
+
+/// The table of docs/queue-engines.md says the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_nats_cannot_keep_is_refused_and_all_else_is_not() {
+    let engine = OnNats.engine(QueueOptions::default()).await;
+    let refused = ["order per key", "priorities", "finding a job by its ID"];
+    assert_eq!(refusals(engine).await, refused);
+}

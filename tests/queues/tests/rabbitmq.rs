@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bowline::queue::engines::RabbitMq;
 use bowline::queue::{Engine, Producer, QueueOptions};
 use bowline_test_queues::conformance;
-use bowline_test_queues::suite::Setup;
+use bowline_test_queues::suite::{Setup, refusals};
 
 struct OnRabbitMq;
 
@@ -19,3 +19,16 @@ impl Setup for OnRabbitMq {
 }
 
 conformance!(OnRabbitMq);
+
+/// The table of docs/queue-engines.md says the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_rabbitmq_cannot_keep_is_refused_and_all_else_is_not() {
+    let engine = OnRabbitMq.engine(QueueOptions::default()).await;
+    let refused = [
+        "order per key",
+        "job IDs",
+        "priorities",
+        "finding a job by its ID",
+    ];
+    assert_eq!(refusals(engine).await, refused);
+}

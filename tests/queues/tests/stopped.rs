@@ -175,20 +175,7 @@ async fn on_nats_a_worker_that_was_stopped_for_three_leases_is_refused() {
     late_answers_are_refused(&["nats", &server, &name], queue, 3 * HELD_LEASE, 5).await;
 }
 
-/// There are no leases: the broker misses the worker's heartbeats, one a second, and ends its connection.
-#[cfg(feature = "rabbitmq")]
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn on_rabbitmq_a_worker_that_was_stopped_for_six_heartbeats_is_refused() {
-    use bowline_test_queues::held_on_rabbitmq;
-    let uri = std::env::var("BOWLINE_RABBITMQ").expect("run this by tests/queues/servers");
-    let uri = format!("{uri}?heartbeat=1");
-    let name = name();
-    let queue = held_on_rabbitmq(&uri, &name).await.expect("a queue");
-    let stop = Duration::from_secs(6);
-    late_answers_are_refused(&["rabbitmq", &uri, &name], Queue::on(queue), stop, 3).await;
-}
-
-#[cfg(any(feature = "nats", feature = "rabbitmq"))]
+#[cfg(feature = "nats")]
 fn name() -> String {
     let identity = bowline::queue::Producer::ephemeral().identity();
     format!("test-{}", identity.producer)

@@ -1,9 +1,12 @@
 //! What an engine says that it cannot do.
 
-use bowline::RequestKey;
-use bowline::queue::{Priority, QueueError};
+use std::sync::Arc;
 
-use super::{LONG, Setup, note, notes, options, step, steps};
+use bowline::RequestKey;
+use bowline::queue::{Engine, Priority, Queue, QueueError};
+
+use super::{LONG, MILLISECOND, Setup, note, notes, options, step, steps};
+use crate::jobs::{Note, Step};
 
 pub async fn what_an_engine_does_not_claim_it_refuses(setup: &impl Setup) {
     let (queue, can) = notes(setup, options()).await;
@@ -39,4 +42,26 @@ pub async fn what_an_engine_does_not_claim_it_refuses(setup: &impl Setup) {
         }
     }
     assert_eq!(queue.counters().await.expect("counters").jobs, 0);
+}
+
+/// What an engine refuses of all that can be asked for, in its own words.
+pub async fn refusals(engine: Arc<dyn Engine>) -> Vec<&'static str> {
+    let notes = Queue::<Note>::shared(Arc::clone(&engine));
+    let steps = Queue::<Step>::shared(engine);
+    let id = RequestKey::new("order-317").expect("a key");
+    let asked = [
+        notes.push(&note(1)).await.err(),
+        steps.push(&step("a", 1)).await.err(),
+        notes.push(&note(1)).id(id.clone()).await.err(),
+        notes.push(&note(1)).priority(Priority::High).await.err(),
+        notes.push(&note(1)).delay(MILLISECOND).await.err(),
+        notes.push(&note(1)).expires_after(LONG).await.err(),
+        notes.find(&id).await.err(),
+        notes.dead_letters().list(None, 1).await.err(),
+    ];
+    let refused = asked.into_iter().flatten().map(|error| match error {
+        QueueError::Unsupported(what) => what,
+        other => panic!("not refused, but {other:?}"),
+    });
+    refused.collect()
 }
