@@ -80,7 +80,7 @@ pub(crate) fn open(bytes: Bytes, limits: &Limits) -> Result<Reader<Segments>, Me
     }
     let options = limits.reader_options(bytes.len());
     let mut bytes = aligned(bytes);
-    let segments = match single_segment(&bytes) {
+    let segments = match single_segment(&bytes).map(<[u8]>::len) {
         Some(segment_bytes) => {
             // In place: a slice would count one more owner, and one less again.
             bytes.advance(TABLE_BYTES);
@@ -95,14 +95,14 @@ pub(crate) fn open(bytes: Bytes, limits: &Limits) -> Result<Reader<Segments>, Me
 /// The segment table of a message of one segment.
 const TABLE_BYTES: usize = 8;
 
-/// The length in bytes of the only segment, where there is only one and it is whole.
-fn single_segment(bytes: &[u8]) -> Option<usize> {
+/// The only segment, where there is only one and it is whole.
+pub(super) fn single_segment(bytes: &[u8]) -> Option<&[u8]> {
     let (table, rest) = bytes.split_first_chunk::<TABLE_BYTES>()?;
     let [0, 0, 0, 0, a, b, c, d] = *table else {
         return None;
     };
     let segment_bytes = (u32::from_le_bytes([a, b, c, d]) as usize).checked_mul(8)?;
-    (segment_bytes <= rest.len()).then_some(segment_bytes)
+    rest.get(..segment_bytes)
 }
 
 /// The segments of one message, without an allocation for the usual one.
