@@ -1,15 +1,14 @@
 //! What goes around a call, under callgrind: `benches/layers SCENARIO N` makes N calls in process, `bare`
 //! or with one thing around them. Counted as benches/instructions.rs is.
 
-use std::task::{Context, Poll};
+mod echo;
 
-use bowline::call::{CallService, NamedService, Outcome, RawReply, RawRequest, ReplyFuture};
-use bowline::message::Plain;
+use bowline::call::{CallService, RawRequest};
+use bowline::once::{Bounds, MemoryStore, Once, WhenFull};
 use bowline::resilience::{Limit, ShedLayer};
-use bowline::schema::{Effect, MethodInfo, Recovery, ServiceInfo};
-use bowline::{Client, RequestKey, Server, Status};
-use bowline_test_schemas::everything::PingParams;
-use tower::{Service, ServiceExt};
+use bowline::{Client, RequestId, Server};
+use echo::{Echo, IDEMPOTENT, ONCE, body};
+use tower::ServiceExt;
 
 fn main() {
     let mut arguments = std::env::args().skip(1).filter(|a| a != "--bench");
@@ -20,6 +19,7 @@ fn main() {
     let kind = match &scenario[..] {
         "bare" => Kind::Bare,
         "once" => Kind::Once,
+        "full" => Kind::Full,
         "replayed" => Kind::Replayed,
         "stack" => Kind::Stack,
         "door" => Kind::Door,
@@ -34,61 +34,28 @@ fn main() {
 #[derive(Clone, Copy, PartialEq)]
 enum Kind {
     Bare,
+    /// Each is recorded.
     Once,
+    /// The same, and an old one is forgotten for it: what a store does that has been there for a day.
+    Full,
     Replayed,
     Stack,
     Door,
 }
 
-const fn method(ordinal: u16, effect: Effect) -> MethodInfo {
-    MethodInfo {
-        service: "echo",
-        name: "echo",
-        interface: 0xec40,
-        ordinal,
-        effect,
-        timeout: None,
-        params: 0,
-        results: 0,
-        fails: None,
-    }
-}
-
-static METHODS: [MethodInfo; 2] = [
-    method(0, Effect::Idempotent),
-    method(1, Effect::Once(Recovery::InDoubt)),
-];
-static INFO: ServiceInfo = ServiceInfo {
-    name: "echo",
-    interface: 0xec40,
-    methods: &METHODS,
-};
-
-#[derive(Clone)]
-struct Echo;
-
-impl NamedService for Echo {
-    const INFO: &'static ServiceInfo = &INFO;
-}
-
-impl Service<RawRequest> for Echo {
-    type Response = RawReply;
-    type Error = Status;
-    type Future = ReplyFuture;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Status>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: RawRequest) -> ReplyFuture {
-        Box::pin(async move { Ok(RawReply::new(Outcome::Success, request.body)) })
-    }
-}
+/// Records of the store that is full.
+const FULL: usize = 20_000;
 
 async fn calls(kind: Kind, times: u32) {
     let server = Server::builder().service(Echo);
     let server = match kind {
         Kind::Door => server.layer(ShedLayer::new(Limit::Fixed(100))),
+        Kind::Full => {
+            let bounds = Bounds::default().with_records_max(FULL);
+            let bounds = bounds.with_when_full(WhenFull::ForgetOldest);
+            let store = MemoryStore::with_bounds(bounds);
+            server.once(Once::builder().build(store).expect("good terms"))
+        }
         _ => server,
     };
     let server = server
@@ -114,13 +81,16 @@ where
     S: CallService,
     S::Error: std::fmt::Debug,
 {
-    let text = "hello".to_owned();
-    let body = PingParams { text }.to_bytes().expect("it has an encoding");
-    let method = &METHODS[usize::from(matches!(kind, Kind::Once | Kind::Replayed))];
+    let body = body(5);
+    let method = match kind {
+        Kind::Once | Kind::Full | Kind::Replayed => ONCE,
+        Kind::Bare | Kind::Stack | Kind::Door => IDEMPOTENT,
+    };
+    let always = RequestId::new();
     for _ in 0..times {
         let mut request = RawRequest::new(method, body.clone());
         if kind == Kind::Replayed {
-            request.id = RequestKey::new("the same").expect("short").into();
+            request.id = always.clone();
         }
         client.clone().oneshot(request).await.expect("a reply");
     }

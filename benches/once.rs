@@ -2,86 +2,33 @@
 //!
 //! `cargo bench -p bowline --features durable --bench once`. Compare within one run only.
 
-use std::task::{Context, Poll};
+mod echo;
+
+use std::fs::File;
+use std::io::{Seek, SeekFrom, Write};
 use std::time::{Duration, Instant};
 
-use bowline::call::{NamedService, Outcome, RawReply, RawRequest, ReplyFuture};
-use bowline::once::{MemoryStore, Once, RedbStore, Store};
-use bowline::schema::{Effect, MethodInfo, Recovery, ServiceInfo};
-use bowline::{Client, RequestId, RequestKey, Server, Status};
-use bowline_test_schemas::everything::PingParams;
-use bytes::Bytes;
+use bowline::call::RawRequest;
+use bowline::once::{Bounds, MemoryStore, Once, RedbStore, Store, WhenFull};
+use bowline::{Client, RequestId, Server};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use echo::{Echo, IDEMPOTENT, ONCE, body};
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinSet;
-use tower::{Service, ServiceExt};
-
-const fn method(name: &'static str, ordinal: u16, effect: Effect) -> MethodInfo {
-    MethodInfo {
-        service: "echo",
-        name,
-        interface: 0xec40,
-        ordinal,
-        effect,
-        timeout: None,
-        params: 0,
-        results: 0,
-        fails: None,
-    }
-}
-
-static METHODS: [MethodInfo; 2] = [
-    method("bare", 0, Effect::Idempotent),
-    method("once", 1, Effect::Once(Recovery::InDoubt)),
-];
-static INFO: ServiceInfo = ServiceInfo {
-    name: "echo",
-    interface: 0xec40,
-    methods: &METHODS,
-};
-
-/// Answers its body at once.
-#[derive(Clone)]
-struct Echo;
-
-impl NamedService for Echo {
-    const INFO: &'static ServiceInfo = &INFO;
-}
-
-impl Service<RawRequest> for Echo {
-    type Response = RawReply;
-    type Error = Status;
-    type Future = ReplyFuture;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Status>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: RawRequest) -> ReplyFuture {
-        Box::pin(async move { Ok(RawReply::new(Outcome::Success, request.body)) })
-    }
-}
+use tower::ServiceExt;
 
 fn runtime() -> Runtime {
     Builder::new_current_thread().enable_all().build().unwrap()
 }
 
 /// A client of a server that runs with it in one thread.
-async fn start<S: Store>(store: S) -> Client {
+async fn start<S: Store>(endpoint: &str, store: S) -> Client {
     let once = Once::builder().build(store).unwrap();
     let server = Server::builder().service(Echo).once(once);
-    let server = server.bind("tcp://127.0.0.1:0").await.unwrap();
+    let server = server.bind(endpoint).await.unwrap();
     let endpoint = server.endpoint().to_string();
     tokio::spawn(server.run());
     Client::connect(endpoint).await.unwrap()
-}
-
-fn body() -> Bytes {
-    use bowline::message::Plain;
-    let params = PingParams {
-        text: "x".repeat(64),
-    };
-    params.to_bytes().unwrap()
 }
 
 #[derive(Clone, Copy)]
@@ -92,17 +39,16 @@ enum Kind {
 }
 
 async fn calls(client: &Client, kind: Kind, calls: u64, in_flight: u64) -> Duration {
-    let body = body();
+    let (body, always) = (body(64), RequestId::new());
     let make = move || {
         let method = match kind {
-            Kind::Bare => &METHODS[0],
-            Kind::Once | Kind::Replayed => &METHODS[1],
+            Kind::Bare => IDEMPOTENT,
+            Kind::Once | Kind::Replayed => ONCE,
         };
         let mut request = RawRequest::new(method, body.clone());
-        request.id = match kind {
-            Kind::Bare | Kind::Once => RequestId::new(),
-            Kind::Replayed => RequestKey::new("always the same").unwrap().into(),
-        };
+        if let Kind::Replayed = kind {
+            request.id = always.clone();
+        }
         request
     };
     let begun = Instant::now();
@@ -125,30 +71,56 @@ async fn calls(client: &Client, kind: Kind, calls: u64, in_flight: u64) -> Durat
 fn once(criterion: &mut Criterion) {
     let folder = tempfile::tempdir().unwrap();
     let runtime = runtime();
-    // Bounds as a service would set that is called this often.
-    let bounds = bowline::once::Bounds::default().with_records_max(50_000_000);
-    let memory = runtime.block_on(start(MemoryStore::with_bounds(bounds)));
-    let redb = RedbStore::open(folder.path().join("outcomes")).unwrap();
-    let redb = runtime.block_on(start(redb));
-    for in_flight in [1, 64] {
-        let mut group = criterion.benchmark_group(format!("once, {in_flight} in flight"));
-        group.throughput(Throughput::Elements(1));
-        let contenders = [
-            ("bare", &memory, Kind::Bare),
-            ("memory", &memory, Kind::Once),
-            ("memory, replayed", &memory, Kind::Replayed),
-            ("redb", &redb, Kind::Once),
-            ("redb, replayed", &redb, Kind::Replayed),
-        ];
-        for (name, client, kind) in contenders {
-            let id = BenchmarkId::from_parameter(name);
-            group.bench_function(id, |bencher| {
-                bencher
-                    .iter_custom(|count| runtime.block_on(calls(client, kind, count, in_flight)));
-            });
+    // A store that has been there for a day: for each record that comes, one goes.
+    let bounds = Bounds::default()
+        .with_records_max(100_000)
+        .with_when_full(WhenFull::ForgetOldest);
+    for (carrier, endpoint) in [
+        ("in process", "inproc://once"),
+        ("tcp", "tcp://127.0.0.1:0"),
+    ] {
+        let store = MemoryStore::with_bounds(bounds);
+        let memory = runtime.block_on(start(endpoint, store));
+        for in_flight in [1, 64] {
+            let mut group =
+                criterion.benchmark_group(format!("once, {carrier}, {in_flight} in flight"));
+            group.throughput(Throughput::Elements(1));
+            for (name, kind) in [
+                ("bare", Kind::Bare),
+                ("memory", Kind::Once),
+                ("memory, replayed", Kind::Replayed),
+            ] {
+                group.bench_function(BenchmarkId::from_parameter(name), |bencher| {
+                    bencher.iter_custom(|n| runtime.block_on(calls(&memory, kind, n, in_flight)));
+                });
+            }
+            group.finish();
         }
-        group.finish();
     }
+    let redb = RedbStore::open(folder.path().join("outcomes")).unwrap();
+    let redb = runtime.block_on(start("tcp://127.0.0.1:0", redb));
+    let mut group = criterion.benchmark_group("once, on disk");
+    group.throughput(Throughput::Elements(1));
+    // What all of it waits for: a page written and synced, by itself.
+    let mut file = File::create(folder.path().join("page")).unwrap();
+    group.bench_function(BenchmarkId::from_parameter("the disk alone"), |bencher| {
+        bencher.iter(|| {
+            file.seek(SeekFrom::Start(0)).unwrap();
+            file.write_all(&[7; 4096]).unwrap();
+            file.sync_data().unwrap();
+        });
+    });
+    for (name, kind, in_flight) in [
+        ("redb, 1 caller", Kind::Once, 1),
+        ("redb, 64 callers", Kind::Once, 64),
+        ("redb, replayed, 1 caller", Kind::Replayed, 1),
+        ("redb, replayed, 64 callers", Kind::Replayed, 64),
+    ] {
+        group.bench_function(BenchmarkId::from_parameter(name), |bencher| {
+            bencher.iter_custom(|n| runtime.block_on(calls(&redb, kind, n, in_flight)));
+        });
+    }
+    group.finish();
 }
 
 criterion_group!(benches, once);

@@ -2,58 +2,18 @@
 //!
 //! `cargo bench -p bowline --bench resilience`. Compare within one run only.
 
-use std::task::{Context, Poll};
+mod echo;
+
 use std::time::{Duration, Instant};
 
-use bowline::call::{CallService, NamedService, Outcome, RawReply, RawRequest, ReplyFuture};
+use bowline::call::{CallService, RawRequest};
 use bowline::resilience::{Limit, ResilientBuilder, ShedLayer};
-use bowline::schema::{Effect, MethodInfo, ServiceInfo};
-use bowline::{Client, Server, Status};
-use bowline_test_schemas::everything::PingParams;
-use bytes::Bytes;
+use bowline::{Client, Server};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use echo::{Echo, IDEMPOTENT, body};
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinSet;
-use tower::{Service, ServiceExt};
-
-static METHODS: [MethodInfo; 1] = [MethodInfo {
-    service: "echo",
-    name: "echo",
-    interface: 0xec40,
-    ordinal: 0,
-    effect: Effect::Idempotent,
-    timeout: Some(Duration::from_secs(5)),
-    params: 0,
-    results: 0,
-    fails: None,
-}];
-static INFO: ServiceInfo = ServiceInfo {
-    name: "echo",
-    interface: 0xec40,
-    methods: &METHODS,
-};
-
-/// Answers its body at once.
-#[derive(Clone)]
-struct Echo;
-
-impl NamedService for Echo {
-    const INFO: &'static ServiceInfo = &INFO;
-}
-
-impl Service<RawRequest> for Echo {
-    type Response = RawReply;
-    type Error = Status;
-    type Future = ReplyFuture;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Status>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: RawRequest) -> ReplyFuture {
-        Box::pin(async move { Ok(RawReply::new(Outcome::Success, request.body)) })
-    }
-}
+use tower::ServiceExt;
 
 fn runtime() -> Runtime {
     Builder::new_current_thread().enable_all().build().unwrap()
@@ -72,20 +32,12 @@ async fn serve(endpoint: &str, door: Option<ShedLayer>) -> String {
     endpoint
 }
 
-fn body() -> Bytes {
-    use bowline::message::Plain;
-    let params = PingParams {
-        text: "x".repeat(64),
-    };
-    params.to_bytes().unwrap()
-}
-
 async fn calls<S>(client: &S, calls: u64, in_flight: u64) -> Duration
 where
     S: CallService + 'static,
     S::Error: std::fmt::Debug,
 {
-    let body = body();
+    let body = body(64);
     let begun = Instant::now();
     let mut tasks = JoinSet::new();
     for task in 0..in_flight {
@@ -93,7 +45,7 @@ where
         let calls = calls / in_flight + u64::from(task < calls % in_flight);
         tasks.spawn(async move {
             for _ in 0..calls {
-                let request = RawRequest::new(&METHODS[0], body.clone());
+                let request = RawRequest::new(IDEMPOTENT, body.clone());
                 client.clone().oneshot(request).await.unwrap();
             }
         });
