@@ -115,6 +115,14 @@ impl Attempt {
         (Self::asking(terms, Purpose::Look(look)), ask)
     }
 
+    /// What it claimed or wants to; none where it only looks.
+    pub fn claim(&self) -> Option<&Claim> {
+        match &self.purpose {
+            Purpose::Run(claim) => Some(claim),
+            Purpose::Look(_) => None,
+        }
+    }
+
     fn asking(terms: Terms, purpose: Purpose) -> Self {
         let phase = Phase::Asked;
         Self {
@@ -211,7 +219,7 @@ impl Attempt {
 
     /// What the handler's end means for the record.
     fn ran(&mut self, ended: Ended) -> Action {
-        let Purpose::Run(claim) = &self.purpose else {
+        let Some(claim) = self.claim() else {
             return Action::Answer(Err(Status::internal("what only looked has run")));
         };
         let epoch = claim.epoch;

@@ -8,8 +8,6 @@ use std::num::NonZeroU64;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use bytes::BufMut;
-
 use super::Timestamp;
 use crate::wire::RequestId;
 
@@ -55,47 +53,40 @@ impl Hasher for Brought {
 const METHOD: u8 = 0;
 const NAMED: u8 = 1;
 
-/// Bytes of a key beside its scope and its request ID.
-const REST_MAX: usize = 14;
-
 const UUID: u8 = 0;
 const CALLERS_OWN: u8 = 1;
 
 impl Key {
     /// The key of a call. `principal` is empty for a caller that nobody knows.
     pub fn of_call(principal: &str, interface: u64, method: u16, id: &RequestId) -> Self {
-        Self::new(id, METHOD, principal, |to| {
-            to.put_u64(interface);
-            to.put_u16(method);
-        })
+        let [method_high, method_low] = method.to_be_bytes();
+        let [a, b, c, d, e, f, g, h] = interface.to_be_bytes();
+        let rest = [a, b, c, d, e, f, g, h, method_high, method_low];
+        Self::new(id, METHOD, principal, &rest)
     }
 
     /// The key of work that is no call: a job, an HTTP request. `scope` names what it is.
     pub fn named(scope: &str, id: &RequestId) -> Self {
-        Self::new(id, NAMED, scope, |_| {})
+        Self::new(id, NAMED, scope, &[])
     }
 
-    fn new(id: &RequestId, kind: u8, scope: &str, rest: impl FnOnce(&mut dyn BufMut)) -> Self {
+    fn new(id: &RequestId, kind: u8, scope: &str, rest: &[u8]) -> Self {
         let (id_kind, id, created) = id_bytes(id);
-        let write = |to: &mut dyn BufMut| {
-            to.put_u8(kind);
-            to.put_u16(scope.len().min(usize::from(u16::MAX)) as u16);
-            to.put_slice(scope.as_bytes());
-            rest(to);
-            to.put_u8(id_kind);
-            to.put_slice(id);
-        };
+        let [high, low] = (scope.len().min(usize::from(u16::MAX)) as u16).to_be_bytes();
+        let parts = [&[kind, high, low], scope.as_bytes(), rest, &[id_kind], id];
+        let length = parts.iter().map(|part| part.len()).sum();
         // Nearly all fit into this, and take no more memory than what is kept of them.
         let mut buffer = [0; 128];
-        let key = if scope.len() + id.len() + REST_MAX <= buffer.len() {
-            let mut free = &mut buffer[..];
-            write(&mut free);
-            let length = 128 - free.len();
-            Self::from_bytes(&buffer[..length])
-        } else {
-            let mut bytes = Vec::new();
-            write(&mut bytes);
-            Self::from_bytes(&bytes)
+        let key = match buffer.get_mut(..length) {
+            Some(buffer) => {
+                let mut at = 0;
+                for part in parts {
+                    buffer[at..at + part.len()].copy_from_slice(part);
+                    at += part.len();
+                }
+                Self::from_bytes(buffer)
+            }
+            None => Self::from_bytes(&parts.concat()),
         };
         Self {
             created: created.and_then(|at| NonZeroU64::new(at.milliseconds())),

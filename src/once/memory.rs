@@ -8,10 +8,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use super::key::KeyMap;
-use super::store::{Bounds, Clock, NoTransaction, WhenFull};
+use super::store::{AtOnce, Bounds, Clock, NoTransaction, WhenFull};
 use super::waiters::Waiters;
 use super::{
     Change, Key, Record, Recorded, State, Store, StoreError, Timestamp, Verdict, Write, step,
@@ -22,6 +22,9 @@ use crate::schema::Recovery;
 const SHARDS: usize = 16;
 /// Records that an operation forgets in passing, so that no sweep has to stop the world.
 const FORGOTTEN_IN_PASSING_MAX: usize = 2;
+/// Bodies up to this are kept behind each other, in chunks of so many bytes.
+const SMALL_BYTES_MAX: usize = 1 << 10;
+const CHUNK_BYTES: usize = 8 << 10;
 /// A record whose attempt died is kept at least this long.
 const ABANDONED_RETENTION: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -53,6 +56,7 @@ struct Shard {
     records: KeyMap<Box<Record>>,
     /// When each is over, the next one first. An entry whose record has changed since is passed over.
     expiry: Expiry,
+    bodies: Bodies,
 }
 
 type Expiry = VecDeque<(Timestamp, Key)>;
@@ -108,7 +112,7 @@ impl Inner {
             Write::Nothing => return verdict,
             Write::Remove => self.remove(shard, key),
             Write::Put(new) => {
-                let new = compact(new);
+                let new = shard.bodies.keep(new);
                 self.reply_bytes.fetch_add(new.bytes(), Ordering::Relaxed);
                 self.reply_bytes
                     .fetch_sub(record.bytes(), Ordering::Relaxed);
@@ -191,32 +195,55 @@ impl Inner {
     }
 }
 
+/// Copies what is kept: a body may be a small part of a buffer that wants to be used again.
+///
+/// Small ones share an allocation with those beside them, which is free again when the last of them is forgotten:
+/// they are forgotten in the order in which they came.
+#[derive(Debug, Default)]
+struct Bodies(BytesMut);
+
+impl Bodies {
+    fn keep(&mut self, mut record: Record) -> Record {
+        if let State::Done {
+            outcome: Recorded::Reply { body, .. },
+            ..
+        } = &mut record.state
+        {
+            *body = self.copy(body);
+        }
+        record
+    }
+
+    fn copy(&mut self, body: &[u8]) -> Bytes {
+        if body.len() > SMALL_BYTES_MAX {
+            return Bytes::copy_from_slice(body);
+        }
+        if body.len() > self.0.capacity() {
+            self.0 = BytesMut::with_capacity(CHUNK_BYTES);
+        }
+        self.0.extend_from_slice(body);
+        self.0.split().freeze()
+    }
+}
+
 fn is_over(record: &Record, now: Timestamp) -> bool {
     let over = record.forgettable(ABANDONED_RETENTION);
     over.is_some_and(|over| over <= now)
 }
 
-/// Almost always the last: they are kept equally long.
 fn note_expiry(expiry: &mut Expiry, key: &Key, record: &Record) {
-    if let Some(over) = record.forgettable(ABANDONED_RETENTION) {
-        let mut index = expiry.len();
-        if expiry.back().is_some_and(|(last, _)| *last > over) {
-            index = expiry.partition_point(|(at, _)| *at <= over);
+    let Some(over) = record.forgettable(ABANDONED_RETENTION) else {
+        return;
+    };
+    let entry = (over, key.clone());
+    // Almost always the last: they are kept equally long.
+    match expiry.back() {
+        Some((last, _)) if *last > over => {
+            let index = expiry.partition_point(|(at, _)| *at <= over);
+            expiry.insert(index, entry);
         }
-        expiry.insert(index, (over, key.clone()));
+        _ => expiry.push_back(entry),
     }
-}
-
-/// A body may be a small part of a buffer that wants to be used again.
-fn compact(mut record: Record) -> Record {
-    if let State::Done {
-        outcome: Recorded::Reply { body, .. },
-        ..
-    } = &mut record.state
-    {
-        *body = Bytes::copy_from_slice(body);
-    }
-    record
 }
 
 fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
@@ -231,8 +258,8 @@ impl Store for MemoryStore {
         Ok(self.0.apply(key, change))
     }
 
-    fn apply_now(&self, key: &Key, change: &Change) -> Option<Result<Verdict, StoreError>> {
-        Some(Ok(self.0.apply(key, change.clone())))
+    fn apply_now(&self, key: &Key, change: Change) -> AtOnce {
+        AtOnce::Applied(self.0.apply(key, change))
     }
 
     async fn watch(&self, key: &Key) -> Result<(), StoreError> {

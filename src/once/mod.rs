@@ -35,7 +35,7 @@
 //!
 //! `record` is what is stored and how it changes, `attempt` what a server does with one request:
 //! state machines both. `driver` drives them with tokio; `memory` and the other stores apply them, those on a
-//! server by `compare`.
+//! server by `compare`, with what they share in `remote`.
 
 mod attempt;
 mod builder;
@@ -55,6 +55,8 @@ mod record;
 mod redb;
 #[cfg(feature = "redis")]
 mod redis;
+#[cfg(any(feature = "postgres", feature = "redis"))]
+mod remote;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -77,7 +79,9 @@ pub use memory::MemoryStore;
 pub use record::{
     Age, Change, Claim, Epoch, Record, Recorded, Resolution, State, Timestamp, Verdict, Write, step,
 };
-pub use store::{Bounds, Claimed, Clock, Durability, NoTransaction, Store, StoreError, WhenFull};
+pub use store::{
+    AtOnce, Bounds, Claimed, Clock, Durability, NoTransaction, Store, StoreError, WhenFull,
+};
 pub use work::{Keep, Task};
 
 pub(crate) use layer::Keeper;

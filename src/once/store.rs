@@ -29,10 +29,9 @@ pub trait Store: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Verdict, StoreError>> + Send;
 
     /// The same, where it needs no waiting: the way of a store that answers at once, without a future.
-    /// `None` where it would have to wait; nothing is changed then.
-    fn apply_now(&self, key: &Key, change: &Change) -> Option<Result<Verdict, StoreError>> {
-        let _ = (key, change);
-        None
+    fn apply_now(&self, key: &Key, change: Change) -> AtOnce {
+        let _ = key;
+        AtOnce::NotApplied(change)
     }
 
     /// Returns soon after the record of `key` is no longer in flight, and at once if it is not.
@@ -59,6 +58,15 @@ pub trait Store: Send + Sync + 'static {
 
     /// Whether it hands out transactions.
     const TRANSACTIONS: bool = false;
+}
+
+/// What a store did without waiting.
+#[derive(Debug)]
+pub enum AtOnce {
+    /// It applied the change.
+    Applied(Verdict),
+    /// It would have to wait, or failed: nothing is changed, and here is the change again.
+    NotApplied(Change),
 }
 
 /// Which attempt a transaction commits the outcome of.

@@ -2,17 +2,18 @@
 //! when they do not answer. Nothing here knows what a record is.
 
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout_at};
 use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
 use tokio_postgres::{AsyncMessage, Client, Config, Error, Socket};
 
+use super::super::remote::{Connected, Place, ServerClock};
 use super::super::{Durability, StoreError};
 use super::statements::Statements;
 
@@ -60,9 +61,7 @@ pub struct Connection {
     pub client: Client,
     pub statements: Statements,
     is_given_up: AtomicBool,
-    /// Milliseconds that the server's clock is ahead of `since`.
-    clock: AtomicI64,
-    since: Instant,
+    pub clock: ServerClock,
     driver: Driver,
 }
 
@@ -76,25 +75,10 @@ impl Drop for Driver {
 }
 
 impl Connection {
-    /// What the server's clock shows, give or take the time of a message.
-    pub fn now(&self) -> i64 {
-        self.clock.load(Ordering::Relaxed) + self.since.elapsed().as_millis() as i64
-    }
-
-    /// The server has said what its clock shows.
-    pub fn set_now(&self, now: i64) {
-        let ahead = now - self.since.elapsed().as_millis() as i64;
-        self.clock.store(ahead, Ordering::Relaxed);
-    }
-
     /// Nobody uses it again.
     pub fn give_up(&self) {
         self.is_given_up.store(true, Ordering::Relaxed);
         self.driver.0.abort();
-    }
-
-    fn is_usable(&self) -> bool {
-        !self.is_given_up.load(Ordering::Relaxed) && !self.client.is_closed()
     }
 
     /// What the server answers, if it does so in time. A connection that does not is given up:
@@ -111,6 +95,12 @@ impl Connection {
                 Err(late())
             }
         }
+    }
+}
+
+impl Connected for Connection {
+    fn is_usable(&self) -> bool {
+        !self.is_given_up.load(Ordering::Relaxed) && !self.client.is_closed()
     }
 }
 
@@ -134,16 +124,13 @@ impl Connector {
         let now = self.set_up(&client).await?;
         let statements = Statements::prepare(&client, &self.table).await;
         let statements = statements.map_err(failed)?;
-        let connection = Connection {
+        Ok(Connection {
             client,
             statements,
             is_given_up: AtomicBool::new(false),
-            clock: AtomicI64::new(0),
-            since: Instant::now(),
+            clock: ServerClock::new(now),
             driver,
-        };
-        connection.set_now(now);
-        Ok(connection)
+        })
     }
 
     /// Sets what the statements rely on. Returns the server's time.
@@ -184,17 +171,14 @@ impl Connector {
 
 /// A fixed number of connections which all callers share, each with many statements on the way.
 pub struct Shared {
-    places: Box<[Place]>,
+    places: Box<[Place<Connection>]>,
     next: AtomicUsize,
 }
-
-/// Held while a connection is made, so that one is made at a time.
-type Place = Mutex<Option<Arc<Connection>>>;
 
 impl Shared {
     pub fn new(connections: usize) -> Self {
         Self {
-            places: (0..connections.max(1)).map(|_| Mutex::default()).collect(),
+            places: (0..connections.max(1)).map(|_| Place::default()).collect(),
             next: AtomicUsize::new(0),
         }
     }
@@ -206,17 +190,7 @@ impl Shared {
         until: Instant,
     ) -> Result<Arc<Connection>, StoreError> {
         let next = self.next.fetch_add(1, Ordering::Relaxed) % self.places.len();
-        let get = async {
-            let mut place = self.places[next].lock().await;
-            match &*place {
-                Some(connection) if connection.is_usable() => Ok(Arc::clone(connection)),
-                _ => {
-                    let connection = Arc::new(connector.connect_and_prepare().await?);
-                    *place = Some(Arc::clone(&connection));
-                    Ok(connection)
-                }
-            }
-        };
+        let get = self.places[next].get(connector.connect_and_prepare());
         timeout_at(until, get).await.unwrap_or_else(|_| Err(late()))
     }
 }

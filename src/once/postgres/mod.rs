@@ -22,6 +22,7 @@ use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
 use tokio_postgres::{Config, NoTls, Row, Socket};
 
 use super::compare;
+use super::remote::{Common, FORGOTTEN_AT_ONCE, forget_in_steps};
 use super::{
     Bounds, Change, Claimed, Clock, Durability, Fingerprint, Key, Store, StoreError, Verdict,
     WhenFull,
@@ -33,8 +34,6 @@ use statements::milliseconds;
 use totals::Totals;
 use watching::Watching;
 
-/// Rows that one statement forgets, so that none takes long.
-const FORGOTTEN_AT_ONCE: usize = 1000;
 /// A connection that was idle this long is asked whether it still lives.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
 
@@ -63,20 +62,18 @@ pub struct PostgresBuilder {
     table: String,
     connections: usize,
     transactions_max: usize,
-    operation_timeout: Duration,
     transaction_idle_max: Duration,
-    bounds: Bounds,
     count_interval: Duration,
     durability: Durability,
     tls: Box<dyn Connect>,
-    clock: Clock,
+    common: Common,
 }
 
 struct Inner {
     connector: Arc<Connector>,
     shared: Shared,
     exclusive: Exclusive,
-    clock: Clock,
+    common: Common,
     totals: Totals,
     watching: Watching,
 }
@@ -87,13 +84,11 @@ impl Default for PostgresBuilder {
             table: "bowline_once".to_owned(),
             connections: 4,
             transactions_max: 16,
-            operation_timeout: Duration::from_secs(5),
             transaction_idle_max: Duration::from_secs(30),
-            bounds: Bounds::default(),
             count_interval: Duration::from_secs(30),
             durability: Durability::RequireFsync,
             tls: Box::new(NoTls),
-            clock: Clock::System,
+            common: Common::default(),
         }
     }
 }
@@ -123,7 +118,7 @@ impl PostgresBuilder {
     /// After this, an operation has failed; a single statement is ended by the server, too.
     /// Default: 5 s.
     pub fn operation_timeout(mut self, time: Duration) -> Self {
-        self.operation_timeout = time;
+        self.common.operation_timeout = time;
         self
     }
 
@@ -136,7 +131,7 @@ impl PostgresBuilder {
 
     /// How much is kept. The count is taken from time to time, see [`count_interval`](Self::count_interval).
     pub fn bounds(mut self, bounds: Bounds) -> Self {
-        self.bounds = bounds;
+        self.common.bounds = bounds;
         self
     }
 
@@ -169,7 +164,7 @@ impl PostgresBuilder {
 
     /// Another clock than the database's, for tests.
     pub fn clock(mut self, clock: Clock) -> Self {
-        self.clock = clock;
+        self.common.clock = clock;
         self
     }
 
@@ -184,7 +179,7 @@ impl PostgresBuilder {
         check_name(&self.table)?;
         let mut config: Config = url.parse().map_err(failed)?;
         config.target_session_attrs(TargetSessionAttrs::ReadWrite);
-        config.connect_timeout(self.operation_timeout);
+        config.connect_timeout(self.common.operation_timeout);
         config.keepalives_idle(config.get_keepalives_idle().min(KEEPALIVE_IDLE));
         if config.get_application_name().is_none() {
             config.application_name("bowline");
@@ -194,10 +189,10 @@ impl PostgresBuilder {
             tls: self.tls,
             table: self.table,
             durability: self.durability,
-            operation_timeout: self.operation_timeout,
+            operation_timeout: self.common.operation_timeout,
             transaction_idle_max: self.transaction_idle_max,
         });
-        let until = Instant::now() + self.operation_timeout;
+        let until = self.common.until();
         let make = make_table(&connector);
         let made = tokio::time::timeout_at(until, make).await;
         made.unwrap_or_else(|_| Err(connections::late()))?;
@@ -206,8 +201,8 @@ impl PostgresBuilder {
             connector,
             shared: Shared::new(self.connections),
             exclusive: Exclusive::new(self.transactions_max),
-            clock: self.clock,
-            totals: Totals::new(self.bounds, self.count_interval),
+            totals: Totals::new(self.common.bounds, self.count_interval),
+            common: self.common,
         }));
         store.0.count().await?;
         Ok(store)
@@ -298,20 +293,13 @@ async fn make_table(connector: &Connector) -> Result<(), StoreError> {
 }
 
 impl Inner {
-    fn until(&self) -> Instant {
-        Instant::now() + self.connector.operation_timeout
-    }
-
     /// The time that a test has set.
     fn set_time(&self) -> Option<i64> {
-        match self.clock {
-            Clock::System => None,
-            Clock::Manual(_) => Some(milliseconds(self.clock.now())),
-        }
+        self.common.set_time().map(milliseconds)
     }
 
     async fn count(&self) -> Result<(), StoreError> {
-        let until = self.until();
+        let until = self.common.until();
         let connection = self.shared.get(&self.connector, until).await?;
         let count = connection
             .client
@@ -325,7 +313,7 @@ impl Inner {
 
     /// Forgets what is over, or else the oldest outcomes, whichever the statement says.
     async fn forget(&self, which: Forget, max: usize) -> Result<usize, StoreError> {
-        let until = self.until();
+        let until = self.common.until();
         let connection = self.shared.get(&self.connector, until).await?;
         let (statement, now) = match which {
             Forget::Over => (&connection.statements.expire, self.set_time()),
@@ -373,7 +361,7 @@ impl Store for PostgresStore {
     async fn apply(&self, key: &Key, change: Change) -> Result<Verdict, StoreError> {
         let operation = Operation {
             inner: &self.0,
-            until: self.0.until(),
+            until: self.0.common.until(),
         };
         compare::apply(&operation, key, change).await
     }
@@ -383,15 +371,8 @@ impl Store for PostgresStore {
     }
 
     async fn expire(&self, max: usize) -> Result<usize, StoreError> {
-        let mut forgotten = 0;
-        while forgotten < max {
-            let at_once = (max - forgotten).min(FORGOTTEN_AT_ONCE);
-            let count = self.0.forget(Forget::Over, at_once).await?;
-            forgotten += count;
-            if count < at_once {
-                break;
-            }
-        }
+        let forget = |at_once| self.0.forget(Forget::Over, at_once);
+        let forgotten = forget_in_steps(max, forget).await?;
         if self.0.totals.is_count_due() {
             self.0.count().await?;
         }
@@ -399,7 +380,7 @@ impl Store for PostgresStore {
     }
 
     async fn in_doubt(&self, max: usize) -> Result<Vec<Key>, StoreError> {
-        let until = self.0.until();
+        let until = self.0.common.until();
         let connection = self.0.shared.get(&self.0.connector, until).await?;
         let (now, max) = (self.0.set_time(), i64::try_from(max).unwrap_or(i64::MAX));
         let in_doubt = async {

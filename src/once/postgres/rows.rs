@@ -33,13 +33,16 @@ impl Operation<'_> {
     /// server that was stopped finds in its queue when it goes on, nobody waits for any more.
     fn not_after(&self, connection: &Connection) -> i64 {
         let timeout = duration(self.inner.connector.operation_timeout);
-        let now = self.inner.set_time().unwrap_or_else(|| connection.now());
+        let now = self
+            .inner
+            .set_time()
+            .unwrap_or_else(|| connection.clock.now());
         now.saturating_add(timeout)
     }
 
     fn seen(connection: &Connection, row: &Row) -> Result<Seen, StoreError> {
         let now: i64 = row.try_get(1).map_err(failed)?;
-        connection.set_now(now);
+        connection.clock.set(now);
         Ok(Seen {
             record: record(row)?,
             now: Timestamp::from_milliseconds(now.max(0).cast_unsigned()),

@@ -141,7 +141,7 @@ impl PostgresTransaction {
         let outcome = Recorded::new(reply, *reply_bytes_max);
         let complete = Complete::new(key, *epoch, &outcome, *retention);
         let recorded = lent.connection.answer(
-            store.until(),
+            store.common.until(),
             complete.run(&lent.connection, store.set_time()),
         );
         match recorded.await {
@@ -150,7 +150,7 @@ impl PostgresTransaction {
             Err(error) => return Err(not_done(&error)),
         }
         let commit = lent.connection.client.batch_execute("commit");
-        match tokio::time::timeout_at(store.until(), commit).await {
+        match tokio::time::timeout_at(store.common.until(), commit).await {
             Ok(Ok(())) => {
                 store.totals.add(0, complete.reply_bytes);
                 Ok(())
@@ -168,7 +168,7 @@ impl PostgresTransaction {
 }
 
 async fn begin(store: &Inner) -> Result<Lent, Status> {
-    let until = store.until();
+    let until = store.common.until();
     let unavailable = |error: StoreError| not_done(&error);
     let lent = store.exclusive.get(&store.connector, until).await;
     let lent = lent.map_err(unavailable)?;
@@ -181,7 +181,7 @@ async fn begin(store: &Inner) -> Result<Lent, Status> {
 /// A connection that does not even do that is not used again.
 async fn roll_back(store: &Inner, lent: Lent) {
     let rollback = lent.connection.client.batch_execute("rollback");
-    let rolled_back = lent.connection.answer(store.until(), rollback).await;
+    let rolled_back = lent.connection.answer(store.common.until(), rollback).await;
     if rolled_back.is_ok() {
         store.exclusive.put_back(lent);
     }

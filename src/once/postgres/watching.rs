@@ -58,7 +58,7 @@ fn told(payload: &str) -> Key {
 impl Inner {
     pub async fn watch(&self, key: &Key) -> Result<(), StoreError> {
         let is_in_flight = async {
-            let until = self.until();
+            let until = self.common.until();
             let connection = self.shared.get(&self.connector, until).await?;
             let key = key.as_bytes();
             // Sent together, done one after the other: what is done by the second is not missed.

@@ -18,7 +18,7 @@ use redb::Database;
 use tokio::sync::{mpsc, oneshot};
 
 use super::waiters::Waiters;
-use super::{Bounds, Change, Claimed, Clock, Key, State, Store, StoreError, Verdict};
+use super::{AtOnce, Bounds, Change, Claimed, Clock, Key, State, Store, StoreError, Verdict};
 use crate::call::RawReply;
 use crate::wire::Status;
 use engine::failed;
@@ -133,6 +133,11 @@ impl Inner {
         answer.await.map_err(|_| closed())?
     }
 
+    /// What changes nothing is answered from the last commit.
+    fn answer(&self, key: &Key, change: &Change) -> Option<Result<Verdict, StoreError>> {
+        self.engine.answer(self.clock.now(), key, change)
+    }
+
     /// Commits a handler's writes together with its outcome.
     async fn commit(
         &self,
@@ -197,7 +202,7 @@ impl Store for RedbStore {
     const TRANSACTIONS: bool = true;
 
     async fn apply(&self, key: &Key, change: Change) -> Result<Verdict, StoreError> {
-        if let Some(verdict) = self.apply_now(key, &change) {
+        if let Some(verdict) = self.0.answer(key, &change) {
             return verdict;
         }
         let operation = Operation::Change(key.clone(), change);
@@ -207,9 +212,11 @@ impl Store for RedbStore {
         }
     }
 
-    /// What changes nothing is answered from the last commit.
-    fn apply_now(&self, key: &Key, change: &Change) -> Option<Result<Verdict, StoreError>> {
-        self.0.engine.answer(self.0.clock.now(), key, change)
+    fn apply_now(&self, key: &Key, change: Change) -> AtOnce {
+        match self.0.answer(key, &change) {
+            Some(Ok(verdict)) => AtOnce::Applied(verdict),
+            Some(Err(_)) | None => AtOnce::NotApplied(change),
+        }
     }
 
     async fn watch(&self, key: &Key) -> Result<(), StoreError> {

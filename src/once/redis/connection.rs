@@ -2,7 +2,7 @@
 //! not answer. Whenever it is made, the server is asked what it would lose.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
@@ -10,9 +10,9 @@ use redis::{
     AsyncConnectionConfig, Client, FromRedisValue, ProtocolVersion, PushInfo, PushKind, RedisError,
     Script, ScriptInvocation, Value,
 };
-use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout_at};
 
+use super::super::remote::{Connected, Place, ServerClock};
 use super::super::waiters::Waiters;
 use super::super::{Durability, Key, StoreError};
 
@@ -30,31 +30,23 @@ pub struct Connector {
     durability: Durability,
     channel: Vec<u8>,
     waiters: Arc<Waiters>,
-    /// Held while it is made, so that one is made at a time.
-    place: Mutex<Option<Arc<Connection>>>,
+    place: Place<Connection>,
 }
 
 /// A connection that carries any number of commands at once.
 pub struct Connection {
     commands: MultiplexedConnection,
     is_given_up: AtomicBool,
-    /// Milliseconds that the server's clock is ahead of `since`.
-    clock: AtomicI64,
-    since: Instant,
+    pub clock: ServerClock,
+}
+
+impl Connected for Connection {
+    fn is_usable(&self) -> bool {
+        !self.is_given_up.load(Ordering::Relaxed)
+    }
 }
 
 impl Connection {
-    /// What the server's clock shows, give or take the time of a message.
-    pub fn now(&self) -> i64 {
-        self.clock.load(Ordering::Relaxed) + self.since.elapsed().as_millis() as i64
-    }
-
-    /// The server has said what its clock shows.
-    pub fn set_now(&self, now: i64) {
-        let ahead = now - self.since.elapsed().as_millis() as i64;
-        self.clock.store(ahead, Ordering::Relaxed);
-    }
-
     /// What the script answers, if it does so in time. A connection that does not is given up.
     pub async fn run<T: FromRedisValue>(
         &self,
@@ -80,12 +72,11 @@ impl Connection {
 
 impl Connector {
     pub fn new(
-        url: &str,
+        client: &Client,
         durability: Durability,
         channel: Vec<u8>,
         waiters: Arc<Waiters>,
     ) -> Result<Self, StoreError> {
-        let client = Client::open(url).map_err(failed)?;
         let info = client.get_connection_info().clone();
         // The third version, in which the server may say something unasked.
         let settings = info.redis_settings().clone();
@@ -96,25 +87,12 @@ impl Connector {
             durability,
             channel,
             waiters,
-            place: Mutex::default(),
+            place: Place::default(),
         })
     }
 
     pub async fn get(&self, until: Instant) -> Result<Arc<Connection>, StoreError> {
-        let get = async {
-            let mut place = self.place.lock().await;
-            match &*place {
-                Some(connection) if !connection.is_given_up.load(Ordering::Relaxed) => {
-                    Ok(Arc::clone(connection))
-                }
-                _ => {
-                    *place = None;
-                    let connection = Arc::new(self.connect().await?);
-                    *place = Some(Arc::clone(&connection));
-                    Ok(connection)
-                }
-            }
-        };
+        let get = self.place.get(self.connect());
         timeout_at(until, get).await.unwrap_or_else(|_| Err(late()))
     }
 
@@ -143,14 +121,11 @@ impl Connector {
             .await
             .map_err(failed)?;
         commands.subscribe(&self.channel).await.map_err(failed)?;
-        let connection = Connection {
+        Ok(Connection {
             commands,
             is_given_up: AtomicBool::new(false),
-            clock: AtomicI64::new(0),
-            since: Instant::now(),
-        };
-        connection.set_now(seconds * 1000 + microseconds / 1000);
-        Ok(connection)
+            clock: ServerClock::new(seconds * 1000 + microseconds / 1000),
+        })
     }
 
     /// What the server is set to lose.

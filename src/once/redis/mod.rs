@@ -15,6 +15,7 @@ use redis::{Script, ScriptInvocation};
 use tokio::time::{Instant, timeout};
 
 use super::compare::{self, Begun, Rows, Seen};
+use super::remote::{Common, forget_in_steps};
 use super::waiters::Waiters;
 use super::{
     Bounds, Change, Claim, Clock, Durability, Epoch, Fingerprint, Key, NoTransaction, Record,
@@ -23,8 +24,6 @@ use super::{
 use crate::schema::Recovery;
 use connection::{Connection, Connector};
 
-/// Records that one run of the script forgets, so that none takes long.
-const FORGOTTEN_AT_ONCE: usize = 1000;
 /// A message that was lost is not waited for longer.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
@@ -57,9 +56,7 @@ pub struct RedisStore(Arc<Inner>);
 #[must_use]
 pub struct RedisBuilder {
     prefix: String,
-    operation_timeout: Duration,
-    bounds: Bounds,
-    clock: Clock,
+    common: Common,
 }
 
 struct Inner {
@@ -73,9 +70,7 @@ impl Default for RedisBuilder {
     fn default() -> Self {
         Self {
             prefix: "bowline:once".to_owned(),
-            operation_timeout: Duration::from_secs(5),
-            bounds: Bounds::default(),
-            clock: Clock::System,
+            common: Common::default(),
         }
     }
 }
@@ -90,19 +85,19 @@ impl RedisBuilder {
 
     /// After this, an operation has failed. Default: 5 s.
     pub fn operation_timeout(mut self, time: Duration) -> Self {
-        self.operation_timeout = time;
+        self.common.operation_timeout = time;
         self
     }
 
     /// How much is kept. Counted exactly, by all replicas together.
     pub fn bounds(mut self, bounds: Bounds) -> Self {
-        self.bounds = bounds;
+        self.common.bounds = bounds;
         self
     }
 
     /// Another clock than the server's, for tests.
     pub fn clock(mut self, clock: Clock) -> Self {
-        self.clock = clock;
+        self.common.clock = clock;
         self
     }
 
@@ -120,9 +115,23 @@ impl RedisBuilder {
         url: &str,
         durability: Durability,
     ) -> Result<RedisStore, StoreError> {
+        let client = redis::Client::open(url).map_err(connection::failed)?;
+        self.connect_with(client, durability).await
+    }
+
+    /// The same, with a client of the `redis` crate that the application has set up: to trust a
+    /// certificate of its own, for example (`Client::build_with_tls`).
+    ///
+    /// # Errors
+    /// Where the server is away or not durable.
+    pub async fn connect_with(
+        self,
+        client: redis::Client,
+        durability: Durability,
+    ) -> Result<RedisStore, StoreError> {
         let waiters = Arc::new(Waiters::default());
         let channel = format!("{}:changed", self.prefix).into_bytes();
-        let connector = Connector::new(url, durability, channel, Arc::clone(&waiters))?;
+        let connector = Connector::new(&client, durability, channel, Arc::clone(&waiters))?;
         let store = RedisStore(Arc::new(Inner {
             connector,
             script: connection::script(),
@@ -159,15 +168,21 @@ impl std::fmt::Debug for RedisStore {
 
 impl Inner {
     fn until(&self) -> Instant {
-        Instant::now() + self.settings.operation_timeout
+        self.settings.common.until()
     }
 
     /// The time that a test has set.
     fn set_time(&self) -> Option<i64> {
-        match self.settings.clock {
-            Clock::System => None,
-            Clock::Manual(_) => Some(milliseconds(self.settings.clock.now())),
-        }
+        self.settings.common.set_time().map(milliseconds)
+    }
+
+    async fn forget(&self, at_once: usize) -> Result<usize, StoreError> {
+        let until = self.until();
+        let connection = self.connector.get(until).await?;
+        let mut expire = self.prepare("expire", b"");
+        expire.arg(at_once);
+        let (_, count): (String, usize) = connection.run(&expire, until).await?;
+        Ok(count)
     }
 
     /// A run of the script, up to what is special to it.
@@ -297,7 +312,7 @@ impl Operation<'_> {
     fn seen(&self, connection: &Connection, answer: &Answer) -> Result<Seen, StoreError> {
         let seen = seen(answer)?;
         if self.inner.set_time().is_none() {
-            connection.set_now(milliseconds(seen.now));
+            connection.clock.set(milliseconds(seen.now));
         }
         Ok(seen)
     }
@@ -306,14 +321,17 @@ impl Operation<'_> {
 impl Rows for Operation<'_> {
     async fn begin(&self, key: &Key, claim: &Claim) -> Result<Begun, StoreError> {
         let connection = self.connection().await?;
-        let RedisBuilder {
+        let Common {
             bounds,
             operation_timeout,
             ..
-        } = &self.inner.settings;
+        } = &self.inner.settings.common;
         let mut begin = self.inner.prepare("begin", key.as_bytes());
         // What a server that was stopped finds in its queue when it goes on, nobody waits for any more.
-        let now = self.inner.set_time().unwrap_or_else(|| connection.now());
+        let now = self
+            .inner
+            .set_time()
+            .unwrap_or_else(|| connection.clock.now());
         begin
             .arg(claim.fingerprint.as_bytes())
             .arg(&epoch_bytes(claim.epoch))
@@ -370,7 +388,7 @@ impl Rows for Operation<'_> {
     ) -> Result<bool, StoreError> {
         let connection = self.connection().await?;
         let (state, until) = state_and_time(&old.state);
-        let timeout = duration(self.inner.settings.operation_timeout);
+        let timeout = duration(self.inner.settings.common.operation_timeout);
         let mut replace = self.inner.prepare("replace", key.as_bytes());
         replace
             .arg(&epoch_bytes(old.epoch))
@@ -412,20 +430,7 @@ impl Store for RedisStore {
 
     /// Records expire by themselves; this takes them out of the count.
     async fn expire(&self, max: usize) -> Result<usize, StoreError> {
-        let mut forgotten = 0;
-        while forgotten < max {
-            let at_once = (max - forgotten).min(FORGOTTEN_AT_ONCE);
-            let until = self.0.until();
-            let connection = self.0.connector.get(until).await?;
-            let mut expire = self.0.prepare("expire", b"");
-            expire.arg(at_once);
-            let (_, count): (String, usize) = connection.run(&expire, until).await?;
-            forgotten += count;
-            if count < at_once {
-                break;
-            }
-        }
-        Ok(forgotten)
+        forget_in_steps(max, |at_once| self.0.forget(at_once)).await
     }
 
     async fn in_doubt(&self, max: usize) -> Result<Vec<Key>, StoreError> {

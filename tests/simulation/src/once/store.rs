@@ -11,7 +11,7 @@ use std::time::Duration;
 use bowline::__simulated::{Done, Engine, Operation as Committed};
 use bowline::call::RawReply;
 use bowline::once::{
-    Age, Bounds, Change, Claimed, Clock, Key, MemoryStore, Record, Recorded, State, Store,
+    Age, AtOnce, Bounds, Change, Claimed, Clock, Key, MemoryStore, Record, Recorded, State, Store,
     Timestamp, Verdict, Write, step,
 };
 use bowline::{Code, Reason, Status, Work};
@@ -361,19 +361,17 @@ fn memory(context: &mut Context, store: &MemoryStore, now: Timestamp, ask: &Ask)
     let What::Change(change) = &ask.what else {
         return Err(());
     };
-    let verdict = store
-        .apply_now(&ask.key, change)
-        .ok_or(())?
-        .map_err(|_| ())?;
+    let AtOnce::Applied(verdict) = store.apply_now(&ask.key, change.clone()) else {
+        return Err(());
+    };
     context.decided(ask, now, None, &Done::Verdict(verdict.clone()));
     let look = Change::Look(Age {
         created: None,
         retention: context.setting.terms.retention,
         clock_skew_max: context.setting.clock_skew_max,
     });
-    let found = store.apply_now(&ask.key, &look).ok_or(())?;
-    let recorded = match found.map_err(|_| ())? {
-        Verdict::Done(recorded) => Some(recorded),
+    let recorded = match store.apply_now(&ask.key, look) {
+        AtOnce::Applied(Verdict::Done(recorded)) => Some(recorded),
         _ => None,
     };
     let simulation = &mut context.simulation;

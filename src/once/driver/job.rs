@@ -1,0 +1,170 @@
+//! One attempt on its way: claims, runs its handler, records. It does not wait for another's outcome;
+//! that is its caller's to do, who may give up.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll, Waker};
+
+use tokio::time::{Instant, timeout};
+
+use super::leases::Renewed;
+use super::shared::Shared;
+use crate::call::deadline::within;
+use crate::call::raw::Transaction;
+use crate::call::{RawRequest, ReplyFuture};
+use crate::once::attempt::{Action, Attempt, Ended, Input};
+use crate::once::{AtOnce, Claimed, Key, Store};
+use crate::schema::Recovery;
+use crate::wire::Status;
+
+/// An attempt on its way, with what it may still have to run.
+pub struct Job<S: Store> {
+    pub shared: Arc<Shared<S>>,
+    pub key: Key,
+    pub attempt: Attempt,
+    pub work: Work,
+    pub transaction: Option<Arc<S::Transaction>>,
+    /// Of the caller that it runs for, which calls of its handler inherit.
+    pub deadline: Option<Instant>,
+}
+
+/// What an attempt runs.
+#[derive(Default)]
+pub enum Work {
+    /// Its handler, if it comes to that.
+    Handler {
+        request: RawRequest,
+        handler: Box<dyn FnOnce(RawRequest) -> ReplyFuture + Send>,
+    },
+    /// A handler that was begun, and was not ready at once.
+    Begun(ReplyFuture),
+    /// Nothing yet, or nothing any more: its handler has ended or panicked.
+    #[default]
+    None,
+}
+
+impl<S: Store> Job<S> {
+    /// Has the store apply what it can at once. Returns what it would have to wait for, or to run.
+    pub fn go_on_until_run(&mut self, mut action: Action) -> Action {
+        while let Action::Apply(change) = action {
+            action = match self.shared.store.apply_now(&self.key, change) {
+                AtOnce::Applied(verdict) => self.attempt.step(Input::Verdict(verdict)),
+                AtOnce::NotApplied(change) => return Action::Apply(change),
+            };
+        }
+        action
+    }
+
+    /// The same, and polls the handler once.
+    pub fn go_on_now(&mut self, mut action: Action) -> Action {
+        loop {
+            let input = match self.go_on_until_run(action) {
+                Action::Run => {
+                    // The waker of this first poll is lost. Whoever polls next asks again.
+                    match self.poll_handler(&mut Context::from_waker(Waker::noop())) {
+                        Poll::Ready(ended) => self.ran(ended),
+                        Poll::Pending => return Action::Run,
+                    }
+                }
+                other => return other,
+            };
+            action = self.attempt.step(input);
+        }
+    }
+
+    /// What an attempt does once it has claimed, or may have: until it is over or waits for another.
+    pub async fn go_on(mut self, mut action: Action) -> (Self, Action) {
+        loop {
+            let input = match action {
+                Action::Apply(change) => self.shared.apply(&self.key, change).await,
+                Action::Run => {
+                    let ended = self.run().await;
+                    self.ran(ended)
+                }
+                other => return (self, other),
+            };
+            action = self.attempt.step(input);
+        }
+    }
+
+    async fn run(&mut self) -> Ended {
+        let now = std::future::poll_fn(|cx| Poll::Ready(self.poll_handler(cx))).await;
+        if let Poll::Ready(ended) = now {
+            return ended;
+        }
+        let Some(claim) = self.attempt.claim() else {
+            return Err(Status::internal("it runs without a claim"));
+        };
+        let (_renewed, superseded) = Renewed::new(&self.shared, &self.key, claim.epoch);
+        let run_max = self.shared.settings.run_max;
+        let handler = std::future::poll_fn(|cx| self.poll_handler(cx));
+        tokio::select! {
+            biased;
+            ended = timeout(run_max, handler) => {
+                ended.unwrap_or_else(|_| Err(Status::deadline_exceeded(crate::wire::Work::OutcomeUnknown)))
+            }
+            _ = superseded => Err(Status::new(
+                crate::wire::Code::Aborted,
+                crate::wire::Work::OutcomeUnknown,
+                "another attempt has taken over",
+            )),
+        }
+    }
+
+    fn ran(&mut self, ended: Ended) -> Input {
+        self.work = Work::None;
+        let transaction = self.transaction.take();
+        match transaction.and_then(|transaction| S::committed(&transaction)) {
+            // Whatever the handler did afterwards.
+            Some(reply) => Input::Committed(Ok(reply)),
+            None => Input::Ran(ended),
+        }
+    }
+
+    fn poll_handler(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
+        if let Work::Handler { .. } = self.work
+            && let Work::Handler { request, handler } = std::mem::take(&mut self.work)
+        {
+            self.begin(request, handler);
+        }
+        let Work::Begun(handler) = &mut self.work else {
+            return Poll::Ready(Err(panicked()));
+        };
+        let poll = || within(self.deadline, || handler.as_mut().poll(cx));
+        catch_unwind(AssertUnwindSafe(poll)).unwrap_or_else(|_| Poll::Ready(Err(panicked())))
+    }
+
+    /// Calls the handler, which panics or gives its future.
+    pub fn begin(
+        &mut self,
+        mut request: RawRequest,
+        handler: impl FnOnce(RawRequest) -> ReplyFuture,
+    ) {
+        self.shared.counters.ran.fetch_add(1, Ordering::Relaxed);
+        if let Some(claim) = self.attempt.claim()
+            && claim.recovery == Recovery::Atomic
+        {
+            let terms = &self.shared.settings.terms;
+            let claimed = Claimed {
+                key: self.key.clone(),
+                epoch: claim.epoch,
+                retention: terms.retention,
+                reply_bytes_max: terms.reply_bytes_max,
+            };
+            if let Some(transaction) = self.shared.store.transaction(claimed) {
+                let transaction = Arc::new(transaction);
+                self.transaction = Some(Arc::clone(&transaction));
+                request.transaction = Some(Transaction(transaction));
+            }
+        }
+        let begun = catch_unwind(AssertUnwindSafe(|| {
+            within(self.deadline, || handler(request))
+        }));
+        self.work = begun.map_or(Work::None, Work::Begun);
+    }
+}
+
+fn panicked() -> Status {
+    Status::internal("the handler panicked")
+}
