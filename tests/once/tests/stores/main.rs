@@ -13,6 +13,8 @@ mod replicas;
 mod settings;
 mod speed;
 mod subjects;
+#[cfg(feature = "tls")]
+mod tls;
 mod together;
 #[cfg(feature = "postgres")]
 mod transactions;
