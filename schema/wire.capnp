@@ -69,6 +69,9 @@ struct ReplyHeader {
 
   reason      @9 :UInt16;
   # Only with a status of 1 to 16: which of the cases in docs/wire.md it is, or 0.
+
+  compact     @10 :Bool;
+  # The server takes requests in the compact form of docs/wire.md on this connection.
 }
 
 struct EventHeader {

@@ -72,6 +72,7 @@ pub fn encode_reply(correlation: u64, ended: &Result<RawReply, Status>) -> Bytes
         correlation,
         status,
         replayed: ended.as_ref().is_ok_and(|reply| reply.replayed),
+        compact: false,
         metadata: Metadata::new(),
     };
     header.encode().into()

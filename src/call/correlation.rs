@@ -62,19 +62,16 @@ impl<R, I: Ord + Copy> Correlation<R, I> {
 
     /// A reply has come. Returns whom to wake; counts it where nobody waits for it any more.
     pub fn end(&mut self, number: u64, result: R) -> Option<Waker> {
-        match self.slot(number) {
-            Some(Slot {
-                state: state @ State::Waiting(_),
-                ..
-            }) => match std::mem::replace(state, State::Ended(result)) {
-                State::Waiting(waker) => waker,
-                State::Ended(_) => None,
-            },
-            _ => {
-                self.late += 1;
-                None
-            }
-        }
+        let Some(waiting) = self.waiting(number) else {
+            self.late += 1;
+            return None;
+        };
+        ended(waiting, result)
+    }
+
+    /// Ends a call that was not sent. Returns whom to wake.
+    pub fn end_waiting(&mut self, number: u64, result: R) -> Option<Waker> {
+        ended(self.waiting(number)?, result)
     }
 
     /// The caller asks. Once it is told how its call ended, the number means nothing any more.
@@ -146,10 +143,22 @@ impl<R, I: Ord + Copy> Correlation<R, I> {
         }
     }
 
+    fn waiting(&mut self, number: u64) -> Option<&mut State<R>> {
+        let state = &mut self.slot(number)?.state;
+        matches!(state, State::Waiting(_)).then_some(state)
+    }
+
     fn slot(&mut self, number: u64) -> Option<&mut Slot<R, I>> {
         self.slots
             .get_mut(index_of(number))
             .filter(|slot| slot.uses == (number >> 32) as u32)
+    }
+}
+
+fn ended<R>(state: &mut State<R>, result: R) -> Option<Waker> {
+    match std::mem::replace(state, State::Ended(result)) {
+        State::Waiting(waker) => waker,
+        State::Ended(_) => None,
     }
 }
 

@@ -1,12 +1,13 @@
 //! The server: several services on one endpoint.
 //!
-//! One task reads requests and gives each handler its first poll: a reply that is ready at once
-//! leaves from there. A handler that has to wait goes on in a task of its own, up to the server's
+//! One task reads requests and gives each handler its first poll: replies that are ready at once
+//! leave from there, those to one client together where it has asked together. A handler that has to wait goes on in a task of its own, up to the server's
 //! concurrency limit; beyond that, requests are refused, not done.
 
 mod builder;
 mod counters;
 mod drive;
+mod replies;
 
 pub use builder::{BindError, ServerBuilder};
 pub use counters::{PrincipalCounters, ServerCounters};

@@ -107,7 +107,16 @@ pub(crate) fn aligned(bytes: Bytes) -> Bytes {
 
 /// A copy of few bytes, aligned, in what this thread has left of its chunk.
 pub(crate) fn copied(bytes: &[u8]) -> Bytes {
-    let padded = bytes.len().next_multiple_of(align_of::<Word>());
+    joined(bytes, &[])
+}
+
+/// The same of two in one, aligned where they are small.
+pub(crate) fn joined(first: &[u8], second: &[u8]) -> Bytes {
+    let len = first.len() + second.len();
+    if len > COPIED_BYTES_MAX {
+        return [first, second].concat().into();
+    }
+    let padded = len.next_multiple_of(align_of::<Word>());
     let copy = CHUNK.try_with(|chunk| {
         let mut chunk = chunk.borrow_mut();
         if chunk.capacity() < padded {
@@ -117,14 +126,23 @@ pub(crate) fn copied(bytes: &[u8]) -> Bytes {
             chunk.resize(before_first, 0);
             drop(chunk.split());
         }
-        chunk.extend_from_slice(bytes);
+        chunk.extend_from_slice(first);
+        chunk.extend_from_slice(second);
         chunk.resize(padded, 0);
         let mut copy = chunk.split();
-        copy.truncate(bytes.len());
+        copy.truncate(len);
         copy.freeze()
     });
     // A thread that is ending has no chunk any more.
-    copy.unwrap_or_else(|_| Bytes::copy_from_slice(bytes))
+    copy.unwrap_or_else(|_| [first, second].concat().into())
+}
+
+/// A part of a message that holds others: a small one is copied, so that it does not keep them all.
+pub(crate) fn part(of: &Bytes, part: &[u8]) -> Bytes {
+    match part.len() {
+        0..=COPIED_BYTES_MAX => copied(part),
+        _ => of.slice_ref(part),
+    }
 }
 
 thread_local! {

@@ -23,8 +23,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::message;
 use crate::security::{Principal, PublicKey, Wanted};
-use crate::wire::HeaderBytes;
+use crate::wire::{self, COMPACT_BYTES_MAX, HeaderBytes, Packed};
 
 pub use endpoint::{Endpoint, EndpointError};
 pub use options::{Carrier, Prefer, TransportOptions};
@@ -37,20 +38,98 @@ pub(crate) use sockets::{
 /// that the first need not wait for the last.
 const BATCH_MAX: usize = 128;
 
-/// What stands behind the empty delimiter of a request or a reply.
+/// A request or a reply.
 #[derive(Clone, Debug)]
 pub(crate) struct Frames {
     pub header: HeaderBytes,
     pub body: Bytes,
 }
 
-/// A message that is not `[empty][header][body]`.
+/// How requests and replies lie in their messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// `[empty][header][body]`, one in a message.
+    Classic,
+    /// `[header body header body ...]`, in one part.
+    Compact,
+}
+
+/// A message of a call or of several, to be sent.
+#[derive(Clone, Debug)]
+pub(crate) enum Outgoing {
+    Classic(Frames),
+    Compact(Packed),
+}
+
+/// A message, or what is left of one, that is in neither form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Malformed {
     pub parts: usize,
 }
 
-pub(crate) type Received = Result<Frames, Malformed>;
+pub(crate) type Received = Result<(Form, Frames), Malformed>;
+
+impl std::fmt::Display for Malformed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let parts = self.parts;
+        match parts {
+            1 => f.write_str("expected pairs of a header and a body, got something else"),
+            _ => write!(
+                f,
+                "expected [empty][header][body], got a message of {parts} parts"
+            ),
+        }
+    }
+}
+
+impl Outgoing {
+    /// Requests or replies in it.
+    pub fn calls(&self) -> usize {
+        match self {
+            Self::Classic(_) => 1,
+            Self::Compact(packed) => packed.calls,
+        }
+    }
+
+    /// Where nearly all of its bytes are.
+    pub fn payload(&self) -> &Bytes {
+        match self {
+            Self::Classic(frames) => &frames.body,
+            Self::Compact(packed) => &packed.bytes,
+        }
+    }
+
+    /// The same bytes, in other memory.
+    fn with_payload(self, bytes: Bytes) -> Self {
+        match self {
+            Self::Classic(frames) => Self::Classic(Frames {
+                body: bytes,
+                ..frames
+            }),
+            Self::Compact(packed) => Self::Compact(Packed { bytes, ..packed }),
+        }
+    }
+}
+
+/// Whether a socket takes the compact form: not where it takes only smaller messages, nor in process,
+/// where messages cost nothing.
+pub(crate) fn takes_compact(endpoint: &Endpoint, options: &TransportOptions) -> bool {
+    !matches!(endpoint, Endpoint::Inproc(_)) && options.message_bytes_max >= COMPACT_BYTES_MAX
+}
+
+/// Takes apart a message of one part; what is no call in it comes last, if there is any.
+fn unpack(message: &Bytes) -> impl Iterator<Item = Received> {
+    wire::unpack(message).map(|call| match call {
+        Ok((header, body)) => {
+            let frames = Frames {
+                header: header.into(),
+                body: message::part(message, body),
+            };
+            Ok((Form::Compact, frames))
+        }
+        Err(wire::NotCompact) => Err(Malformed { parts: 1 }),
+    })
+}
 
 /// A message of a topic: `[topic][header][body]`.
 #[derive(Clone, Debug)]
@@ -78,11 +157,11 @@ pub(crate) enum SubscriptionChange {
     },
 }
 
-/// A message that could not be sent now, with its frames back.
+/// A message that could not be sent now.
 #[derive(Debug)]
 pub(crate) enum Refused {
-    /// The queue is full: wait until the socket is writable.
-    Full(Box<Frames>),
+    /// The queue is full: wait until the socket is writable. With the message back.
+    Full(Box<Outgoing>),
     /// There is no such peer, or none at all.
     NoPeer,
     /// The socket is closed, or the message is over its limits.

@@ -5,8 +5,8 @@ use bytes::Bytes;
 #[cfg(feature = "zeromq")]
 use super::zeromq;
 use super::{
-    Closed, DoorCounters, Frames, Malformed, PublishRefused, Received, Refused, SubscriptionChange,
-    TopicFrames, memory, omq,
+    Closed, DoorCounters, Malformed, Outgoing, PublishRefused, Received, Refused,
+    SubscriptionChange, TopicFrames, memory, omq,
 };
 use crate::security::Principal;
 
@@ -83,6 +83,17 @@ impl Peer {
         }
     }
 
+    /// Whether it is the peer of the same connection; a `false` may be wrong.
+    pub fn is(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Memory(a), Self::Memory(b)) => a == b,
+            (Self::Omq(a), Self::Omq(b)) => a.is(b),
+            #[cfg(feature = "zeromq")]
+            (Self::Zeromq(a), Self::Zeromq(b)) => a == b,
+            _ => false,
+        }
+    }
+
     /// Counts one more of its requests in flight; `Err` where it has `max` already. Carriers
     /// whose peers are of this machine do not count.
     pub fn enter(&self, max: usize) -> Result<InFlight, ()> {
@@ -95,8 +106,8 @@ impl Peer {
 
 impl DealerSender {
     /// Sends, or says at once why not.
-    pub fn try_send(&self, frames: Frames) -> Result<(), Refused> {
-        carried!(self, socket => socket.try_send(frames))
+    pub fn try_send(&self, message: Outgoing) -> Result<(), Refused> {
+        carried!(self, socket => socket.try_send(message))
     }
 
     /// Returns when sending is worth another try.
@@ -126,7 +137,7 @@ impl DealerSender {
 }
 
 impl DealerReceiver {
-    /// Waits for a message, then appends all that are there to `batch`. Cancel safe.
+    /// Waits for a message, then appends all that are there to `batch`, apart. Cancel safe.
     pub async fn receive(&mut self, batch: &mut Vec<Received>) -> Result<(), Closed> {
         carried!(self, socket => socket.receive(batch).await)
     }
@@ -143,12 +154,12 @@ impl RouterSender {
     }
 
     /// Sends to one peer, or says at once why not. `Full` means that peer only.
-    pub fn try_send(&self, peer: &Peer, frames: Frames) -> Result<(), Refused> {
+    pub fn try_send(&self, peer: &Peer, message: Outgoing) -> Result<(), Refused> {
         match (self, peer) {
-            (Self::Memory(socket), Peer::Memory(peer)) => socket.try_send(*peer, frames),
-            (Self::Omq(socket), Peer::Omq(peer)) => socket.try_send(peer, frames),
+            (Self::Memory(socket), Peer::Memory(peer)) => socket.try_send(*peer, message),
+            (Self::Omq(socket), Peer::Omq(peer)) => socket.try_send(peer, message),
             #[cfg(feature = "zeromq")]
-            (Self::Zeromq(socket), Peer::Zeromq(peer)) => socket.try_send(peer, frames),
+            (Self::Zeromq(socket), Peer::Zeromq(peer)) => socket.try_send(peer, message),
             _ => Err(Refused::NoPeer), // a peer of another socket
         }
     }
@@ -180,7 +191,8 @@ impl RouterSender {
 }
 
 impl RouterReceiver {
-    /// Waits for a message, then appends all that are there to `batch`. Cancel safe.
+    /// Waits for a message, then appends those that are there to `batch`, apart, until it has some
+    /// hundred. Cancel safe.
     pub async fn receive(&mut self, batch: &mut Vec<(Peer, Received)>) -> Result<(), Closed> {
         carried!(self, socket => socket.receive(batch).await)
     }

@@ -3,6 +3,7 @@
 //! No sockets, no clock, no knowledge of bodies. The format is `schema/wire.capnp`; `docs/wire.md`
 //! explains it for whoever writes a peer in another language.
 
+mod compact;
 mod event;
 mod header;
 mod layout;
@@ -14,6 +15,9 @@ mod status;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use compact::{
+    COMPACT_BYTES_MAX, NotCompact, Packed, Packer, is_compactable, pack_one, unpack,
+};
 pub(crate) use event::{EventHeader, EventKind};
 pub(crate) use header::HeaderBytes;
 pub use header::HeaderError;

@@ -19,6 +19,8 @@ pub(crate) struct ReplyHeader {
     pub correlation: u64,
     pub status: ReplyStatus,
     pub replayed: bool,
+    /// The server takes requests in the compact form.
+    pub compact: bool,
     pub metadata: Metadata,
 }
 
@@ -36,6 +38,7 @@ pub(crate) enum ReplyStatus {
 /// default, which is the version that is spoken here.
 const STATUS_AT: u32 = 16;
 const REPLAYED_AT: u32 = 32;
+const COMPACT_AT: u32 = 35;
 /// In words of the struct's data.
 const CORRELATION: usize = 1;
 
@@ -46,7 +49,9 @@ impl ReplyHeader {
             ReplyStatus::ApplicationError if self.metadata.is_empty() => APPLICATION_ERROR,
             _ => return HeaderBytes::Long(self.encode_any()),
         };
-        let first = u64::from(status) << STATUS_AT | u64::from(self.replayed) << REPLAYED_AT;
+        let first = u64::from(status) << STATUS_AT
+            | u64::from(self.replayed) << REPLAYED_AT
+            | u64::from(self.compact) << COMPACT_AT;
         let bytes: [u8; 56] = layout::write([first, self.correlation, 0], 2);
         HeaderBytes::short(bytes)
     }
@@ -56,6 +61,7 @@ impl ReplyHeader {
         let built = message::build::<reply_header::Owned, std::convert::Infallible>(|mut to| {
             to.set_correlation(self.correlation);
             to.set_replayed(self.replayed);
+            to.set_compact(self.compact);
             match &self.status {
                 ReplyStatus::Ok => {}
                 ReplyStatus::ApplicationError => to.set_status(APPLICATION_ERROR),
@@ -97,6 +103,7 @@ impl ReplyHeader {
             correlation: from.word(CORRELATION),
             status,
             replayed: first >> REPLAYED_AT & 1 == 1,
+            compact: first >> COMPACT_AT & 1 == 1,
             metadata: Metadata::new(),
         })
     }
@@ -132,6 +139,7 @@ impl ReplyHeader {
                 correlation,
                 status,
                 replayed: from.get_replayed(),
+                compact: from.get_compact(),
                 metadata: match from.has_metadata() {
                     true => Metadata::read(from.get_metadata()?)?,
                     false => Metadata::new(),

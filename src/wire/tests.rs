@@ -73,14 +73,14 @@ fn status() -> impl Strategy<Value = Status> {
 
 prop_compose! {
     fn reply()(
-        correlation in any::<u64>(), replayed in any::<bool>(), metadata in metadata(),
+        correlation in any::<u64>(), replayed in any::<bool>(), compact in any::<bool>(), metadata in metadata(),
         status in prop_oneof![
             Just(ReplyStatus::Ok),
             Just(ReplyStatus::ApplicationError),
             status().prop_map(ReplyStatus::Failed),
         ],
     ) -> ReplyHeader {
-        ReplyHeader { correlation, status, replayed, metadata }
+        ReplyHeader { correlation, status, replayed, compact, metadata }
     }
 }
 
@@ -257,6 +257,7 @@ fn the_page_shows_the_bytes_that_are_sent() {
         correlation: 1,
         status: ReplyStatus::Ok,
         replayed: false,
+        compact: false,
         metadata: Metadata::new(),
     };
     for (name, bytes) in [("request", example().encode()), ("reply", reply.encode())] {

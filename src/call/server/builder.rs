@@ -9,7 +9,8 @@ use tower_service::Service;
 
 use super::Server;
 use super::counters::Counters;
-use super::drive::{Drive, Shared, WaitingRoom};
+use super::drive::{Drive, Shared};
+use super::replies::WaitingRoom;
 use crate::call::service::Route;
 use crate::call::{CallService, NamedService, QueueAccess, RawReply, RawRequest, ReplyFuture};
 use crate::message::Limits;
@@ -205,6 +206,7 @@ impl ServerBuilder {
         let routes = self.routes(once.as_deref())?;
         let (sender, receiver, endpoint) =
             transport::bind_router(&endpoint, &self.transport).await?;
+        let takes_compact = transport::takes_compact(&endpoint, &self.transport);
         let access = match (&endpoint, self.transport.server_security) {
             // Whoever calls is this process itself.
             (Endpoint::Inproc(_), _) | (_, None) => None,
@@ -224,6 +226,7 @@ impl ServerBuilder {
             drain_max: self.drain_max,
             send_wait_max: self.send_wait_max,
             waiting_room: WaitingRoom::new(self.transport.send_bytes_total_max / 2),
+            takes_compact,
         });
         Ok(Server {
             drive: Drive { shared, receiver },

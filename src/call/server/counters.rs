@@ -109,9 +109,17 @@ impl Counter {
         self.count.fetch_add(1, Relaxed);
     }
 
+    pub fn add(&self, n: usize) {
+        self.count.fetch_add(n as u64, Relaxed);
+    }
+
     /// Counts, and calls `log` with the count so far unless it was called a moment ago.
     pub fn count_and_log(&self, log: impl FnOnce(u64)) {
-        let count = self.count.fetch_add(1, Relaxed) + 1;
+        self.add_and_log(1, log);
+    }
+
+    pub fn add_and_log(&self, n: usize, log: impl FnOnce(u64)) {
+        let count = self.count.fetch_add(n as u64, Relaxed) + n as u64;
         let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         if logged.is_none_or(|at| now.duration_since(at) >= LOG_INTERVAL) {

@@ -1,28 +1,25 @@
-//! Reading requests, running handlers, sending replies, and stopping.
+//! Reading requests, running handlers, and stopping.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::builder::{Found, Routes};
 use super::counters::{Counters, OfPrincipal};
+use super::replies::{Ended, Gathered, Hands, RefuseOnDrop, ReplyTo, WaitingRoom};
 use crate::call::deadline::within;
 use crate::call::raw::{after, deadline_after};
-use crate::call::{Outcome, RawReply, RawRequest, ReplyFuture};
+use crate::call::{RawRequest, ReplyFuture};
 use crate::message::Limits;
 use crate::once::Keeper;
 use crate::security::{AccessList, Principal, Tally};
-use crate::transport::{Endpoint, Frames, Peer, Received, Refused, RouterReceiver, RouterSender};
-use crate::wire::{Code, HeaderError, ReplyHeader, ReplyStatus, RequestHeader, Status, Work};
-
-/// How often a reply is offered again to a client whose queue is full.
-const SEND_RETRY: Duration = Duration::from_millis(5);
+use crate::transport::{Endpoint, Form, Frames, Peer, Received, RouterReceiver, RouterSender};
+use crate::wire::{Code, HeaderError, RequestHeader, Status, Work};
 
 #[derive(Debug)]
 pub(super) struct Shared {
@@ -40,6 +37,8 @@ pub(super) struct Shared {
     pub drain_max: Duration,
     pub send_wait_max: Duration,
     pub waiting_room: WaitingRoom,
+    /// Whether clients may send the compact form.
+    pub takes_compact: bool,
 }
 
 #[derive(Debug)]
@@ -47,15 +46,6 @@ pub(super) struct Drive {
     pub shared: Arc<Shared>,
     pub receiver: RouterReceiver,
 }
-
-/// Where a reply goes.
-#[derive(Clone, Debug)]
-struct ReplyTo {
-    peer: Peer,
-    correlation: u64,
-}
-
-type Ended = Result<RawReply, Status>;
 
 /// What became of a handler with its first poll.
 enum Begun {
@@ -66,7 +56,11 @@ enum Begun {
 impl Drive {
     pub async fn run(mut self, shutdown: impl Future<Output = ()>) {
         let mut batch = Vec::new();
-        let mut handlers = JoinSet::new();
+        let mut hands = Hands {
+            handlers: JoinSet::new(),
+            gathered: Gathered::default(),
+            since: Instant::now(),
+        };
         tokio::pin!(shutdown);
         loop {
             tokio::select! {
@@ -76,15 +70,16 @@ impl Drive {
                     if received.is_err() {
                         return;
                     }
-                    let now = Instant::now();
+                    hands.since = Instant::now();
                     for (peer, received) in batch.drain(..) {
-                        self.shared.accept(peer, received, now, &mut handlers);
+                        self.shared.accept(peer, received, &mut hands);
                     }
+                    self.shared.send_gathered(&mut hands);
                 }
-                Some(_) = handlers.join_next(), if !handlers.is_empty() => {}
+                Some(_) = hands.handlers.join_next(), if !hands.handlers.is_empty() => {}
             }
         }
-        self.drain(handlers).await;
+        self.drain(hands.handlers).await;
     }
 
     async fn drain(mut self, mut handlers: JoinSet<()>) {
@@ -116,35 +111,30 @@ impl Drive {
 }
 
 impl Shared {
-    fn accept(
-        self: &Arc<Self>,
-        peer: Peer,
-        received: Received,
-        now: Instant,
-        handlers: &mut JoinSet<()>,
-    ) {
+    fn accept(self: &Arc<Self>, peer: Peer, received: Received, hands: &mut Hands) {
+        let handlers = &mut hands.handlers;
         while !handlers.is_empty() && handlers.try_join_next().is_some() {}
-        let (to, mut request) = match self.read(peer, received, now) {
+        let (to, mut request) = match self.read(peer, received, hands.since) {
             Ok(read) => read,
-            Err((to, status)) => return self.reply(&to, Err(status), handlers),
+            Err((to, status)) => return self.reply(&to, Err(status), hands),
         };
         let Some(found) = self.routes.find(request.interface, request.method) else {
             self.counters.unknown.count_and_log(|count| {
                 tracing::warn!(endpoint = %self.endpoint, count, "unknown method");
             });
             let status = Status::unknown_method(request.interface, request.method);
-            return self.reply(&to, Err(status), handlers);
+            return self.reply(&to, Err(status), hands);
         };
         if let Some(status) = self.denied(&to.peer, &found, &request) {
-            return self.reply(&to, Err(status), handlers);
+            return self.reply(&to, Err(status), hands);
         }
-        if handlers.len() >= self.concurrency_max {
+        if hands.handlers.len() >= self.concurrency_max {
             let status = self.too_many(&to.peer, "the server has too many requests at once");
-            return self.reply(&to, Err(status), handlers);
+            return self.reply(&to, Err(status), hands);
         }
         let Ok(in_flight) = to.peer.enter(self.concurrency_per_connection_max) else {
             let status = self.too_many(&to.peer, "this connection has too many requests at once");
-            return self.reply(&to, Err(status), handlers);
+            return self.reply(&to, Err(status), hands);
         };
         self.counters.handled.count();
         self.count_of(&to.peer, |of| &of.handled);
@@ -160,11 +150,11 @@ impl Shared {
             }
         };
         match catch_unwind(AssertUnwindSafe(|| within(deadline, begin))) {
-            Err(_) => self.reply(&to, Err(self.panicked()), handlers),
-            Ok(Begun::Ended(ended)) => self.reply(&to, ended, handlers),
+            Err(_) => self.reply(&to, Err(self.panicked()), hands),
+            Ok(Begun::Ended(ended)) => self.reply(&to, ended, hands),
             Ok(Begun::Waits(future)) => {
                 let shared = Arc::clone(self);
-                handlers.spawn(async move {
+                hands.handlers.spawn(async move {
                     shared.finish(to, future, deadline).await;
                     drop(in_flight);
                 });
@@ -248,13 +238,7 @@ impl Shared {
             // Nobody is there to hear of it. What must go on in spite of that is not in this task.
             return self.counters.abandoned.count();
         };
-        let frames = encode(to.correlation, ended);
-        if let Err(Refused::Full(frames)) = self.send(&to.peer, frames) {
-            match self.waiting_room.enter(frames.body.len()) {
-                Some(_place) => self.offer(&to.peer, *frames).await,
-                None => self.dropped(),
-            }
-        }
+        self.reply_alone(&to, ended).await;
     }
 
     fn poll(
@@ -283,21 +267,20 @@ impl Shared {
         received: Received,
         now: Instant,
     ) -> Result<(ReplyTo, RawRequest), (ReplyTo, Status)> {
-        let invalid = |peer, correlation, reason: String| {
+        let invalid = |peer, correlation, form, reason: String| {
             self.counters.malformed.count_and_log(|count| {
                 tracing::warn!(endpoint = %self.endpoint, count, reason, "no request");
             });
-            let to = ReplyTo { peer, correlation };
+            let to = ReplyTo {
+                peer,
+                correlation,
+                form,
+            };
             (to, Status::invalid_argument(reason))
         };
-        let Frames { header, body } = match received {
-            Ok(frames) => frames,
-            Err(malformed) => {
-                let parts = malformed.parts;
-                let reason =
-                    format!("expected [empty][header][body], got a message of {parts} parts");
-                return Err(invalid(peer, 0, reason));
-            }
+        let (form, Frames { header, body }) = match received {
+            Ok(received) => received,
+            Err(malformed) => return Err(invalid(peer, 0, Form::Classic, malformed.to_string())),
         };
         let header = match RequestHeader::decode(&header) {
             Ok(header) => header,
@@ -306,13 +289,14 @@ impl Shared {
                     HeaderError::Version { correlation, .. } => correlation,
                     _ => 0,
                 };
-                return Err(invalid(peer, correlation, error.to_string()));
+                return Err(invalid(peer, correlation, form, error.to_string()));
             }
         };
         let principal = peer.principal().cloned();
         let to = ReplyTo {
             peer,
             correlation: header.correlation,
+            form,
         };
         if body.len() > self.limits.message_bytes_max {
             let status = Status::from(crate::message::MessageError::TooLarge {
@@ -351,151 +335,7 @@ impl Shared {
                 }
                 Err(invalid) => invalid,
             };
-            // A client that does not read now will not be waited for.
-            let _ = self.send(&to.peer, encode(to.correlation, Err(status)));
-        }
-    }
-
-    /// Sends from this task where the socket takes it, and otherwise waits in another.
-    fn reply(self: &Arc<Self>, to: &ReplyTo, ended: Ended, handlers: &mut JoinSet<()>) {
-        let frames = encode(to.correlation, ended);
-        let Err(Refused::Full(frames)) = self.send(&to.peer, frames) else {
-            return;
-        };
-        if handlers.len() >= self.concurrency_max {
-            return self.dropped();
-        }
-        let Some(place) = self.waiting_room.enter(frames.body.len()) else {
-            return self.dropped();
-        };
-        let shared = Arc::clone(self);
-        let peer = to.peer.clone();
-        handlers.spawn(async move {
-            shared.offer(&peer, *frames).await;
-            drop(place);
-        });
-    }
-
-    /// Offers a reply again and again to a client that does not read, for a while.
-    async fn offer(&self, peer: &Peer, mut frames: Frames) {
-        let give_up = deadline_after(self.send_wait_max);
-        while Instant::now() < give_up {
-            sleep(SEND_RETRY).await;
-            match self.send(peer, frames) {
-                Err(Refused::Full(back)) => frames = *back,
-                _ => return,
-            }
-        }
-        self.dropped();
-        // It has more unread than may wait for it.
-        self.sender.show_out(peer);
-    }
-
-    /// Sends once; counts a reply that nobody will ever get.
-    fn send(&self, peer: &Peer, frames: Frames) -> Result<(), Refused> {
-        let sent = self.sender.try_send(peer, frames);
-        if let Err(Refused::NoPeer | Refused::Closed) = sent {
-            self.counters.replies_dropped.count();
-        }
-        sent
-    }
-
-    fn dropped(&self) {
-        self.counters.replies_dropped.count_and_log(|count| {
-            tracing::warn!(endpoint = %self.endpoint, count, "a client does not read its replies");
-        });
-    }
-}
-
-/// Where replies wait whose clients have no room for them: so many bytes in all, and one reply alone always.
-#[derive(Clone, Debug)]
-pub(super) struct WaitingRoom {
-    bytes: Arc<AtomicUsize>,
-    bytes_max: usize,
-}
-
-impl WaitingRoom {
-    pub fn new(bytes_max: usize) -> Self {
-        Self {
-            bytes: Arc::default(),
-            bytes_max,
-        }
-    }
-
-    /// A place until it is dropped; `None` where there is none.
-    fn enter(&self, bytes: usize) -> Option<Place> {
-        let before = self.bytes.fetch_add(bytes, Relaxed);
-        let place = Place {
-            room: Arc::clone(&self.bytes),
-            bytes,
-        };
-        (before == 0 || before + bytes <= self.bytes_max).then_some(place)
-    }
-}
-
-struct Place {
-    room: Arc<AtomicUsize>,
-    bytes: usize,
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.room.fetch_sub(self.bytes, Relaxed);
-    }
-}
-
-fn encode(correlation: u64, ended: Ended) -> Frames {
-    let (status, replayed, metadata, body) = match ended {
-        Ok(reply) => {
-            let status = match reply.outcome {
-                Outcome::Success => ReplyStatus::Ok,
-                Outcome::ApplicationError => ReplyStatus::ApplicationError,
-            };
-            (status, reply.replayed, reply.metadata, reply.body)
-        }
-        Err(status) => (
-            ReplyStatus::Failed(status),
-            false,
-            Default::default(),
-            Bytes::new(),
-        ),
-    };
-    let header = ReplyHeader {
-        correlation,
-        status,
-        replayed,
-        metadata,
-    };
-    Frames {
-        header: header.encode(),
-        body,
-    }
-}
-
-/// Answers the caller of a handler that is ended before it is done, at the end of a drain.
-struct RefuseOnDrop<'a> {
-    shared: &'a Shared,
-    to: Option<ReplyTo>,
-}
-
-impl RefuseOnDrop<'_> {
-    fn disarm(mut self) {
-        self.to = None;
-    }
-}
-
-impl Drop for RefuseOnDrop<'_> {
-    fn drop(&mut self) {
-        if let Some(to) = self.to.take() {
-            let status = Status::new(
-                Code::Unavailable,
-                Work::OutcomeUnknown,
-                "the server shut down before the handler was done",
-            );
-            // The last word to this client; nothing is left to do where it does not reach it.
-            let _ = self
-                .shared
-                .send(&to.peer, encode(to.correlation, Err(status)));
+            self.reply_once(&to, status);
         }
     }
 }

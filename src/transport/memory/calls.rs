@@ -8,29 +8,37 @@ use tokio::sync::{mpsc, watch};
 use super::{Registry, lock};
 use crate::transport::connection::Connection;
 use crate::transport::{
-    BATCH_MAX, Closed, Frames, Peer, Received, Refused, TransportError, TransportOptions,
+    BATCH_MAX, Closed, Form, Outgoing, Peer, Received, Refused, TransportError, TransportOptions,
+    unpack,
 };
 
 static ROUTERS: LazyLock<Registry<Router>> = LazyLock::new(Registry::new);
+
+fn apart(message: Outgoing, take: impl FnMut(Received)) {
+    match message {
+        Outgoing::Classic(frames) => std::iter::once(Ok((Form::Classic, frames))).for_each(take),
+        Outgoing::Compact(packed) => unpack(&packed.bytes).for_each(take),
+    }
+}
 
 // ---- router ----
 
 #[derive(Debug)]
 struct Router {
     name: String,
-    requests: mpsc::Sender<(u64, Frames)>,
+    requests: mpsc::Sender<(u64, Outgoing)>,
     peers: Mutex<Peers>,
 }
 
 #[derive(Debug, Default)]
 struct Peers {
-    replies: HashMap<u64, mpsc::Sender<Frames>>,
+    replies: HashMap<u64, mpsc::Sender<Outgoing>>,
     last: u64,
     closed: bool,
 }
 
 impl Router {
-    fn attach(&self, replies: mpsc::Sender<Frames>) -> Option<u64> {
+    fn attach(&self, replies: mpsc::Sender<Outgoing>) -> Option<u64> {
         let mut peers = lock(&self.peers);
         if peers.closed {
             return None;
@@ -83,7 +91,7 @@ pub(crate) struct RouterSender {
 }
 
 impl RouterSender {
-    pub fn try_send(&self, peer: u64, frames: Frames) -> Result<(), Refused> {
+    pub fn try_send(&self, peer: u64, message: Outgoing) -> Result<(), Refused> {
         let mut peers = lock(&self.router.peers);
         if peers.closed {
             return Err(Refused::Closed);
@@ -91,9 +99,9 @@ impl RouterSender {
         let Some(replies) = peers.replies.get(&peer) else {
             return Err(Refused::NoPeer);
         };
-        match replies.try_send(frames) {
+        match replies.try_send(message) {
             Ok(()) => Ok(()),
-            Err(mpsc::error::TrySendError::Full(frames)) => Err(Refused::Full(Box::new(frames))),
+            Err(mpsc::error::TrySendError::Full(back)) => Err(Refused::Full(Box::new(back))),
             Err(mpsc::error::TrySendError::Closed(_)) => {
                 peers.replies.remove(&peer);
                 Err(Refused::NoPeer)
@@ -119,15 +127,17 @@ impl RouterSender {
 
 #[derive(Debug)]
 pub(crate) struct RouterReceiver {
-    received: mpsc::Receiver<(u64, Frames)>,
+    received: mpsc::Receiver<(u64, Outgoing)>,
     router: Arc<Router>,
 }
 
 impl RouterReceiver {
     pub async fn receive(&mut self, batch: &mut Vec<(Peer, Received)>) -> Result<(), Closed> {
         let mut next = self.received.recv().await;
-        while let Some((peer, frames)) = next {
-            batch.push((Peer::Memory(peer), Ok(frames)));
+        while let Some((peer, message)) = next {
+            apart(message, |received| {
+                batch.push((Peer::Memory(peer), received))
+            });
             if batch.len() >= BATCH_MAX {
                 return Ok(());
             }
@@ -153,7 +163,7 @@ impl Drop for RouterReceiver {
 struct Link {
     id: u64,
     router: Weak<Router>,
-    requests: mpsc::Sender<(u64, Frames)>,
+    requests: mpsc::Sender<(u64, Outgoing)>,
 }
 
 /// What the two halves of a dealer share.
@@ -167,7 +177,7 @@ struct Dealer {
 
 impl Dealer {
     /// Finds the router of the name, if there is one now.
-    fn attach(&self) -> Option<mpsc::Receiver<Frames>> {
+    fn attach(&self) -> Option<mpsc::Receiver<Outgoing>> {
         let router = ROUTERS.find(&self.name)?;
         let (replies, received) = mpsc::channel(self.replies_max);
         let id = router.attach(replies)?;
@@ -216,7 +226,7 @@ pub(crate) struct DealerSender {
 }
 
 impl DealerSender {
-    pub fn try_send(&self, frames: Frames) -> Result<(), Refused> {
+    pub fn try_send(&self, message: Outgoing) -> Result<(), Refused> {
         if self.dealer.connection.is_closed() {
             return Err(Refused::Closed);
         }
@@ -225,9 +235,9 @@ impl DealerSender {
             return Err(Refused::NoPeer);
         };
         link.requests
-            .try_send((link.id, frames))
+            .try_send((link.id, message))
             .map_err(|error| match error {
-                mpsc::error::TrySendError::Full((_, frames)) => Refused::Full(Box::new(frames)),
+                mpsc::error::TrySendError::Full((_, back)) => Refused::Full(Box::new(back)),
                 mpsc::error::TrySendError::Closed(_) => Refused::NoPeer,
             })
     }
@@ -261,7 +271,7 @@ impl DealerSender {
 #[derive(Debug)]
 pub(crate) struct DealerReceiver {
     dealer: Arc<Dealer>,
-    replies: Option<mpsc::Receiver<Frames>>,
+    replies: Option<mpsc::Receiver<Outgoing>>,
     bound: watch::Receiver<()>,
 }
 
@@ -285,8 +295,8 @@ impl DealerReceiver {
                 next = replies.recv() => next,
                 () = self.dealer.connection.closed() => continue,
             };
-            while let Some(frames) = next {
-                batch.push(Ok(frames));
+            while let Some(message) = next {
+                apart(message, |received| batch.push(received));
                 if batch.len() >= BATCH_MAX {
                     return Ok(());
                 }

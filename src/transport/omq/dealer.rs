@@ -3,9 +3,9 @@
 use omq_tokio::{MessagePool, SocketType, TrySendError};
 
 use super::pair::{self, Pair, PairReceiver};
-use super::{TABLES_KEPT, to_frames, to_message};
+use super::{TABLES_KEPT, apart, given_back, to_message};
 use crate::transport::{
-    Closed, Endpoint, Frames, Received, Refused, TransportError, TransportOptions,
+    Closed, Endpoint, Outgoing, Received, Refused, TransportError, TransportOptions,
 };
 
 pub(in crate::transport) async fn connect_dealer(
@@ -27,12 +27,14 @@ pub(crate) struct DealerSender {
 }
 
 impl DealerSender {
-    pub fn try_send(&self, frames: Frames) -> Result<(), Refused> {
-        match self.pair.current().try_send(to_message(&self.pool, frames)) {
+    pub fn try_send(&self, outgoing: Outgoing) -> Result<(), Refused> {
+        let calls = outgoing.calls();
+        let message = to_message(&self.pool, outgoing);
+        match self.pair.current().try_send(message) {
             Ok(()) => Ok(()),
-            Err(TrySendError::Full(message)) => match to_frames(&message) {
-                Ok(frames) => Err(Refused::Full(Box::new(frames))),
-                Err(_) => Err(Refused::Closed), // it gives back what it was given
+            Err(TrySendError::Full(message)) => match given_back(&message, calls) {
+                Some(back) => Err(Refused::Full(Box::new(back))),
+                None => Err(Refused::Closed), // it gives back what it was given
             },
             Err(_) => Err(Refused::Closed),
         }
@@ -67,7 +69,7 @@ pub(crate) struct DealerReceiver {
 impl DealerReceiver {
     pub async fn receive(&mut self, batch: &mut Vec<Received>) -> Result<(), Closed> {
         let (_, messages) = self.receiver.receive().await?;
-        batch.extend(messages.map(|message| to_frames(&message)));
+        messages.for_each(|message| apart(&message, |received| batch.push(received)));
         Ok(())
     }
 }

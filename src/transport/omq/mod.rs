@@ -19,11 +19,11 @@ use omq_tokio::options::WorkloadProfile;
 use omq_tokio::{Error, Message, MessagePool, Options, Payload, ReconnectPolicy, Socket};
 
 use crate::message::copied;
-use crate::wire::HeaderBytes;
+use crate::wire::{HeaderBytes, Packed};
 
 use super::{
-    BATCH_MAX, Closed, Endpoint, Frames, Malformed, Prefer, Received, TransportError,
-    TransportOptions,
+    BATCH_MAX, Closed, Endpoint, Form, Frames, Malformed, Outgoing, Prefer, Received,
+    TransportError, TransportOptions, unpack,
 };
 
 /// omq counts a slot of this size for each part of a message against its size limit.
@@ -60,12 +60,23 @@ fn options(from: &TransportOptions) -> Options {
         .recv_message_pool(MessagePool::new(TABLES_KEPT, PARTS + 1))
 }
 
-fn to_message(pool: &MessagePool, frames: Frames) -> Message {
-    pool.multipart_payloads([
-        Payload::new(),
-        header_part(frames.header),
-        Payload::from_bytes(frames.body),
-    ])
+fn to_message(pool: &MessagePool, outgoing: Outgoing) -> Message {
+    match outgoing {
+        Outgoing::Classic(frames) => pool.multipart_payloads([
+            Payload::new(),
+            header_part(frames.header),
+            Payload::from_bytes(frames.body),
+        ]),
+        Outgoing::Compact(packed) => Message::single(packed.bytes),
+    }
+}
+
+/// What omq gives back of a message of so many calls that it could not take now.
+fn given_back(message: &Message, calls: usize) -> Option<Outgoing> {
+    match message.part_bytes(0) {
+        Some(bytes) if message.len() == 1 => Some(Outgoing::Compact(Packed { bytes, calls })),
+        _ => to_frames(message).ok().map(Outgoing::Classic),
+    }
 }
 
 /// A short header goes into omq's own table, or behind other small messages: without an allocation.
@@ -79,7 +90,18 @@ fn header_part(header: HeaderBytes) -> Payload {
     }
 }
 
-fn to_frames(message: &Message) -> Received {
+/// Takes a message apart.
+fn apart(message: &Message, take: impl FnMut(Received)) {
+    match message.part_bytes(0) {
+        Some(part) if message.len() == 1 => unpack(&part).for_each(take),
+        _ => {
+            let received = to_frames(message).map(|frames| (Form::Classic, frames));
+            std::iter::once(received).for_each(take);
+        }
+    }
+}
+
+fn to_frames(message: &Message) -> Result<Frames, Malformed> {
     let parts = message.len();
     if parts == PARTS
         && message.part_slice(0).is_some_and(<[u8]>::is_empty)

@@ -9,14 +9,14 @@ use omq_tokio::{Error, Identity, Message, MessagePool, Socket, SocketType, TrySe
 use tokio::sync::watch;
 
 use super::door::{Door, Keeper, key_of};
-use super::{TABLES_KEPT, actual, options, receive, to_error, to_frames, to_message};
+use super::{TABLES_KEPT, actual, apart, given_back, options, receive, to_error, to_message};
 use crate::security::{Principal, PublicKey};
 use crate::transport::{
-    self, BATCH_MAX, Closed, DoorCounters, Endpoint, Frames, Received, Refused, TransportError,
+    self, BATCH_MAX, Closed, DoorCounters, Endpoint, Outgoing, Received, Refused, TransportError,
     TransportOptions,
 };
 
-/// Bodies of at least so many bytes are weighed while they wait to be sent. Smaller ones are
+/// Payloads of at least so many bytes are weighed while they wait to be sent. Smaller ones are
 /// counted, by the length of the peer's queue, so that most replies cost nothing more.
 const WEIGHED_MIN: usize = 512;
 /// Replies that may wait for one peer, however small.
@@ -56,6 +56,10 @@ impl Drop for InFlight {
 impl Peer {
     pub fn principal(&self) -> Option<&Principal> {
         self.principal.as_ref()
+    }
+
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.guest, &other.guest)
     }
 
     /// Returns when the connection is lost.
@@ -122,43 +126,40 @@ pub(crate) struct RouterSender {
 }
 
 impl RouterSender {
-    pub fn try_send(&self, peer: &Peer, frames: Frames) -> Result<(), Refused> {
-        if frames.body.len() < WEIGHED_MIN {
-            return self.hand_over(peer, frames);
+    pub fn try_send(&self, peer: &Peer, outgoing: Outgoing) -> Result<(), Refused> {
+        if outgoing.payload().len() < WEIGHED_MIN {
+            return self.hand_over(peer, outgoing);
         }
-        let Frames { header, body } = frames;
-        let Some(weighed) = self.weigh(&peer.guest, &body) else {
-            return Err(Refused::Full(Box::new(Frames { header, body })));
+        let payload = outgoing.payload().clone();
+        let Some(weighed) = self.weigh(&peer.guest, &payload) else {
+            return Err(Refused::Full(Box::new(outgoing)));
         };
-        let frames = Frames {
-            header,
-            body: weighed,
-        };
-        self.hand_over(peer, frames)
+        self.hand_over(peer, outgoing.with_payload(weighed))
             .map_err(|refused| match refused {
-                // The body as it came, so that it is not weighed twice.
-                Refused::Full(back) => Refused::Full(Box::new(Frames { body, ..*back })),
+                // The payload as it came, so that it is not weighed twice.
+                Refused::Full(back) => Refused::Full(Box::new(back.with_payload(payload))),
                 other => other,
             })
     }
 
-    fn hand_over(&self, peer: &Peer, frames: Frames) -> Result<(), Refused> {
-        let message = to_message(&self.pool, frames);
+    fn hand_over(&self, peer: &Peer, outgoing: Outgoing) -> Result<(), Refused> {
+        let calls = outgoing.calls();
+        let message = to_message(&self.pool, outgoing);
         match self.socket.try_send_to(&peer.identity, message) {
             Ok(()) => Ok(()),
-            Err(TrySendError::Full(message)) => match to_frames(&message) {
-                Ok(frames) => Err(Refused::Full(Box::new(frames))),
-                Err(_) => Err(Refused::Closed), // it gives back what it was given
+            Err(TrySendError::Full(message)) => match given_back(&message, calls) {
+                Some(back) => Err(Refused::Full(Box::new(back))),
+                None => Err(Refused::Closed), // it gives back what it was given
             },
             Err(TrySendError::Error(Error::Unroutable)) => Err(Refused::NoPeer),
             Err(_) => Err(Refused::Closed),
         }
     }
 
-    /// The body to send, which is counted until it has left. `None` where no more may wait; one
-    /// body alone always may.
-    fn weigh(&self, guest: &Arc<Guest>, body: &Bytes) -> Option<Bytes> {
-        let bytes = body.len();
+    /// The payload to send, which is counted until it has left. `None` where no more may wait; one
+    /// alone always may.
+    fn weigh(&self, guest: &Arc<Guest>, payload: &Bytes) -> Option<Bytes> {
+        let bytes = payload.len();
         let fits = |queued: usize, max: usize| queued == 0 || queued + bytes <= max;
         let queued = guest.queued.load(Relaxed);
         // A few peers that do not read must not take the room of those who do.
@@ -172,7 +173,7 @@ impl RouterSender {
         guest.queued.fetch_add(bytes, Relaxed);
         self.door.queued.fetch_add(bytes, Relaxed);
         Some(Bytes::from_owner(Weighed {
-            body: body.clone(),
+            payload: payload.clone(),
             guest: Arc::clone(guest),
             door: Arc::clone(&self.door),
         }))
@@ -197,29 +198,30 @@ impl RouterSender {
     }
 }
 
-/// A body that waits to be sent.
+/// What waits to be sent.
 struct Weighed {
-    body: Bytes,
+    payload: Bytes,
     guest: Arc<Guest>,
     door: Arc<Door>,
 }
 
 impl AsRef<[u8]> for Weighed {
     fn as_ref(&self) -> &[u8] {
-        &self.body
+        &self.payload
     }
 }
 
 impl Drop for Weighed {
     fn drop(&mut self) {
-        self.guest.queued.fetch_sub(self.body.len(), Relaxed);
-        self.door.queued.fetch_sub(self.body.len(), Relaxed);
+        self.guest.queued.fetch_sub(self.payload.len(), Relaxed);
+        self.door.queued.fetch_sub(self.payload.len(), Relaxed);
     }
 }
 
 #[derive(Debug)]
 pub(crate) struct RouterReceiver {
     socket: Socket,
+    /// That have come, the first last.
     messages: Vec<Message>,
     door: Arc<Door>,
     parts_max: usize,
@@ -240,15 +242,19 @@ impl RouterReceiver {
         &mut self,
         batch: &mut Vec<(transport::Peer, Received)>,
     ) -> Result<(), Closed> {
-        receive(&self.socket, &mut self.messages).await?;
-        let mut messages = std::mem::take(&mut self.messages);
-        for mut message in messages.drain(..) {
+        if self.messages.is_empty() {
+            receive(&self.socket, &mut self.messages).await?;
+            self.messages.reverse();
+        }
+        // A message may have many calls: what is too much for a batch is the next.
+        while batch.len() < BATCH_MAX
+            && let Some(mut message) = self.messages.pop()
+        {
             // omq puts it in front of every message.
             if let Some(identity) = message.pop_identity() {
                 self.accept(identity, &message, batch);
             }
         }
-        self.messages = messages;
         Ok(())
     }
 
@@ -261,9 +267,9 @@ impl RouterReceiver {
     ) {
         let connection = identity.peer_info().connection_id;
         match self.peer(identity) {
-            Ok(peer) if message.len() <= self.parts_max => {
-                batch.push((transport::Peer::Omq(peer), to_frames(message)));
-            }
+            Ok(peer) if message.len() <= self.parts_max => apart(message, |received| {
+                batch.push((transport::Peer::Omq(peer.clone()), received));
+            }),
             _ => self.door.show_out(connection),
         }
     }

@@ -12,23 +12,31 @@ use zeromq::{DealerSocket, RouterSocket, Socket, SocketEvent, SocketRecv, Socket
 use super::{actual, linger, message, options, to_error};
 use crate::transport::connection::Connection;
 use crate::transport::{
-    BATCH_MAX, Closed, Endpoint, Frames, Malformed, Peer, Received, Refused, TransportError,
-    TransportOptions,
+    BATCH_MAX, Closed, Endpoint, Form, Frames, Malformed, Outgoing, Peer, Received, Refused,
+    TransportError, TransportOptions, unpack,
 };
 
-fn to_message(frames: Frames) -> ZmqMessage {
-    message(vec![Bytes::new(), frames.header.into(), frames.body])
+fn to_message(outgoing: Outgoing) -> ZmqMessage {
+    match outgoing {
+        Outgoing::Classic(frames) => message(vec![Bytes::new(), frames.header.into(), frames.body]),
+        Outgoing::Compact(packed) => message(vec![packed.bytes]),
+    }
 }
 
-fn to_frames(parts: Vec<Bytes>) -> Received {
-    match <[Bytes; 3]>::try_from(parts) {
-        Ok([delimiter, header, body]) if delimiter.is_empty() => Ok(Frames {
-            header: header.into(),
-            body,
-        }),
+/// Takes a message apart.
+fn apart(parts: Vec<Bytes>, take: impl FnMut(Received)) {
+    let received = match <[Bytes; 3]>::try_from(parts) {
+        Ok([delimiter, header, body]) if delimiter.is_empty() => {
+            let header = header.into();
+            Ok((Form::Classic, Frames { header, body }))
+        }
         Ok(_) => Err(Malformed { parts: 3 }),
-        Err(parts) => Err(Malformed { parts: parts.len() }),
-    }
+        Err(parts) => match &parts[..] {
+            [message] => return unpack(message).for_each(take),
+            parts => Err(Malformed { parts: parts.len() }),
+        },
+    };
+    std::iter::once(received).for_each(take);
 }
 
 // ---- dealer ----
@@ -65,8 +73,8 @@ async fn supervise(
     endpoint: String,
     from: TransportOptions,
     connection: Arc<Connection>,
-    mut to_send: mpsc::Receiver<Frames>,
-    received: mpsc::Sender<Received>,
+    mut to_send: mpsc::Receiver<Outgoing>,
+    received: mpsc::Sender<Vec<Bytes>>,
 ) {
     let mut wait = from.reconnect_min;
     loop {
@@ -81,15 +89,15 @@ async fn supervise(
         let (mut send, mut receive) = socket.split();
         connection.set(true);
         let sending = async {
-            while let Some(frames) = to_send.recv().await {
-                if send.send(to_message(frames)).await.is_err() {
+            while let Some(outgoing) = to_send.recv().await {
+                if send.send(to_message(outgoing)).await.is_err() {
                     return;
                 }
             }
         };
         let receiving = async {
             while let Ok(message) = receive.recv().await {
-                if received.send(to_frames(message.into_vec())).await.is_err() {
+                if received.send(message.into_vec()).await.is_err() {
                     return;
                 }
             }
@@ -121,24 +129,26 @@ async fn supervise(
 
 #[derive(Debug)]
 pub(crate) struct DealerSender {
-    outgoing: mpsc::Sender<Frames>,
+    outgoing: mpsc::Sender<Outgoing>,
     connection: Arc<Connection>,
     linger: Duration,
     supervisor: JoinHandle<()>,
 }
 
 impl DealerSender {
-    pub fn try_send(&self, frames: Frames) -> Result<(), Refused> {
+    pub fn try_send(&self, message: Outgoing) -> Result<(), Refused> {
         if self.connection.is_closed() {
             return Err(Refused::Closed);
         }
         if !self.is_connected() {
             return Err(Refused::NoPeer);
         }
-        self.outgoing.try_send(frames).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(frames) => Refused::Full(Box::new(frames)),
-            mpsc::error::TrySendError::Closed(_) => Refused::Closed,
-        })
+        self.outgoing
+            .try_send(message)
+            .map_err(|error| match error {
+                mpsc::error::TrySendError::Full(back) => Refused::Full(Box::new(back)),
+                mpsc::error::TrySendError::Closed(_) => Refused::Closed,
+            })
     }
 
     pub async fn writable(&self) {
@@ -175,20 +185,26 @@ impl Drop for DealerSender {
 
 #[derive(Debug)]
 pub(crate) struct DealerReceiver {
-    incoming: mpsc::Receiver<Received>,
+    incoming: mpsc::Receiver<Vec<Bytes>>,
     connection: Arc<Connection>,
 }
 
 impl DealerReceiver {
     pub async fn receive(&mut self, batch: &mut Vec<Received>) -> Result<(), Closed> {
-        tokio::select! {
+        let first = tokio::select! {
             biased;
-            received = self.incoming.recv_many(batch, BATCH_MAX) => match received {
-                0 => Err(Closed),
-                _ => Ok(()),
-            },
-            () = self.connection.closed() => Err(Closed),
+            first = self.incoming.recv() => first,
+            () = self.connection.closed() => None,
+        };
+        let mut next = Some(first.ok_or(Closed)?);
+        while let Some(parts) = next {
+            apart(parts, |received| batch.push(received));
+            next = match batch.len() < BATCH_MAX {
+                true => self.incoming.try_recv().ok(),
+                false => None,
+            };
         }
+        Ok(())
     }
 }
 
@@ -216,7 +232,7 @@ pub(in crate::transport) async fn bind_router(
 
 #[derive(Debug)]
 enum Command {
-    Send(Bytes, Frames),
+    Send(Bytes, Outgoing),
     StopAccepting(oneshot::Sender<()>),
 }
 
@@ -225,15 +241,15 @@ enum Command {
 async fn route(
     mut socket: RouterSocket,
     mut to_do: mpsc::Receiver<Command>,
-    received: mpsc::Sender<(Peer, Received)>,
+    received: mpsc::Sender<FromPeer>,
 ) {
     loop {
         let has_room = received.capacity() > 0;
         tokio::select! {
             biased;
             command = to_do.recv() => match command {
-                Some(Command::Send(peer, frames)) => {
-                    let mut message = to_message(frames);
+                Some(Command::Send(peer, outgoing)) => {
+                    let mut message = to_message(outgoing);
                     message.push_front(peer);
                     // A peer that has gone does not need its reply any more.
                     let _ = socket.send(message).await;
@@ -248,9 +264,9 @@ async fn route(
             message = socket.recv(), if has_room => {
                 // An error is that of one peer, who is gone with it.
                 if let Ok(message) = message
-                    && let Some(peer_and_frames) = from_peer(message)
+                    && let Some(from_peer) = from_peer(message)
                     // Room there is; where nobody takes it any more, the commands end next.
-                    && received.try_send(peer_and_frames).is_err()
+                    && received.try_send(from_peer).is_err()
                 {
                     return;
                 }
@@ -279,12 +295,12 @@ pub(crate) struct RouterSender {
 }
 
 impl RouterSender {
-    pub fn try_send(&self, peer: &Bytes, frames: Frames) -> Result<(), Refused> {
+    pub fn try_send(&self, peer: &Bytes, message: Outgoing) -> Result<(), Refused> {
         self.commands
-            .try_send(Command::Send(peer.clone(), frames))
+            .try_send(Command::Send(peer.clone(), message))
             .map_err(|error| match error {
-                mpsc::error::TrySendError::Full(Command::Send(_, frames)) => {
-                    Refused::Full(Box::new(frames))
+                mpsc::error::TrySendError::Full(Command::Send(_, back)) => {
+                    Refused::Full(Box::new(back))
                 }
                 _ => Refused::Closed,
             })
@@ -312,20 +328,30 @@ impl RouterSender {
 
 #[derive(Debug)]
 pub(crate) struct RouterReceiver {
-    incoming: mpsc::Receiver<(Peer, Received)>,
+    incoming: mpsc::Receiver<FromPeer>,
 }
 
 impl RouterReceiver {
     pub async fn receive(&mut self, batch: &mut Vec<(Peer, Received)>) -> Result<(), Closed> {
-        match self.incoming.recv_many(batch, BATCH_MAX).await {
-            0 => Err(Closed),
-            _ => Ok(()),
+        let mut next = Some(self.incoming.recv().await.ok_or(Closed)?);
+        while let Some((peer, parts)) = next {
+            apart(parts, |received| {
+                batch.push((Peer::Zeromq(peer.clone()), received));
+            });
+            next = match batch.len() < BATCH_MAX {
+                true => self.incoming.try_recv().ok(),
+                false => None,
+            };
         }
+        Ok(())
     }
 }
 
-fn from_peer(message: ZmqMessage) -> Option<(Peer, Received)> {
+/// A message, and whose it is.
+type FromPeer = (Bytes, Vec<Bytes>);
+
+fn from_peer(message: ZmqMessage) -> Option<FromPeer> {
     let mut parts = message.into_vecdeque();
     let peer = parts.pop_front()?;
-    Some((Peer::Zeromq(peer), to_frames(parts.into())))
+    Some((peer, parts.into()))
 }

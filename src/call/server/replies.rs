@@ -1,0 +1,265 @@
+//! Replies on their way: in which form, alone or together, and where the client does not read.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+
+use super::drive::Shared;
+use crate::call::raw::deadline_after;
+use crate::call::{Outcome, RawReply};
+use crate::transport::{Form, Frames, Outgoing, Peer, Refused};
+use crate::wire::{Code, Packer, ReplyHeader, ReplyStatus, Status, Work, is_compactable, pack_one};
+
+/// How often a reply is offered again to a client whose queue is full.
+const SEND_RETRY: Duration = Duration::from_millis(5);
+/// How long replies wait for those behind them, where handlers are slow...
+const GATHER_MAX: Duration = Duration::from_micros(500);
+/// ...which is looked at for one in so many.
+const LOOK_EVERY: usize = 8;
+
+/// Where a reply goes, and in the form of its request.
+#[derive(Clone, Debug)]
+pub(super) struct ReplyTo {
+    pub peer: Peer,
+    pub correlation: u64,
+    pub form: Form,
+}
+
+pub(super) type Ended = Result<RawReply, Status>;
+
+/// Replies to one peer that are ready within one batch of requests, and leave together.
+#[derive(Debug, Default)]
+pub(super) struct Gathered {
+    peer: Option<Peer>,
+    waiting: Packer,
+}
+
+/// What the reading task has in its hands.
+#[derive(Debug)]
+pub(super) struct Hands {
+    pub handlers: JoinSet<()>,
+    pub gathered: Gathered,
+    /// When the batch was received that it works on.
+    pub since: Instant,
+}
+
+impl Gathered {
+    fn has_room(&self, peer: &Peer, bytes: usize) -> bool {
+        let is_its = self.peer.as_ref().is_some_and(|own| own.is(peer));
+        self.waiting.is_empty() || is_its && self.waiting.has_room(bytes)
+    }
+
+    fn push(&mut self, peer: &Peer, frames: &Frames) {
+        if self.waiting.is_empty() {
+            self.peer = Some(peer.clone());
+        }
+        self.waiting.push(&frames.header, &frames.body);
+    }
+
+    /// Whether those that wait have waited long enough.
+    fn is_due(&self, since: Instant) -> bool {
+        self.waiting.calls() % LOOK_EVERY == 0 && since.elapsed() >= GATHER_MAX
+    }
+}
+
+impl Shared {
+    /// Gathers a reply, or sends it from this task where the socket takes it, and otherwise waits
+    /// in another.
+    pub fn reply(self: &Arc<Self>, to: &ReplyTo, ended: Ended, hands: &mut Hands) {
+        let frames = self.encode(to, ended);
+        if to.form == Form::Classic || !is_compactable(&frames.header, &frames.body) {
+            let message = Outgoing::Classic(frames);
+            return self.send_or_wait(to.peer.clone(), message, &mut hands.handlers);
+        }
+        let bytes = frames.header.len() + frames.body.len();
+        if !hands.gathered.has_room(&to.peer, bytes) {
+            self.send_gathered(hands);
+        }
+        hands.gathered.push(&to.peer, &frames);
+        if hands.gathered.is_due(hands.since) {
+            self.send_gathered(hands);
+        }
+    }
+
+    /// At the end of a batch at the latest.
+    pub fn send_gathered(self: &Arc<Self>, hands: &mut Hands) {
+        let Hands {
+            gathered, handlers, ..
+        } = hands;
+        if let (Some(packed), Some(peer)) = (gathered.waiting.take(), gathered.peer.take()) {
+            self.send_or_wait(peer, Outgoing::Compact(packed), handlers);
+        }
+    }
+
+    fn send_or_wait(self: &Arc<Self>, peer: Peer, message: Outgoing, handlers: &mut JoinSet<()>) {
+        let Err(Refused::Full(message)) = self.send(&peer, message) else {
+            return;
+        };
+        if handlers.len() >= self.concurrency_max {
+            return self.dropped(message.calls());
+        }
+        let Some(place) = self.waiting_room.enter(message.payload().len()) else {
+            return self.dropped(message.calls());
+        };
+        let shared = Arc::clone(self);
+        handlers.spawn(async move {
+            shared.offer(&peer, *message).await;
+            drop(place);
+        });
+    }
+
+    /// Sends the reply of a handler that had to wait.
+    pub async fn reply_alone(&self, to: &ReplyTo, ended: Ended) {
+        let message = self.alone(to, ended);
+        if let Err(Refused::Full(message)) = self.send(&to.peer, message) {
+            match self.waiting_room.enter(message.payload().len()) {
+                Some(_place) => self.offer(&to.peer, *message).await,
+                None => self.dropped(message.calls()),
+            }
+        }
+    }
+
+    /// Sends a last word to a client that will not be waited for.
+    pub fn reply_once(&self, to: &ReplyTo, status: Status) {
+        let message = self.alone(to, Err(status));
+        // Nothing is left to do where it does not reach it.
+        let _ = self.send(&to.peer, message);
+    }
+
+    fn alone(&self, to: &ReplyTo, ended: Ended) -> Outgoing {
+        let frames = self.encode(to, ended);
+        match to.form {
+            Form::Compact if is_compactable(&frames.header, &frames.body) => {
+                Outgoing::Compact(pack_one(&frames.header, &frames.body))
+            }
+            _ => Outgoing::Classic(frames),
+        }
+    }
+
+    /// Offers a message again and again to a client that does not read, for a while.
+    async fn offer(&self, peer: &Peer, mut message: Outgoing) {
+        let calls = message.calls();
+        let give_up = deadline_after(self.send_wait_max);
+        while Instant::now() < give_up {
+            sleep(SEND_RETRY).await;
+            match self.send(peer, message) {
+                Err(Refused::Full(back)) => message = *back,
+                _ => return,
+            }
+        }
+        self.dropped(calls);
+        // It has more unread than may wait for it.
+        self.sender.show_out(peer);
+    }
+
+    /// Sends once; counts replies that nobody will ever get.
+    fn send(&self, peer: &Peer, message: Outgoing) -> Result<(), Refused> {
+        let calls = message.calls();
+        let sent = self.sender.try_send(peer, message);
+        if let Err(Refused::NoPeer | Refused::Closed) = sent {
+            self.counters.replies_dropped.add(calls);
+        }
+        sent
+    }
+
+    fn dropped(&self, replies: usize) {
+        self.counters.replies_dropped.add_and_log(replies, |count| {
+            tracing::warn!(endpoint = %self.endpoint, count, "a client does not read its replies");
+        });
+    }
+
+    fn encode(&self, to: &ReplyTo, ended: Ended) -> Frames {
+        let (status, replayed, metadata, body) = match ended {
+            Ok(reply) => {
+                let status = match reply.outcome {
+                    Outcome::Success => ReplyStatus::Ok,
+                    Outcome::ApplicationError => ReplyStatus::ApplicationError,
+                };
+                (status, reply.replayed, reply.metadata, reply.body)
+            }
+            Err(status) => (
+                ReplyStatus::Failed(status),
+                false,
+                Default::default(),
+                Bytes::new(),
+            ),
+        };
+        let header = ReplyHeader {
+            correlation: to.correlation,
+            status,
+            replayed,
+            compact: self.takes_compact,
+            metadata,
+        };
+        Frames {
+            header: header.encode(),
+            body,
+        }
+    }
+}
+
+/// Where replies wait whose clients have no room for them: so many bytes in all, and one reply alone always.
+#[derive(Clone, Debug)]
+pub(super) struct WaitingRoom {
+    bytes: Arc<AtomicUsize>,
+    bytes_max: usize,
+}
+
+impl WaitingRoom {
+    pub fn new(bytes_max: usize) -> Self {
+        Self {
+            bytes: Arc::default(),
+            bytes_max,
+        }
+    }
+
+    /// A place until it is dropped; `None` where there is none.
+    fn enter(&self, bytes: usize) -> Option<Place> {
+        let before = self.bytes.fetch_add(bytes, Relaxed);
+        let place = Place {
+            room: Arc::clone(&self.bytes),
+            bytes,
+        };
+        (before == 0 || before + bytes <= self.bytes_max).then_some(place)
+    }
+}
+
+struct Place {
+    room: Arc<AtomicUsize>,
+    bytes: usize,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.room.fetch_sub(self.bytes, Relaxed);
+    }
+}
+
+/// Answers the caller of a handler that is ended before it is done, at the end of a drain.
+pub(super) struct RefuseOnDrop<'a> {
+    pub shared: &'a Shared,
+    pub to: Option<ReplyTo>,
+}
+
+impl RefuseOnDrop<'_> {
+    pub fn disarm(mut self) {
+        self.to = None;
+    }
+}
+
+impl Drop for RefuseOnDrop<'_> {
+    fn drop(&mut self) {
+        if let Some(to) = self.to.take() {
+            let status = Status::new(
+                Code::Unavailable,
+                Work::OutcomeUnknown,
+                "the server shut down before the handler was done",
+            );
+            self.shared.reply_once(&to, status);
+        }
+    }
+}
