@@ -17,6 +17,10 @@ pub fn body(bytes: &[u8]) {
     }
 }
 
+pub fn compact(bytes: &[u8]) {
+    crate::wire::unpack_any(bytes);
+}
+
 pub fn envelope(bytes: &[u8]) {
     crate::wire::decode_all(bytes);
 }

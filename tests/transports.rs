@@ -130,6 +130,35 @@ mod suite {
         server.shutdown().await;
     }
 
+    pub async fn small_messages_at_once_come_back_each_with_its_own(carried: Carried) {
+        let (server, client) = carried.both().await;
+        for round in 0..4u64 {
+            let mut calls = JoinSet::new();
+            for i in 0..400u64 {
+                let client = client.clone();
+                calls.spawn(async move {
+                    // One segment, nearly always small; some handlers wait a moment.
+                    let words = if i % 50 == 0 { 1000 } else { i % 40 };
+                    let rest = (0..words).map(|word| word << 32 | i << 16 | round);
+                    let body: Vec<u8> = std::iter::once((1 + words) << 32)
+                        .chain(std::iter::once(i << 16))
+                        .chain(rest)
+                        .flat_map(u64::to_le_bytes)
+                        .collect();
+                    let method = if i % 7 == 0 { &SLEEP } else { &ECHO };
+                    assert_eq!(call(&client, method, body.clone()).await.unwrap(), body);
+                });
+            }
+            while let Some(done) = calls.join_next().await {
+                done.unwrap();
+            }
+        }
+        assert_eq!(client.counters().in_flight, 0);
+        assert_eq!(client.counters().replies_late, 0);
+        assert_eq!(server.counters().handled, 1600);
+        server.shutdown().await;
+    }
+
     pub async fn many_clients_are_served(carried: Carried) {
         let server = carried.start().await;
         let endpoint = server.endpoint().to_string();
@@ -437,6 +466,7 @@ macro_rules! carried {
                 a_call_comes_back
                 a_message_of_sixty_four_mebibytes_comes_back
                 a_thousand_calls_at_once_on_one_client_come_back_each_with_its_own
+                small_messages_at_once_come_back_each_with_its_own
                 many_clients_are_served
                 with_no_server_a_call_fails_at_once_and_is_not_done
                 a_call_that_waits_for_its_server_succeeds_once_it_is_back

@@ -15,6 +15,8 @@ mod status;
 #[cfg(test)]
 mod tests;
 
+#[cfg(fuzzing)]
+pub(crate) use compact::unpack_any;
 pub(crate) use compact::{
     COMPACT_BYTES_MAX, NotCompact, Packed, Packer, is_compactable, pack_one, unpack,
 };

@@ -1,6 +1,7 @@
 """Bowline's envelope in Python, from docs/wire.md and the schemas as they stand."""
 
 import pathlib
+import struct
 import tempfile
 import uuid
 
@@ -30,7 +31,7 @@ def text(value):
     return everything.Denied.new_message(reason=value)
 
 
-def request(interface, method, body, remaining_microseconds=5_000_000):
+def request(interface, method, body, remaining_microseconds=5_000_000, correlation=314):
     """The two frames of a request, and its correlation number."""
     request_id = uuid.uuid4().int
     header = wire.RequestHeader.new_message(
@@ -38,10 +39,10 @@ def request(interface, method, body, remaining_microseconds=5_000_000):
         interface=interface_id(interface),
         requestIdHigh=request_id >> 64,
         requestIdLow=request_id & (1 << 64) - 1,
-        correlation=314,
+        correlation=correlation,
         remainingMicroseconds=remaining_microseconds,
     )
-    return [header.to_bytes(), body.to_bytes()], 314
+    return [header.to_bytes(), body.to_bytes()], correlation
 
 
 def call(socket, interface, name, **params):
@@ -61,3 +62,19 @@ def call(socket, interface, name, **params):
         assert reply.status == 0, (reply.status, reply.message)
         assert reply.correlation == correlation
     return next(iter(results_struct.read_multiple_bytes(results)))
+
+
+def pack(calls):
+    """Calls in one part: header, body, header, body."""
+    return b"".join(header + body for header, body in calls)
+
+
+def unpack(part):
+    """The calls of one part, each a header and a body."""
+    messages = []
+    while part:
+        segments_less_one, words = struct.unpack_from("<II", part)
+        assert segments_less_one == 0
+        messages.append(part[: 8 + words * 8])
+        part = part[8 + words * 8 :]
+    return list(zip(messages[::2], messages[1::2], strict=True))

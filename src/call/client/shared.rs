@@ -255,3 +255,93 @@ fn give_up(calls: &mut Calls, status: impl Fn() -> Status, wake: &mut Vec<Waker>
         wake.extend(calls.correlation.end_waiting(number, Err(status())));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::task::Poll;
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::call::TIMEOUT_DEFAULT;
+    use crate::schema::{Effect, MethodInfo};
+    use crate::transport::{self, DealerReceiver, RouterReceiver, TransportOptions};
+    use crate::wire::Code;
+
+    static METHOD: MethodInfo = MethodInfo {
+        service: "service",
+        name: "method",
+        interface: 1,
+        ordinal: 0,
+        effect: Effect::Unsafe,
+        timeout: None,
+        params: 0,
+        results: 0,
+        fails: None,
+    };
+
+    /// A connection to a server that has room for so many messages and takes many calls in one.
+    async fn connected(name: &str, room: u32) -> (Shared, RouterReceiver, DealerReceiver) {
+        let endpoint: Endpoint = format!("inproc://{name}").parse().unwrap();
+        let options = TransportOptions::default().with_receive_queue_max(room);
+        let (_, router, _) = transport::bind_router(&endpoint, &options).await.unwrap();
+        let (dealer, replies) = transport::connect_dealer(&endpoint, &options)
+            .await
+            .unwrap();
+        let limits = Limits::default();
+        let shared = Shared::new(dealer, endpoint, 1000, true, TIMEOUT_DEFAULT, limits);
+        shared.set_connected(true);
+        shared.lock().departures.server_takes();
+        (shared, router, replies)
+    }
+
+    fn begin(shared: &Shared) -> Result<u64, NotBegun> {
+        let now = Instant::now();
+        let mut request = RawRequest::new(&METHOD, Bytes::from_static(&[0; 8]));
+        let begun = shared.begin(&mut request, now + TIMEOUT_DEFAULT, now);
+        assert_eq!(request.body.len(), 8, "it can be begun again");
+        begun
+    }
+
+    async fn arrived(router: &mut RouterReceiver) -> usize {
+        let mut batch = Vec::new();
+        router.receive(&mut batch).await.unwrap();
+        batch.len()
+    }
+
+    #[tokio::test]
+    async fn calls_that_have_not_left_when_the_connection_is_lost_were_not_done() {
+        let (shared, mut router, _replies) = connected("not-left", 100).await;
+        let numbers: Vec<u64> = (0..3).filter_map(|_| begin(&shared).ok()).collect();
+        shared.end_all(|| Status::new(Code::Unavailable, Work::OutcomeUnknown, "lost"));
+        let work = numbers.iter().map(|number| {
+            let ended = shared.lock().correlation.poll(*number, Waker::noop());
+            let Poll::Ready(Some(Err(status))) = ended else {
+                panic!("it has not failed");
+            };
+            status.work()
+        });
+        let expected = [Work::OutcomeUnknown, Work::NotDone, Work::NotDone];
+        assert_eq!(work.collect::<Vec<_>>(), expected);
+        assert_eq!(arrived(&mut router).await, 1);
+    }
+
+    #[tokio::test]
+    async fn calls_that_find_no_room_wait_on_and_leave_once_there_is() {
+        let (shared, mut router, _replies) = connected("no-room", 1).await;
+        assert!(begin(&shared).is_ok() && begin(&shared).is_ok());
+        let mut wake = Vec::new();
+        let flushed = shared.flush(&mut shared.lock(), &mut wake);
+        assert!(matches!(flushed, Err(NotBegun::Full)));
+        // None waits behind those that found no room.
+        assert!(matches!(begin(&shared), Err(NotBegun::Full)));
+        assert_eq!(shared.lock().correlation.len(), 2);
+        assert_eq!(arrived(&mut router).await, 1);
+        // Whoever comes next makes room, and waits itself.
+        assert!(begin(&shared).is_ok());
+        assert_eq!(arrived(&mut router).await, 1);
+        assert!(shared.flush(&mut shared.lock(), &mut wake).is_ok());
+        assert_eq!(arrived(&mut router).await, 1);
+        assert!(wake.is_empty());
+    }
+}

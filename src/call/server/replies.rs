@@ -62,7 +62,7 @@ impl Gathered {
 
     /// Whether those that wait have waited long enough.
     fn is_due(&self, since: Instant) -> bool {
-        self.waiting.calls() % LOOK_EVERY == 0 && since.elapsed() >= GATHER_MAX
+        self.waiting.calls().is_multiple_of(LOOK_EVERY) && since.elapsed() >= GATHER_MAX
     }
 }
 

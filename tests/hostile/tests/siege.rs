@@ -239,6 +239,7 @@ macro_rules! each_alone {
 each_alone! {
     amplification
     connection_flood
+    crowded_messages
     curve_handshakes
     cut_frames
     duplicated_replies

@@ -40,6 +40,44 @@ async fn a_python_req_client_calls_a_bowline_service() {
 }
 
 #[tokio::test]
+async fn a_python_dealer_calls_a_bowline_service_many_times_in_one_message() {
+    let server = Server::builder()
+        .service(BaseServer::new(Echo))
+        .bind("tcp://127.0.0.1:0")
+        .await
+        .unwrap()
+        .spawn();
+    let mut client = python("compact_client.py", &[&server.endpoint().to_string()]);
+    assert_eq!(line(&mut client).await, "ok");
+    assert_eq!(server.counters().handled, 101);
+    server.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_bowline_client_calls_a_python_router_many_times_in_one_message() {
+    let mut server = python("compact_server.py", &[]);
+    let base = BaseClient::connect(line(&mut server).await).await.unwrap();
+    let mut calls = tokio::task::JoinSet::new();
+    for number in 0..101 {
+        let base = base.clone();
+        let call = async move {
+            let text = format!("call {number}");
+            let reply = base
+                .ping(|mut params| params.set_text(&text))
+                .await
+                .unwrap();
+            assert_eq!(reply.plain().unwrap().text, text.to_uppercase());
+        };
+        match number {
+            0 => call.await,
+            _ => drop(calls.spawn(call)),
+        }
+    }
+    calls.join_all().await;
+    assert_eq!(line(&mut server).await, "1 and 100");
+}
+
+#[tokio::test]
 async fn a_bowline_client_calls_a_python_rep_service() {
     let mut server = python("server.py", &[]);
     let base = BaseClient::connect(line(&mut server).await).await.unwrap();

@@ -7,6 +7,7 @@
 
 mod amplification;
 mod connection_flood;
+mod crowded_messages;
 mod curve_handshakes;
 mod cut_frames;
 mod duplicated_replies;
@@ -40,7 +41,7 @@ pub struct Attack {
 }
 
 /// All of them.
-pub const ALL: [Attack; 17] = [
+pub const ALL: [Attack; 18] = [
     Attack {
         name: "amplification",
         sally: amplification::sally,
@@ -48,6 +49,10 @@ pub const ALL: [Attack; 17] = [
     Attack {
         name: "connection-flood",
         sally: connection_flood::sally,
+    },
+    Attack {
+        name: "crowded-messages",
+        sally: crowded_messages::sally,
     },
     Attack {
         name: "curve-handshakes",
