@@ -6,7 +6,7 @@
 //!
 //! `tcp` and `flight` go over a loopback socket, one call after the other and 64 at once, and
 //! `publish` to one subscriber; each has a `raw` one that sends as many bytes through the raw socket
-//! of the same transport. `.ci/instructions --cpu` compares the processor time of each pair, both
+//! of the same transport in three frames, and those of calls a `raw one-frame` one. `.ci/instructions --cpu` compares the processor time of each pair, both
 //! ends in one thread: that repeats on a machine which is busy with other work.
 
 mod contenders;
@@ -68,8 +68,10 @@ fn main() {
         "call" => block_on(calls("inproc://instructions", times, 1)),
         "tcp" => block_on(calls("tcp://127.0.0.1:0", times, 1)),
         "flight" => block_on(calls("tcp://127.0.0.1:0", times, 64)),
-        "raw tcp" => block_on(raw_calls(times, 1)),
-        "raw flight" => block_on(raw_calls(times, 64)),
+        "raw tcp" => block_on(raw_calls(times, 1, false)),
+        "raw flight" => block_on(raw_calls(times, 64, false)),
+        "raw one-frame tcp" => block_on(raw_calls(times, 1, true)),
+        "raw one-frame flight" => block_on(raw_calls(times, 64, true)),
         "publish" => block_on(async { Typed::new(1, 64).await.deliver(times.into()).await }),
         "raw publish" => block_on(async { Raw::new(1, 64).await.deliver(times.into()).await }),
         "publish 1 KiB" => {
@@ -115,11 +117,14 @@ async fn calls(endpoint: &str, times: u32, in_flight: u32) {
 }
 
 /// As many bytes, and nothing else.
-async fn raw_calls(times: u32, in_flight: u32) {
+async fn raw_calls(times: u32, in_flight: u32, one_frame: bool) {
     let (router, endpoint) = raw_router().await;
     let echo = tokio::spawn(echo_raw(router));
     let body = Bytes::from(vec![7; TEXT.len() + BODY_BESIDE]);
-    let socket = RawSocket::connect(&endpoint, body).await;
+    let mut socket = RawSocket::connect(&endpoint, body).await;
+    if one_frame {
+        socket = socket.in_one_frame();
+    }
     let mut batch = Vec::new();
     let (mut sent, mut received) = (0, 0);
     while received < times {

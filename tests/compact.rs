@@ -208,7 +208,7 @@ impl Other {
             1 => (pairs(&message.part_bytes(0).unwrap()), true),
             _ => (vec![(message[1].to_vec(), message[2].to_vec())], false),
         };
-        let replies = calls.iter().map(|(header, body)| {
+        let mut replies = calls.iter().map(|(header, body)| {
             let header = reply_header(correlation_of(header), 0, compact);
             (header, body.clone())
         });
@@ -219,7 +219,7 @@ impl Other {
                     .collect::<Vec<u8>>(),
             ),
             false => {
-                let (header, body) = replies.last().unwrap();
+                let (header, body) = replies.next().unwrap();
                 Message::multipart([vec![], header, body].map(Bytes::from))
             }
         };

@@ -18,7 +18,9 @@ pub const HEADER: &[u8] = &[7; 88];
 pub struct RawSocket {
     dealer: Socket,
     pool: MessagePool,
-    parts: (Bytes, Bytes),
+    body: Bytes,
+    /// Header and body, where they are one frame.
+    one: Option<Bytes>,
 }
 
 fn options() -> Options {
@@ -50,13 +52,28 @@ impl RawSocket {
         Self {
             dealer,
             pool: MessagePool::new(256, 4),
-            parts: (Bytes::from_static(HEADER), body),
+            body,
+            one: None,
+        }
+    }
+
+    /// As many bytes in one frame, as Bowline sends a small call, instead of in three.
+    pub fn in_one_frame(self) -> Self {
+        let one = [HEADER, &self.body].concat().into();
+        Self {
+            one: Some(one),
+            ..self
         }
     }
 
     pub async fn send(&self) {
-        let (header, body) = self.parts.clone();
-        let message = self.pool.multipart([Bytes::new(), header, body]);
+        let message = match &self.one {
+            Some(one) => Message::single(one.clone()),
+            None => {
+                self.pool
+                    .multipart([Bytes::new(), Bytes::from_static(HEADER), self.body.clone()])
+            }
+        };
         self.dealer.send(message).await.unwrap();
     }
 

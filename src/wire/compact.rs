@@ -184,7 +184,10 @@ mod tests {
         prop::collection::vec(any::<u64>(), 0..words_max).prop_map(|words| framed(&words))
     }
 
-    fn read(message: &[u8]) -> (Vec<(Vec<u8>, Vec<u8>)>, Option<NotCompact>) {
+    /// A header and a body.
+    type Call = (Vec<u8>, Vec<u8>);
+
+    fn read(message: &[u8]) -> (Vec<Call>, Option<NotCompact>) {
         let mut calls = Vec::new();
         for call in unpack(message) {
             match call {

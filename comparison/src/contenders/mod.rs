@@ -1,4 +1,4 @@
-//! One echo service, six ways. Each opens a server on a free loopback port and a client to it.
+//! One echo service, seven ways. Each opens a server on a free loopback port and a client to it.
 //!
 //! A contender says how one call is made; how many at once, and what is measured, is `measure`'s.
 
@@ -22,6 +22,7 @@ pub type AnyError = Box<dyn std::error::Error + Send + Sync>;
 pub enum Kind {
     Bowline,
     RawSocket,
+    RawSocketOneFrame,
     RawTcp,
     Tarpc,
     Tonic,
@@ -29,9 +30,10 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Bowline,
         Self::RawSocket,
+        Self::RawSocketOneFrame,
         Self::RawTcp,
         Self::Tarpc,
         Self::Tonic,
@@ -41,7 +43,8 @@ impl Kind {
     pub fn name(self) -> &'static str {
         match self {
             Self::Bowline => "Bowline",
-            Self::RawSocket => "raw omq socket",
+            Self::RawSocket => "raw omq socket, three frames",
+            Self::RawSocketOneFrame => "raw omq socket, one frame",
             Self::RawTcp => "raw tokio TCP",
             Self::Tarpc => "tarpc",
             Self::Tonic => "tonic",
@@ -53,7 +56,7 @@ impl Kind {
     pub async fn serve(self, tell: impl FnOnce(SocketAddr)) -> Result<(), AnyError> {
         match self {
             Self::Bowline => bowline::serve(tell).await,
-            Self::RawSocket => raw::serve_socket(tell).await,
+            Self::RawSocket | Self::RawSocketOneFrame => raw::serve_socket(tell).await,
             Self::RawTcp => raw::serve_tcp(tell).await,
             Self::Tarpc => tarpc::serve(tell).await,
             Self::Tonic => tonic::serve(tell).await,
@@ -65,6 +68,7 @@ impl Kind {
         Ok(match self {
             Self::Bowline => Rc::new(bowline::connect(address).await?),
             Self::RawSocket => Rc::new(raw::connect_socket(address).await?),
+            Self::RawSocketOneFrame => Rc::new(raw::connect_socket_of_one_frame(address).await?),
             Self::RawTcp => Rc::new(raw::connect_tcp(address).await?),
             Self::Tarpc => Rc::new(tarpc::connect(address).await?),
             Self::Tonic => Rc::new(tonic::connect(address).await?),

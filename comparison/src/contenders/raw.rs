@@ -1,5 +1,6 @@
-//! The raw socket of Bowline's transport with frames of Bowline's sizes, and raw TCP with a length
-//! in front. A call waits its turn in a queue, as replies come in order: neither correlates.
+//! The raw socket of Bowline's transport with as many bytes as Bowline sends, in the three frames of
+//! its classic form and in one as it sends them; and raw TCP with a length in front. A call waits its
+//! turn in a queue, as replies come in order: none of them correlates.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -10,7 +11,7 @@ use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 use omq_tokio::options::WorkloadProfile;
-use omq_tokio::{MessagePool, Options, Socket, SocketType};
+use omq_tokio::{Message, MessagePool, Options, Socket, SocketType};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
@@ -49,6 +50,16 @@ pub struct RawSocket {
     dealer: Rc<Socket>,
     pool: MessagePool,
     waiting: Waiting,
+    /// Header and body, where they are one frame, as Bowline sends a small call.
+    one: Option<Bytes>,
+}
+
+pub async fn connect_socket_of_one_frame(address: SocketAddr) -> Result<RawSocket, AnyError> {
+    let one = [HEADER, TEXT.as_bytes()].concat().into();
+    Ok(RawSocket {
+        one: Some(one),
+        ..connect_socket(address).await?
+    })
 }
 
 pub async fn connect_socket(address: SocketAddr) -> Result<RawSocket, AnyError> {
@@ -72,6 +83,7 @@ pub async fn connect_socket(address: SocketAddr) -> Result<RawSocket, AnyError> 
         dealer,
         pool,
         waiting,
+        one: None,
     })
 }
 
@@ -80,12 +92,15 @@ impl Caller for RawSocket {
         async {
             let (done, wait) = oneshot::channel();
             self.waiting.borrow_mut().push_back(done);
-            let parts = [
-                Bytes::new(),
-                Bytes::from_static(HEADER),
-                Bytes::from_static(TEXT.as_bytes()),
-            ];
-            self.dealer.send(self.pool.multipart(parts)).await?;
+            let message = match &self.one {
+                Some(one) => Message::single(one.clone()),
+                None => self.pool.multipart([
+                    Bytes::new(),
+                    Bytes::from_static(HEADER),
+                    Bytes::from_static(TEXT.as_bytes()),
+                ]),
+            };
+            self.dealer.send(message).await?;
             Ok(wait.await?)
         }
         .boxed_local()
