@@ -13,6 +13,8 @@ pub(super) struct Intake {
     /// IDs of finished jobs, in the order in which they are forgotten.
     finished: VecDeque<(Moment, Digest)>,
     producers: BTreeMap<(Uuid, u64), Producer>,
+    /// No producer was heard of before this: until it is long ago, none is looked for.
+    oldest: Option<Moment>,
 }
 
 /// The job of an ID.
@@ -78,6 +80,7 @@ impl Intake {
             .or_default();
         producer.heard = producer.heard.max(now);
         producer.note(identity.sequence, identity.sequence.saturating_add(1));
+        self.oldest.get_or_insert(now);
     }
 
     /// The job of this ID is finished: it is forgotten in time.
@@ -101,8 +104,16 @@ impl Intake {
             }
             self.finished.pop_front();
         }
-        self.producers
-            .retain(|_, producer| now.since(producer.heard) < options.producer_retention);
+        let retention = options.producer_retention;
+        if self
+            .oldest
+            .is_some_and(|oldest| now.since(oldest) >= retention)
+        {
+            self.producers
+                .retain(|_, producer| now.since(producer.heard) < retention);
+            let heard = self.producers.values().map(|producer| producer.heard);
+            self.oldest = heard.min();
+        }
     }
 
     /// The job of an ID, and when it was finished, if it was.
@@ -130,6 +141,10 @@ impl Intake {
         let key = (producer.id, producer.epoch);
         let known = self.producers.entry(key).or_default();
         known.heard = known.heard.max(producer.heard);
+        let oldest = self
+            .oldest
+            .map_or(known.heard, |oldest| oldest.min(known.heard));
+        self.oldest = Some(oldest);
         for (start, end) in &producer.runs {
             known.note(*start, *end);
         }
@@ -162,6 +177,13 @@ impl Intake {
 impl Producer {
     /// Those from `start` to before `end` were pushed.
     fn note(&mut self, mut start: u64, mut end: u64) {
+        // Nearly always the one after the last.
+        if let Some(mut last) = self.runs.last_entry()
+            && *last.get() == start
+        {
+            last.insert(end);
+            return;
+        }
         while let Some((from, until)) = self.runs.range(..=end).next_back() {
             if *until < start {
                 break;

@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use uuid::Uuid;
 
 use super::*;
+use crate::queue::{Attempts, Identity, Poison};
 
 const LEASE: u64 = 30;
 const ATTEMPT_MAX: u64 = 70;

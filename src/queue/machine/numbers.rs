@@ -31,6 +31,14 @@ impl Numbers {
     /// Says whether it was not there before.
     pub fn insert(&mut self, number: u64) -> bool {
         let after = number + 1;
+        // Nearly always the one after the last.
+        if let Some(mut last) = self.ranges.last_entry()
+            && *last.get() == number
+        {
+            last.insert(after);
+            self.len += 1;
+            return true;
+        }
         let before = self.ranges.range(..=number).next_back();
         let (start, end) = match before {
             Some((_, end)) if number < *end => return false,
