@@ -18,8 +18,15 @@ use bowline::queue::{
 };
 use bytes::Bytes;
 use tokio::runtime::Builder;
+use tokio::sync::oneshot;
 
 const BODY_BYTES: usize = 100;
+/// What such a job takes in the log.
+const RECORD_BYTES: usize = 192;
+/// Pushers of one job, and records of a bare commit.
+const AT_ONCE: usize = 64;
+/// Jobs of each, and bare commits.
+const EACH: usize = 5000;
 
 fn main() {
     // `cargo test --benches` only wants to know that it starts.
@@ -174,61 +181,96 @@ async fn over_the_wire() {
     server.shutdown().await;
 }
 
-/// The most that a log with `group` writers can commit: they all write at once, each time, and one sync is for all of
-/// them. No thread waits for another.
-fn bare_group_commit(directory: &Path, group: usize, commits: usize) -> f64 {
+/// The most that a log can commit: `AT_ONCE` records of the queue's size are there each time, are written at once, and
+/// one sync is for all of them. Nobody is told, and nobody waits.
+fn bare_group_commit(directory: &Path) -> f64 {
+    let (file, records) = bare_file(directory);
+    let began = Instant::now();
+    for commit in 0..EACH {
+        let offset = (commit * records.len()) as u64;
+        file.write_all_at(&records, offset).expect("written");
+        file.sync_data().expect("synced");
+    }
+    (EACH * AT_ONCE) as f64 / began.elapsed().as_secs_f64()
+}
+
+/// The same where `AT_ONCE` tasks each hand over a record, wait until it is safe, and are told: a group commit, and nothing
+/// of a queue.
+fn told_group_commit(runtime: &tokio::runtime::Runtime, directory: &Path) -> f64 {
+    let (file, records) = bare_file(directory);
+    let record = records[..records.len() / AT_ONCE].to_vec();
+    let (hand_over, handed_over) = std::sync::mpsc::channel::<(Vec<u8>, oneshot::Sender<()>)>();
+    let writer = std::thread::spawn(move || {
+        let (mut bytes, mut told, mut offset) = (Vec::new(), Vec::new(), 0);
+        while let Ok(first) = handed_over.recv() {
+            for (record, tell) in std::iter::once(first).chain(handed_over.try_iter()) {
+                bytes.extend(record);
+                told.push(tell);
+            }
+            file.write_all_at(&bytes, offset).expect("written");
+            file.sync_data().expect("synced");
+            offset += bytes.len() as u64;
+            bytes.clear();
+            for tell in told.drain(..) {
+                let _ = tell.send(());
+            }
+        }
+    });
+    let began = Instant::now();
+    runtime.block_on(async {
+        let tasks = (0..AT_ONCE).map(|_| {
+            let (hand_over, record) = (hand_over.clone(), record.clone());
+            tokio::spawn(async move {
+                for _ in 0..EACH {
+                    let (tell, told) = oneshot::channel();
+                    hand_over.send((record.clone(), tell)).expect("it is there");
+                    told.await.expect("it is safe");
+                }
+            })
+        });
+        for task in tasks.collect::<Vec<_>>() {
+            task.await.expect("no panic");
+        }
+    });
+    let rate = (EACH * AT_ONCE) as f64 / began.elapsed().as_secs_f64();
+    drop(hand_over);
+    writer.join().expect("no panic");
+    rate
+}
+
+/// A file with room for all commits, written as a segment is, and the records of one commit.
+fn bare_file(directory: &Path) -> (std::fs::File, Vec<u8>) {
     let file = OpenOptions::new()
         .create(true)
         .truncate(true)
         .write(true)
         .open(directory.join("bare"))
         .expect("a file");
-    let records = vec![7u8; (BODY_BYTES + 100) * group];
-    let bytes = (records.len() * commits) as u64;
+    let records = vec![7u8; RECORD_BYTES * AT_ONCE];
+    let bytes = (records.len() * EACH) as u64;
     let zeros = vec![0; 1 << 20];
     for offset in (0..bytes + (1 << 20)).step_by(1 << 20) {
         file.write_all_at(&zeros, offset).expect("written");
     }
     file.sync_all().expect("synced");
-    let began = Instant::now();
-    for offset in (0..bytes).step_by(records.len()) {
-        file.write_all_at(&records, offset).expect("written");
-        file.sync_data().expect("synced");
-    }
-    (commits * group) as f64 / began.elapsed().as_secs_f64()
+    (file, records)
 }
 
 fn on_disk(runtime: &tokio::runtime::Runtime, directory: &Path) {
-    const AT_ONCE: usize = 64;
-    const EACH: usize = 500;
     for round in 0..3 {
-        let bare = bare_group_commit(directory, AT_ONCE, EACH);
+        let bare = bare_group_commit(directory);
+        let told = told_group_commit(runtime, directory);
+        let began = Instant::now();
         let queue = directory.join(format!("queue-{round}"));
         let engine = Durable::open(queue, QueueOptions::default()).expect("it opens");
+        let opened = began.elapsed();
         let engine: Arc<dyn Engine> = Arc::new(engine);
-        let began = Instant::now();
-        runtime.block_on(async {
-            let mut tasks = Vec::new();
-            for _ in 0..AT_ONCE {
-                let engine = Arc::clone(&engine);
-                tasks.push(tokio::spawn(async move {
-                    let producer = Producer::ephemeral();
-                    for _ in 0..EACH {
-                        let job = vec![NewJob::new(producer.identity(), body())];
-                        let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
-                        let pushed = engine.push(job, deadline).await.expect("pushed");
-                        assert!(pushed[0].is_ok());
-                    }
-                }));
-            }
-            for task in tasks {
-                task.await.expect("no panic");
-            }
-        });
-        let rate = (AT_ONCE * EACH) as f64 / began.elapsed().as_secs_f64();
+        let rate = runtime.block_on(push_one_by_one(engine));
         println!(
-            "on disk, {AT_ONCE} pushers of one job: {rate:.0} jobs/s; bare group commit {bare:.0} records/s; {:.0} %",
-            100.0 * rate / bare
+            "on disk, {AT_ONCE} pushers of one job: {rate:.0} jobs/s; bare group commit {bare:.0} records/s: {:.0} %; with {AT_ONCE} tasks that are told {told:.0}: {:.0} %; opened in {:.1} ms",
+            100.0 * rate / bare,
+            100.0 * rate / told,
+            1e3 * opened.as_secs_f64()
         );
         let engine = Arc::new(
             Durable::open(
@@ -237,9 +279,30 @@ fn on_disk(runtime: &tokio::runtime::Runtime, directory: &Path) {
             )
             .expect("it opens"),
         );
-        let rate = runtime.block_on(work(engine, 200_000, 4));
+        let rate = runtime.block_on(work(engine, 1_000_000, 4));
         println!("on disk, in batches: {rate:.0} jobs/s pushed, worked and acknowledged");
     }
+}
+
+/// Each of the tasks waits for the one job that it has pushed; returns jobs a second.
+async fn push_one_by_one(engine: Arc<dyn Engine>) -> f64 {
+    let began = Instant::now();
+    let tasks = (0..AT_ONCE).map(|_| {
+        let engine = Arc::clone(&engine);
+        tokio::spawn(async move {
+            let producer = Producer::ephemeral();
+            for _ in 0..EACH {
+                let job = vec![NewJob::new(producer.identity(), body())];
+                let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+                let pushed = engine.push(job, deadline).await.expect("pushed");
+                assert!(pushed[0].is_ok());
+            }
+        })
+    });
+    for task in tasks.collect::<Vec<_>>() {
+        task.await.expect("no panic");
+    }
+    (AT_ONCE * EACH) as f64 / began.elapsed().as_secs_f64()
 }
 
 fn backlog(runtime: &tokio::runtime::Runtime, jobs: u64) {

@@ -7,9 +7,14 @@ mod clock;
 #[cfg(feature = "durable")]
 mod durable;
 mod memory;
+mod progress;
+#[cfg(feature = "durable")]
+mod recent;
 mod shelf;
 #[cfg(feature = "durable")]
 mod simulated;
+#[cfg(feature = "durable")]
+mod writer;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -21,9 +26,8 @@ pub use clock::QueueClock;
 #[cfg(feature = "durable")]
 pub use durable::{Durable, DurableBuilder};
 pub use memory::Memory;
-#[cfg(feature = "durable")]
-pub(crate) use shelf::StorageError;
-pub(crate) use shelf::{Commit, Shelf, Stored};
+pub(crate) use progress::Commit;
+pub(crate) use shelf::{Shelf, StorageError, Stored};
 #[cfg(feature = "durable")]
 pub use simulated::SimulatedQueue;
 
@@ -54,7 +58,7 @@ pub(crate) struct Inner<S> {
     /// Of each group: one who waits for jobs has something to look at.
     arrived: Vec<Notify>,
     /// Somebody who waits for room has something to look at.
-    room: Notify,
+    room: Arc<Notify>,
     clock: QueueClock,
     groups: Vec<String>,
     lease: Duration,
@@ -70,7 +74,9 @@ pub(crate) struct State<S> {
 }
 
 impl<S: Shelf> Embedded<S> {
-    pub fn new(machine: Machine, shelf: S, clock: QueueClock) -> Self {
+    pub fn new(machine: Machine, mut shelf: S, clock: QueueClock) -> Self {
+        let room = Arc::new(Notify::new());
+        shelf.tell_of_room(&room);
         let options: &QueueOptions = machine.options();
         Self(Arc::new(Inner {
             arrived: options
@@ -79,7 +85,7 @@ impl<S: Shelf> Embedded<S> {
                 .iter()
                 .map(|_| Notify::new())
                 .collect(),
-            room: Notify::new(),
+            room,
             clock,
             groups: options.groups.names().to_vec(),
             lease: options.lease,
@@ -118,11 +124,8 @@ impl<S: Shelf> Embedded<S> {
     ) -> Result<Vec<Result<Pushed, QueueError>>, QueueError> {
         let mut results = Vec::with_capacity(jobs.len());
         let mut jobs = jobs.into_iter().peekable();
-        loop {
-            let room = self.0.room.notified();
-            tokio::pin!(room);
-            room.as_mut().enable();
-            let (is_full, commit) = self.step(|state, now| {
+        let mut push = |jobs: &mut std::iter::Peekable<std::vec::IntoIter<NewJob>>| {
+            self.step(|state, now| {
                 while let Some(job) = jobs.peek() {
                     match state.push(now, job) {
                         None => return true,
@@ -131,19 +134,27 @@ impl<S: Shelf> Embedded<S> {
                     jobs.next();
                 }
                 false
-            })?;
+            })
+        };
+        let (mut is_full, mut commit) = push(&mut jobs)?;
+        while is_full {
+            let room = self.0.room.notified();
+            tokio::pin!(room);
+            room.as_mut().enable();
+            // There may be some since it was looked for.
+            (is_full, commit) = push(&mut jobs)?;
             if !is_full {
-                safe(commit).await?;
-                return Ok(results);
+                break;
             }
-            // Storage that has found room tells nobody.
+            // Storage that has found room on a disk that was full tells nobody.
             let look_again = deadline.min(Instant::now() + LOOK_AGAIN);
             if timeout_at(look_again, room).await.is_err() && Instant::now() >= deadline {
                 results.extend(jobs.map(|_| Err(QueueError::Full)));
-                safe(commit).await?;
-                return Ok(results);
+                break;
             }
         }
+        safe(commit).await?;
+        Ok(results)
     }
 }
 
@@ -179,12 +190,16 @@ impl<S: Shelf> Inner<S> {
             shelf.note(now, &fact, machine);
         }
         let commit = shelf.commit(now, machine);
-        let ready: Vec<usize> = (0..self.arrived.len())
-            .filter(|group| makes_ready || machine.has_ready(*group))
-            .collect();
+        let is_ready = |group: &usize| makes_ready || machine.has_ready(*group);
+        let groups = 0..self.arrived.len();
+        let ready = groups
+            .filter(is_ready)
+            .fold(0u16, |ready, group| ready | 1 << group);
         drop(state);
-        for group in ready {
-            self.arrived[group].notify_one();
+        for (group, arrived) in self.arrived.iter().enumerate() {
+            if ready & 1 << group != 0 {
+                arrived.notify_one();
+            }
         }
         if makes_room {
             self.room.notify_waiters();
@@ -302,7 +317,6 @@ async fn safe(commit: Option<Commit>) -> Result<(), QueueError> {
     match commit {
         None => Ok(()),
         Some(commit) => commit
-            .wait()
             .await
             .map_err(|error| QueueError::unavailable(error, Work::OutcomeUnknown)),
     }

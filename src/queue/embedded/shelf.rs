@@ -1,8 +1,10 @@
 //! Where an embedded queue keeps the bodies of its jobs, and what has happened to them.
 
-use tokio::sync::watch;
+use std::sync::Arc;
 
-use super::QueueClock;
+use tokio::sync::Notify;
+
+use super::{Commit, QueueClock};
 use crate::queue::machine::{Arrival, Fact, Machine, Moment};
 use crate::queue::{JobNumber, NewJob, QueueOptions};
 
@@ -15,6 +17,11 @@ pub(crate) trait Shelf: Send + 'static {
     fn has_room(&self, bytes: usize) -> bool {
         let _ = bytes;
         true
+    }
+
+    /// Whom to tell when there is room again, though no job is finished.
+    fn tell_of_room(&mut self, room: &Arc<Notify>) {
+        let _ = room;
     }
 
     /// Stores a job; its `Pushed` follows in [`note`](Self::note).
@@ -58,27 +65,3 @@ pub(crate) struct Stored {
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("the queue's storage failed: {0}")]
 pub(crate) struct StorageError(pub String);
-
-/// How far storage has come: all up to a position is safe, or nothing more will be.
-pub(crate) type Progress = Result<u64, StorageError>;
-
-/// A position of the log that is to be safe.
-#[derive(Debug)]
-pub(crate) struct Commit {
-    pub position: u64,
-    pub progress: watch::Receiver<Progress>,
-}
-
-impl Commit {
-    /// Returns when it is safe, or known not to become so.
-    pub async fn wait(mut self) -> Result<(), StorageError> {
-        let is_decided = |progress: &Progress| match progress {
-            Ok(safe) => *safe >= self.position,
-            Err(_) => true,
-        };
-        match self.progress.wait_for(is_decided).await {
-            Ok(progress) => progress.clone().map(|_| ()),
-            Err(_) => Err(StorageError("it was closed".into())),
-        }
-    }
-}

@@ -39,9 +39,10 @@ impl SimulatedQueue {
             mut tail,
             now,
             safe,
+            unindexed,
             recovery,
         } = open(&*storage, options, segment_bytes, wall, seed, true)?;
-        let mut flusher = Flusher::new(Arc::clone(&storage), segment_bytes, safe);
+        let mut flusher = Flusher::new(Arc::clone(&storage), segment_bytes, safe, unindexed);
         flusher.write(&tail.take_batch())?;
         Ok(Self {
             machine,
@@ -176,6 +177,7 @@ impl SimulatedQueue {
         batch.is_critical = true;
         self.flusher.write(&batch)?;
         self.tail.safe_up_to(batch.position);
+        self.flusher.index_now();
         Ok(())
     }
 }

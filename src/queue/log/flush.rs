@@ -1,10 +1,15 @@
 //! Writes batches, and makes them safe.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use super::{Batch, Storage, segment_name};
+use super::index::{index_name, make};
+use super::{Batch, Storage, next_segment_bytes, segment_name};
+
+/// A segment gets an index when so many follow it: most are thrown away before.
+const INDEXED_BEHIND: u32 = 2;
 
 /// Up to where the log is safe: all that was ever acknowledged is before it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -16,46 +21,58 @@ pub(crate) struct SafeEnd {
 #[derive(Debug)]
 pub(crate) struct Flusher {
     storage: Arc<dyn Storage>,
-    segment_bytes: u64,
+    segment_bytes_max: u64,
     safe: SafeEnd,
     /// Written and not synced.
     unsynced: Option<SafeEnd>,
     /// The newest segment that is there.
     created: u32,
+    /// Its length, where it was made here.
+    created_bytes: u64,
     preparing: Option<(u32, JoinHandle<io::Result<()>>)>,
+    /// Segments that are sealed, safe and without an index.
+    unindexed: BTreeSet<u32>,
+    indexing: Option<JoinHandle<()>>,
 }
 
 impl Flusher {
-    /// Goes on where everything up to `safe` is there.
-    pub fn new(storage: Arc<dyn Storage>, segment_bytes: u64, safe: SafeEnd) -> Self {
+    /// Goes on where everything up to `safe` is there, and these segments have no index.
+    pub fn new(
+        storage: Arc<dyn Storage>,
+        segment_bytes_max: u64,
+        safe: SafeEnd,
+        unindexed: Vec<u32>,
+    ) -> Self {
         Self {
             storage,
-            segment_bytes,
+            segment_bytes_max,
             safe,
             unsynced: None,
             created: safe.segment,
+            created_bytes: 0,
             preparing: None,
+            unindexed: unindexed.into_iter().collect(),
+            indexing: None,
         }
     }
 
     /// Writes a batch; syncs it where somebody waits for that.
     pub fn write(&mut self, batch: &Batch) -> io::Result<()> {
-        for chunk in &batch.chunks {
-            if self
-                .unsynced
-                .is_some_and(|end| end.segment != chunk.segment)
+        for (segment, offset, bytes) in batch.chunks() {
+            if let Some(end) = self.unsynced
+                && end.segment != segment
             {
                 // In order: a segment that others follow is whole.
                 self.sync()?;
+                self.unindexed.insert(end.segment);
             }
-            if chunk.offset == 0 {
-                self.create(chunk.segment, chunk.bytes.len() as u64)?;
+            if offset == 0 {
+                self.create(segment, bytes.len() as u64)?;
             }
-            let name = segment_name(chunk.segment);
-            self.storage.write(&name, chunk.offset, &chunk.bytes)?;
+            self.storage.write(&segment_name(segment), offset, bytes)?;
             self.unsynced = Some(SafeEnd {
-                segment: chunk.segment,
-                offset: chunk.offset + chunk.bytes.len() as u64,
+                segment,
+                offset: offset + bytes.len() as u64,
             });
         }
         if batch.is_critical {
@@ -64,6 +81,9 @@ impl Flusher {
         for segment in &batch.removals {
             // One that cannot be removed now is empty when it is read again, and removed then.
             let _ = self.storage.remove(&segment_name(*segment));
+            if !self.unindexed.remove(segment) {
+                let _ = self.storage.remove(&index_name(*segment));
+            }
         }
         Ok(())
     }
@@ -78,55 +98,109 @@ impl Flusher {
     }
 
     fn create(&mut self, segment: u32, bytes: u64) -> io::Result<()> {
-        self.join();
+        // Where it failed, it is tried once more.
+        let _ = self.join();
         if self.created < segment {
-            let bytes = self.segment_bytes.max(bytes);
-            self.storage.create(&segment_name(segment), bytes)?;
-            self.created = segment;
+            let created_bytes = self.next_bytes();
+            let name = segment_name(segment);
+            self.storage.create(&name, created_bytes.max(bytes))?;
+            self.has_created(segment);
         }
         Ok(())
     }
 
-    /// Begins to make the next segment, in a thread of its own. Says whether it is made.
-    pub fn prepare(&mut self, segment: u32) -> bool {
+    /// Begins to make the segment behind the newest, in a thread of its own. Says whether it is made.
+    ///
+    /// # Errors
+    /// Where it could not be made.
+    pub fn prepare(&mut self, segment: u32) -> io::Result<bool> {
         if self.created >= segment {
-            return true;
+            return Ok(true);
         }
-        if self
-            .preparing
-            .as_ref()
-            .is_some_and(|(_, thread)| thread.is_finished())
-        {
-            self.join();
-            return self.created >= segment;
+        if let Some((_, thread)) = &self.preparing {
+            if !thread.is_finished() {
+                return Ok(false);
+            }
+            self.join()?;
+            return Ok(self.created >= segment);
         }
-        if self.preparing.is_none() {
-            let (storage, bytes) = (Arc::clone(&self.storage), self.segment_bytes);
+        if self.created + 1 == segment {
+            let (storage, bytes) = (Arc::clone(&self.storage), self.next_bytes());
             let make = move || storage.create(&segment_name(segment), bytes);
             let thread = std::thread::Builder::new().name("bowline-segment".into());
-            self.preparing = thread.spawn(make).ok().map(|thread| (segment, thread));
+            self.preparing = Some((segment, thread.spawn(make)?));
         }
-        false
+        Ok(false)
     }
 
-    fn join(&mut self) {
-        if let Some((segment, thread)) = self.preparing.take()
-            && let Ok(Ok(())) = thread.join()
-        {
-            self.created = self.created.max(segment);
+    /// Begins to make an index that is missing, in a thread of its own.
+    pub fn index(&mut self) {
+        if let Some(thread) = self.indexing.take_if(|thread| thread.is_finished()) {
+            let _ = thread.join();
         }
+        if self.indexing.is_none()
+            && let Some(segment) = self.next_unindexed()
+        {
+            let storage = Arc::clone(&self.storage);
+            let make = move || index(&*storage, segment);
+            let thread = std::thread::Builder::new().name("bowline-index".into());
+            self.indexing = thread.spawn(make).ok();
+        }
+    }
+
+    /// Makes the indexes that are missing.
+    pub fn index_now(&mut self) {
+        while let Some(segment) = self.next_unindexed() {
+            index(&*self.storage, segment);
+        }
+    }
+
+    fn next_unindexed(&mut self) -> Option<u32> {
+        let first = *self.unindexed.first()?;
+        if first + INDEXED_BEHIND > self.safe.segment {
+            return None;
+        }
+        self.unindexed.pop_first()
+    }
+
+    fn join(&mut self) -> io::Result<()> {
+        let Some((segment, thread)) = self.preparing.take() else {
+            return Ok(());
+        };
+        let made = thread.join();
+        made.unwrap_or_else(|_| Err(io::Error::other("making a segment panicked")))?;
+        self.has_created(segment);
+        Ok(())
+    }
+
+    fn end_index(&mut self) {
+        if let Some(thread) = self.indexing.take() {
+            let _ = thread.join();
+        }
+    }
+
+    fn next_bytes(&self) -> u64 {
+        next_segment_bytes(self.created_bytes, self.segment_bytes_max)
+    }
+
+    fn has_created(&mut self, segment: u32) {
+        self.created_bytes = self.next_bytes();
+        self.created = segment;
     }
 
     /// Goes on in a log that was read anew.
-    pub fn go_on(&mut self, safe: SafeEnd) {
+    pub fn go_on(&mut self, safe: SafeEnd, unindexed: Vec<u32>) {
+        self.unindexed = unindexed.into_iter().collect();
         self.safe = safe;
         self.created = safe.segment;
+        self.created_bytes = 0;
         self.unsynced = None;
     }
 
     /// Throws away what was written and never became safe, so that it cannot be read back.
     pub fn back_to_safe(&mut self) -> io::Result<()> {
-        self.join();
+        let _ = self.join();
+        self.end_index();
         for name in self.storage.list()? {
             if super::segment_of(&name).is_some_and(|segment| segment > self.safe.segment) {
                 self.storage.remove(&name)?;
@@ -140,5 +214,22 @@ impl Flusher {
         self.unsynced = None;
         self.created = self.safe.segment;
         Ok(())
+    }
+}
+
+impl Drop for Flusher {
+    fn drop(&mut self) {
+        // The directory is free when nobody makes anything in it any more.
+        let _ = self.join();
+        self.end_index();
+    }
+}
+
+/// The segment is read whole where it has none.
+fn index(storage: &dyn Storage, segment: u32) {
+    match make(storage, segment) {
+        Ok(true) => {}
+        Ok(false) => tracing::warn!(segment, "a damaged segment of a queue's log gets no index"),
+        Err(error) => tracing::warn!(segment, %error, "no index of a segment of a queue's log"),
     }
 }

@@ -1,26 +1,33 @@
 //! The log of a queue on disk: preallocated segments of checked records, group commit, recovery.
 //!
-//! `record` is the format, `tail` what is appended and what may be thrown away, `flush` writes and syncs,
-//! `open` reads all of it back. `storage` is the seam to the file system. The format to the byte is in
-//! docs/queue-log.md. Nothing here decides anything about jobs: that is the machine's.
+//! `record` is the format, `tail` what is appended and what may be thrown away, `batch` what is written together, `flush`
+//! writes and syncs, `open` reads all of it back: through a `window` of a segment, or from its `index`. `storage` is
+//! the seam to the file system. The format to the byte is in docs/queue-log.md. Nothing here decides anything about
+//! jobs: that is the machine's.
 //!
 //! A segment is thrown away when it is the oldest and no job in it is live: all facts about a job are
 //! in its own segment or a later one. A few jobs that keep an old segment alive are moved to the tail.
 
+mod batch;
 mod flush;
+mod index;
 mod open;
 mod record;
 mod storage;
 mod tail;
+mod window;
 
+pub(crate) use batch::Batch;
 pub(crate) use flush::{Flusher, SafeEnd};
 pub use open::{Damage, Recovery};
 pub(crate) use open::{Opened, open, set_aside_job};
 pub use storage::{Directory, Storage};
-pub(crate) use tail::{Batch, Tail, Times, read_job};
+pub(crate) use tail::{Tail, Times, read_job};
 
 /// Bytes of the header of a segment.
 const SEGMENT_HEADER: u64 = 64;
+/// What claims to be longer is no record.
+const RECORD_BYTES_MAX: usize = 256 << 20;
 const MAGIC: [u8; 8] = *b"BOWLINEQ";
 
 /// Where a job's record is.
@@ -41,6 +48,19 @@ impl Place {
 
     fn offset(self) -> u64 {
         u64::from(self.words) * record::ALIGN as u64
+    }
+}
+
+/// Length of the first segment of each opening …
+const FIRST_SEGMENT_BYTES: u64 = 256 << 10;
+/// … and how many times the one before each of the next is, up to the longest.
+const SEGMENT_GROWTH: u64 = 4;
+
+/// The length of the segment behind one of this length, or of the first: so short that making it delays no opening.
+fn next_segment_bytes(before: u64, max: u64) -> u64 {
+    match before {
+        0 => FIRST_SEGMENT_BYTES.min(max),
+        before => (before * SEGMENT_GROWTH).min(max),
     }
 }
 

@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::io;
 use std::num::NonZeroU32;
 
-use super::record::{self, Begun, Position, Record};
+use super::index::{Index, indexed_by};
+use super::record::{self, Begun, Position, Pushed, Record};
 use super::tail::{Segment, Tail, Times};
+use super::window::{READ, Window};
 use super::{Place, SEGMENT_HEADER, SafeEnd, Storage, salt_of, segment_name, segment_of};
 use crate::queue::QueueOptions;
 use crate::queue::machine::{Fact, Machine, Moment, Table};
@@ -17,6 +19,8 @@ pub(crate) struct Opened {
     /// The time at which the queue goes on.
     pub now: Moment,
     pub safe: SafeEnd,
+    /// Segments that were read whole, for want of an index.
+    pub unindexed: Vec<u32>,
     pub recovery: Recovery,
 }
 
@@ -44,9 +48,6 @@ pub struct Damage {
     /// So many bytes.
     pub bytes: u64,
 }
-
-/// Bytes that are read at a time.
-const READ: usize = 128 << 10;
 
 /// Reads the log back and begins a new segment, which is the caller's to write. Where it is no restart, the
 /// queue's clock has not stood still.
@@ -77,8 +78,14 @@ pub(crate) fn open(
         now: Moment(0),
         marked: None,
         opening: 0,
+        unindexed: Vec::new(),
         recovery: Recovery::default(),
     };
+    for name in &names {
+        if indexed_by(name).is_some_and(|number| numbers.binary_search(&number).is_err()) {
+            storage.remove(name)?;
+        }
+    }
     for (index, number) in numbers.iter().enumerate() {
         let is_last = index + 1 == numbers.len();
         replay.segment(*number, is_last)?;
@@ -91,6 +98,7 @@ pub(crate) fn open(
         now,
         marked,
         opening,
+        unindexed,
         recovery,
         ..
     } = replay;
@@ -127,6 +135,7 @@ pub(crate) fn open(
         tail,
         now,
         safe,
+        unindexed,
         recovery,
     })
 }
@@ -141,15 +150,18 @@ struct Replay<'a> {
     /// The last time that the wall clock was written down, and what it said.
     marked: Option<(Moment, u64)>,
     opening: u32,
+    unindexed: Vec<u32>,
     recovery: Recovery,
 }
 
 impl Replay<'_> {
     fn segment(&mut self, number: u32, is_last: bool) -> io::Result<()> {
         let name = segment_name(number);
+        let mut header = [0; SEGMENT_HEADER as usize];
+        let read = self.storage.read(&name, 0, &mut header)?;
+        let header = &header[..read];
         let mut window = Window::new(self.storage, &name);
-        let header = window.get(0, SEGMENT_HEADER as usize)?;
-        let Some(salt) = (header.len() == SEGMENT_HEADER as usize)
+        let Some(salt) = (read == SEGMENT_HEADER as usize)
             .then(|| salt_of(header, number))
             .flatten()
         else {
@@ -170,6 +182,11 @@ impl Replay<'_> {
             ..Segment::default()
         };
         self.segments.insert(number, segment);
+        // The last may have been torn: only itself says what of it is there.
+        if !is_last && let Some(index) = Index::read(self.storage, number, salt)? {
+            self.set_end(number, index.end);
+            return index.for_each(|offset, record| self.apply(number, offset, record));
+        }
         let (mut offset, mut is_sealed) = (SEGMENT_HEADER, false);
         // What is no record between records; and up to where the segment is known to have been safe.
         let (mut holes, mut safe) = (Vec::new(), if is_last { 0 } else { u64::MAX });
@@ -210,6 +227,9 @@ impl Replay<'_> {
         }
         let torn = holes.iter().map(|(offset, _)| *offset);
         let torn = torn.filter(|offset| *offset >= safe).min();
+        if holes.is_empty() {
+            self.unindexed.push(number);
+        }
         for (offset, bytes) in holes {
             // A disk may have written the end of a batch and not its beginning.
             self.set_aside(number, offset, bytes, offset >= safe)?;
@@ -228,10 +248,14 @@ impl Replay<'_> {
         if is_last {
             self.storage.sync(&name)?;
         }
-        if let Some(segment) = self.segments.get_mut(&number) {
-            segment.end = offset;
-        }
+        self.set_end(number, offset);
         Ok(())
+    }
+
+    fn set_end(&mut self, segment: u32, end: u64) {
+        if let Some(segment) = self.segments.get_mut(&segment) {
+            segment.end = end;
+        }
     }
 
     fn apply(&mut self, segment: u32, offset: u64, record: Record) {
@@ -244,13 +268,12 @@ impl Replay<'_> {
                 self.machine.begin_at(begun.next);
                 self.last = Some(begun);
             }
-            Record::Pushed {
+            Record::Pushed(Pushed {
                 now,
                 number,
                 open,
                 arrival,
-                ..
-            } => {
+            }) => {
                 self.now = self.now.max(now);
                 self.machine.arrive(now, number, &arrival, open);
                 if let (Some(id), Some(segment)) = (arrival.id, self.segments.get_mut(&segment)) {
@@ -364,101 +387,5 @@ pub(crate) fn set_aside_job(storage: &dyn Storage, place: Place) -> Damage {
         segment,
         offset,
         bytes,
-    }
-}
-
-/// A part of a segment in memory.
-struct Window<'a> {
-    storage: &'a dyn Storage,
-    name: &'a str,
-    start: u64,
-    bytes: Vec<u8>,
-}
-
-impl<'a> Window<'a> {
-    fn new(storage: &'a dyn Storage, name: &'a str) -> Self {
-        Self {
-            storage,
-            name,
-            start: 0,
-            bytes: Vec::new(),
-        }
-    }
-
-    /// So many bytes at an offset; fewer at the end of the file.
-    fn get(&mut self, offset: u64, bytes: usize) -> io::Result<&[u8]> {
-        let end = self.start + self.bytes.len() as u64;
-        if offset < self.start || offset + bytes as u64 > end {
-            self.bytes.resize(bytes.max(READ), 0);
-            let read = self.storage.read(self.name, offset, &mut self.bytes)?;
-            self.bytes.truncate(read);
-            self.start = offset;
-        }
-        let from = ((offset - self.start) as usize).min(self.bytes.len());
-        let to = (from + bytes).min(self.bytes.len());
-        Ok(&self.bytes[from..to])
-    }
-
-    fn record(&mut self, salt: u64, offset: u64) -> io::Result<Option<(Record, u64)>> {
-        let header = self.get(offset, record::HEADER)?;
-        let Some(bytes) = record::bytes_of(header) else {
-            return Ok(None);
-        };
-        if bytes > 256 << 20 {
-            return Ok(None);
-        }
-        let at = Position { salt, offset };
-        let record = record::read(self.get(offset, bytes)?, at);
-        Ok(record.map(|(record, bytes)| (record, bytes as u64)))
-    }
-
-    /// Where the next whole record begins behind a place that has none.
-    fn next_record(&mut self, salt: u64, offset: u64) -> io::Result<Option<u64>> {
-        let mut offset = offset + record::ALIGN as u64;
-        loop {
-            let part = self.get(offset, READ / 2)?;
-            if part.len() < record::HEADER {
-                return Ok(None);
-            }
-            // Most of what is looked through is nothing at all.
-            let words = part.chunks_exact(record::ALIGN);
-            let zeros = words.take_while(|word| *word == [0; record::ALIGN]).count();
-            if zeros > 0 {
-                offset += (zeros * record::ALIGN) as u64;
-                continue;
-            }
-            let is_kind = part
-                .get(4..8)
-                .is_some_and(|kind| kind[0] > 0 && kind[1..] == [0; 3]);
-            if is_kind && self.record(salt, offset)?.is_some() {
-                return Ok(Some(offset));
-            }
-            offset += record::ALIGN as u64;
-        }
-    }
-
-    fn end(&mut self) -> io::Result<u64> {
-        let mut end = 0;
-        loop {
-            match self.get(end, READ)?.len() {
-                0 => return Ok(end),
-                bytes => end += bytes as u64,
-            }
-        }
-    }
-
-    /// Behind the last byte that is not zero.
-    fn end_of_data(&mut self, from: u64) -> io::Result<u64> {
-        let (mut end, mut offset) = (from, from);
-        loop {
-            let part = self.get(offset, READ)?;
-            if part.is_empty() {
-                return Ok(end);
-            }
-            if let Some(last) = part.iter().rposition(|byte| *byte != 0) {
-                end = offset + last as u64 + 1;
-            }
-            offset += part.len() as u64;
-        }
     }
 }

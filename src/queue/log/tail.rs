@@ -5,15 +5,17 @@ use std::num::NonZeroU32;
 
 use twox_hash::XxHash3_64;
 
-use super::record::{self, Begun, Position, Record};
-use super::{Place, SEGMENT_HEADER, Storage, segment_header, segment_name};
+use super::batch::Batch;
+use super::record::{self, Begun, Position, Pushed, Record};
+use super::{
+    Place, RECORD_BYTES_MAX, SEGMENT_HEADER, Storage, next_segment_bytes, segment_header,
+    segment_name,
+};
 use crate::queue::machine::{Arrival, Digest, Fact, Machine, Moment, Table};
 use crate::queue::{JobNumber, NewJob};
 
 /// How often the wall clock is written down.
 const MARK_EVERY_MILLISECONDS: u64 = 1000;
-/// The end of a segment.
-const SEALED_BYTES: u64 = 24;
 
 /// The time of the queue, and that of the wall in milliseconds since 1970.
 #[derive(Clone, Copy, Debug)]
@@ -22,51 +24,10 @@ pub(crate) struct Times {
     pub wall: u64,
 }
 
-/// What is to be written together.
-#[derive(Debug, Default)]
-pub(crate) struct Batch {
-    pub chunks: Vec<Chunk>,
-    /// Segments that can go once the chunks are safe.
-    pub removals: Vec<u32>,
-    /// Whether somebody waits for it to be safe.
-    pub is_critical: bool,
-    /// The end of it, counted over all that was ever appended.
-    pub position: u64,
-}
-
-impl Batch {
-    pub fn is_empty(&self) -> bool {
-        self.chunks.is_empty() && self.removals.is_empty()
-    }
-}
-
-/// Bytes of one segment.
-#[derive(Debug)]
-pub(crate) struct Chunk {
-    pub segment: u32,
-    pub offset: u64,
-    pub bytes: Vec<u8>,
-}
-
-impl Batch {
-    /// Goes on with a later batch.
-    pub fn append(&mut self, later: Self) {
-        let mut chunks = later.chunks.into_iter();
-        if let (Some(last), Some(first)) = (self.chunks.last_mut(), chunks.as_slice().first())
-            && last.segment == first.segment
-        {
-            last.bytes.extend_from_slice(&first.bytes);
-            chunks.next();
-        }
-        self.chunks.extend(chunks);
-        self.removals.extend(later.removals);
-        self.is_critical |= later.is_critical;
-        self.position = later.position;
-    }
-}
-
 #[derive(Debug)]
 pub(crate) struct Tail {
+    segment_bytes_max: u64,
+    /// Of the segment that is appended to.
     segment_bytes: u64,
     seed: u64,
     opening: u32,
@@ -98,7 +59,7 @@ pub(super) struct Segment {
 impl Tail {
     /// Goes on after the segments that are there, in a new one.
     pub(super) fn new(
-        segment_bytes: u64,
+        segment_bytes_max: u64,
         seed: u64,
         opening: u32,
         last: u32,
@@ -106,7 +67,8 @@ impl Tail {
         places: Table<Place>,
     ) -> Self {
         Self {
-            segment_bytes,
+            segment_bytes_max,
+            segment_bytes: 0,
             seed,
             opening,
             segment: last,
@@ -127,6 +89,11 @@ impl Tail {
         self.segment
     }
 
+    /// Its length, but for a job that is longer.
+    pub fn segment_bytes(&self) -> u64 {
+        self.segment_bytes
+    }
+
     /// What is left of it.
     pub fn bytes_left(&self) -> u64 {
         self.segment_bytes.saturating_sub(self.offset)
@@ -134,17 +101,27 @@ impl Tail {
 
     /// What is to be written, of which nothing else is kept here.
     pub fn take_batch(&mut self) -> Batch {
-        let position = self.batch.position;
-        if !self.batch.chunks.is_empty() {
-            self.ends.push_back((position, self.offset));
+        let mut batch = Batch::default();
+        self.hand_over(&mut batch);
+        batch
+    }
+
+    /// The same, behind what is there already.
+    pub fn hand_over(&mut self, to: &mut Batch) {
+        if self.batch.has_bytes() {
+            self.ends.push_back((self.batch.position, self.offset));
         }
-        std::mem::replace(
-            &mut self.batch,
-            Batch {
-                position,
-                ..Batch::default()
-            },
-        )
+        to.append(&mut self.batch);
+    }
+
+    /// Whether there is anything to be written.
+    pub fn has_batch(&self) -> bool {
+        !self.batch.is_empty()
+    }
+
+    /// Whether somebody waits for it to be safe.
+    pub fn is_critical(&self) -> bool {
+        self.batch.is_critical
     }
 
     /// All up to this position is safe; written down with what comes next.
@@ -171,14 +148,18 @@ impl Tail {
     pub fn begin(&mut self, times: Times, machine: &Machine) {
         if self.offset > 0 {
             self.append_unchecked(&Record::Sealed { safe: u64::MAX });
+            if let Some(sealed) = self.segments.get_mut(&self.segment) {
+                sealed.end = self.offset;
+            }
         }
         self.ends.clear();
         self.safe = None;
         self.segment += 1;
+        self.segment_bytes = next_segment_bytes(self.segment_bytes, self.segment_bytes_max);
         self.salt = XxHash3_64::oneshot_with_seed(self.seed, &self.segment.to_le_bytes());
         self.offset = 0;
         let header = segment_header(self.segment, self.salt);
-        self.extend(&header);
+        let _ = self.append_within(u64::MAX, |into, _| into.extend(header));
         let segment = Segment {
             salt: self.salt,
             ..Segment::default()
@@ -303,7 +284,7 @@ impl Tail {
         storage: &dyn Storage,
         jobs_max: usize,
     ) {
-        let log_bytes = self.segments.len() as u64 * self.segment_bytes;
+        let log_bytes: u64 = self.segments.values().map(|segment| segment.end).sum();
         let live_bytes = machine.bytes() + 128 * machine.len() as u64;
         let Some((oldest, salt)) = self.segments.first_key_value().map(|(s, o)| (*s, o.salt))
         else {
@@ -318,16 +299,19 @@ impl Tail {
             .unwrap_or((oldest, SEGMENT_HEADER));
         let mut moved = 0;
         while moved < jobs_max {
-            let Ok(Some((record, bytes))) = read_record(storage, oldest, salt, offset) else {
+            let Ok(Some(read)) = RecordBytes::read(storage, oldest, salt, offset) else {
+                break;
+            };
+            let Some((_, bytes)) = read.record() else {
                 // The end, or damage: what is behind it is kept where it is.
                 break;
             };
-            if let Record::Pushed {
-                number,
-                arrival,
+            if let Some((
+                Pushed {
+                    number, arrival, ..
+                },
                 job,
-                ..
-            } = record
+            )) = read.push()
                 && self
                     .place(number)
                     .is_some_and(|place| place.segment.get() == oldest && place.offset() == offset)
@@ -356,46 +340,36 @@ impl Tail {
         write: impl Fn(&mut Vec<u8>, Position),
     ) -> (Position, Place) {
         if let Some(offset) = self.safe.take()
-            && self.bytes_left() > 2 * SEALED_BYTES
+            && self.bytes_left() > 2 * record::SEALED_BYTES
         {
             self.append_unchecked(&Record::Safe { offset });
         }
-        let before = self.offset;
-        let at = self.position_now();
-        let chunk = self.chunk();
-        let start = chunk.bytes.len();
-        write(&mut chunk.bytes, at);
-        let bytes = (chunk.bytes.len() - start) as u64;
-        if before + bytes + SEALED_BYTES <= self.segment_bytes {
-            self.offset += bytes;
-            self.batch.position += bytes;
-            return (at, self.place_of(at.offset));
+        let left = self.bytes_left().saturating_sub(record::SEALED_BYTES);
+        if let Some(appended) = self.append_within(left, &write) {
+            return appended;
         }
-        self.chunk().bytes.truncate(start);
         self.begin(times, machine);
         // One that does not fit into an empty segment makes it longer.
         let at = self.position_now();
-        let chunk = self.chunk();
-        let start = chunk.bytes.len();
-        write(&mut chunk.bytes, at);
-        let bytes = (chunk.bytes.len() - start) as u64;
-        self.offset += bytes;
-        self.batch.position += bytes;
-        (at, self.place_of(at.offset))
+        let appended = self.append_within(u64::MAX, &write);
+        appended.unwrap_or((at, self.place_of(at.offset)))
+    }
+
+    fn append_within(
+        &mut self,
+        max: u64,
+        write: impl Fn(&mut Vec<u8>, Position),
+    ) -> Option<(Position, Place)> {
+        let at = self.position_now();
+        let write = |into: &mut Vec<u8>| write(into, at);
+        let written = self.batch.write(self.segment, at.offset, max, write);
+        self.offset += written?;
+        Some((at, self.place_of(at.offset)))
     }
 
     /// Appends what there always is room for: the end of a segment, and its beginning.
     fn append_unchecked(&mut self, record: &Record) {
-        let at = self.position_now();
-        let mut bytes = Vec::new();
-        record::write(&mut bytes, at, record);
-        self.extend(&bytes);
-    }
-
-    fn extend(&mut self, bytes: &[u8]) {
-        self.chunk().bytes.extend(bytes);
-        self.offset += bytes.len() as u64;
-        self.batch.position += bytes.len() as u64;
+        let _ = self.append_within(u64::MAX, |into, at| record::write(into, at, record));
     }
 
     fn position_now(&self) -> Position {
@@ -411,46 +385,52 @@ impl Tail {
             words: (offset / record::ALIGN as u64) as u32,
         }
     }
-
-    fn chunk(&mut self) -> &mut Chunk {
-        let is_same = |chunk: &Chunk| chunk.segment == self.segment;
-        if !self.batch.chunks.last().is_some_and(is_same) {
-            self.batch.chunks.push(Chunk {
-                segment: self.segment,
-                offset: self.offset,
-                bytes: Vec::new(),
-            });
-        }
-        let last = self.batch.chunks.len() - 1;
-        &mut self.batch.chunks[last]
-    }
 }
 
-/// A record of a segment on disk; `None` where there is none, or it is damaged.
-pub(super) fn read_record(
-    storage: &dyn Storage,
-    segment: u32,
-    salt: u64,
-    offset: u64,
-) -> std::io::Result<Option<(Record, usize)>> {
-    const GUESS: usize = 4096;
-    let name = segment_name(segment);
-    let mut bytes = vec![0; GUESS];
-    let read = storage.read(&name, offset, &mut bytes)?;
-    bytes.truncate(read);
-    let Some(needed) = record::bytes_of(&bytes) else {
-        return Ok(None);
-    };
-    if needed > read {
-        // A damaged length may claim anything; nothing is larger than a segment can be.
-        if needed > 256 << 20 {
-            return Ok(None);
-        }
-        bytes.resize(needed, 0);
+/// What may be a record of a segment on disk.
+struct RecordBytes {
+    bytes: Vec<u8>,
+    at: Position,
+}
+
+impl RecordBytes {
+    /// `None` where there is none.
+    fn read(
+        storage: &dyn Storage,
+        segment: u32,
+        salt: u64,
+        offset: u64,
+    ) -> std::io::Result<Option<Self>> {
+        const GUESS: usize = 4096;
+        let name = segment_name(segment);
+        let mut bytes = vec![0; GUESS];
         let read = storage.read(&name, offset, &mut bytes)?;
         bytes.truncate(read);
+        let Some(needed) = record::bytes_of(&bytes) else {
+            return Ok(None);
+        };
+        if needed > read {
+            // A damaged length may claim anything; nothing is larger than a segment can be.
+            if needed > RECORD_BYTES_MAX {
+                return Ok(None);
+            }
+            bytes.resize(needed, 0);
+            let read = storage.read(&name, offset, &mut bytes)?;
+            bytes.truncate(read);
+        }
+        let at = Position { salt, offset };
+        Ok(Some(Self { bytes, at }))
     }
-    Ok(record::read(&bytes, Position { salt, offset }))
+
+    /// `None` where it is damaged.
+    fn record(&self) -> Option<(Record, usize)> {
+        record::read(&self.bytes, self.at)
+    }
+
+    /// `None` where it is damaged, or no push.
+    fn push(&self) -> Option<(Pushed, NewJob)> {
+        record::read_push(&self.bytes, self.at)
+    }
 }
 
 /// The job at a place, if it is that job and whole.
@@ -460,14 +440,7 @@ pub(crate) fn read_job(
     place: Place,
     number: JobNumber,
 ) -> Option<(Moment, NewJob)> {
-    let read = read_record(storage, place.segment.get(), salt, place.offset()).ok()??;
-    match read.0 {
-        Record::Pushed {
-            now,
-            number: found,
-            job,
-            ..
-        } if found == number => Some((now, job)),
-        _ => None,
-    }
+    let read = RecordBytes::read(storage, place.segment.get(), salt, place.offset());
+    let (pushed, job) = read.ok()??.push()?;
+    (pushed.number == number).then_some((pushed.now, job))
 }
