@@ -26,6 +26,8 @@ const WINDOW_MAX: usize = 10_000;
 const WINDOW_BYTES_MAX: usize = 16 << 20;
 /// How long what is known of dead letters holds, when there is room for more.
 const DEAD_KNOWN: Duration = Duration::from_secs(1);
+/// How long to wait before telling again what Kafka did not take.
+const TELL_AGAIN: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Default)]
 pub(super) struct Board {
@@ -48,6 +50,8 @@ pub(super) struct State {
     served: Partition,
     /// Of each partition, what is on its way to Kafka.
     telling: Option<Vec<Telling>>,
+    /// Kafka did not take it, and is to be told again then.
+    tell_again: Option<Instant>,
     parked: HashSet<Bytes>,
     /// Grows when a key is parked here or a partition comes: what was read of dead letters before then is old.
     parkings: u64,
@@ -315,9 +319,11 @@ impl State {
 
     /// What Kafka is to be told now: of each partition, the offset before which all is done.
     pub fn untold(&mut self) -> Vec<(Partition, i64)> {
-        if self.telling.is_some() {
+        let waits = |again: Instant| Instant::now() < again;
+        if self.telling.is_some() || self.tell_again.is_some_and(waits) {
             return Vec::new();
         }
+        self.tell_again = None;
         let mut telling = Vec::new();
         for (partition, assigned) in &mut self.partitions {
             let changes = assigned.window.changes();
@@ -342,6 +348,7 @@ impl State {
 
     /// Kafka has taken what it was told, or has not.
     pub fn was_told(&mut self, is_taken: bool) {
+        self.tell_again = (!is_taken).then(|| Instant::now() + TELL_AGAIN);
         for telling in self.telling.take().into_iter().flatten() {
             let assigned = self.partitions.get_mut(&telling.partition);
             let assigned = assigned.filter(|a| a.assignment == telling.assignment);
@@ -352,8 +359,9 @@ impl State {
         }
     }
 
-    pub fn is_telling(&self) -> bool {
-        self.telling.is_some()
+    /// When Kafka is to be told again.
+    pub fn tell_again(&self) -> Option<Instant> {
+        self.tell_again
     }
 
     /// Jobs that have waited here since then for their first time, at most so many.

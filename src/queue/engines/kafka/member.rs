@@ -26,8 +26,6 @@ use super::{ANSWER_MAX, Group, Shared, failed};
 
 /// Records that are noted before anything else is looked at.
 const NOTED_MAX: usize = 256;
-/// How long to wait before telling again what was not taken.
-const TELL_AGAIN: Duration = Duration::from_millis(100);
 /// The longest between two looks at what is to do.
 const LOOK: Duration = Duration::from_secs(1);
 /// How long a job that waits for its time may hold back what Kafka is told. It is then published anew, behind the others.
@@ -52,11 +50,15 @@ impl Member {
     pub fn join(shared: Arc<Shared>, group: usize, board: Arc<Board>) -> Result<Self, QueueError> {
         let of = &shared.groups[group];
         let mut config = shared.config.clone();
-        let session = shared.session().as_millis();
-        if config.get("session.timeout.ms").is_none() {
-            config
-                .set("session.timeout.ms", session.to_string())
-                .set("heartbeat.interval.ms", (session / 10).to_string());
+        let session = config.get("session.timeout.ms").map(str::parse);
+        let session = match session {
+            Some(Ok(milliseconds)) => Duration::from_millis(milliseconds),
+            _ => shared.session(),
+        };
+        config.set("session.timeout.ms", session.as_millis().to_string());
+        if config.get("heartbeat.interval.ms").is_none() {
+            let heartbeat = (session / 10).as_millis().to_string();
+            config.set("heartbeat.interval.ms", heartbeat);
         }
         config
             .set("group.id", &of.id)
@@ -108,9 +110,8 @@ impl Member {
         let Some(consumer) = &self.consumer.consumer else {
             return;
         };
-        let mut tell_after = Instant::now();
         loop {
-            let look_again = self.look(consumer, &mut tell_after);
+            let look_again = self.look(consumer);
             tokio::select! {
                 received = consumer.recv() => self.note(consumer, received),
                 () = self.board.work.notified() => continue,
@@ -162,26 +163,23 @@ impl Member {
     }
 
     /// Does what is to do, and says when to look again.
-    fn look(
-        &self,
-        consumer: &Arc<StreamConsumer<MemberContext>>,
-        tell_after: &mut Instant,
-    ) -> Instant {
+    fn look(&self, consumer: &Arc<StreamConsumer<MemberContext>>) -> Instant {
         let now = Instant::now();
         let mut look_again = now + LOOK;
         let now_ms = now_ms();
-        let (due, resume, tell, is_telling) = {
+        let (due, resume, tell, tell_again) = {
             let mut state = self.board.lock();
             let due = state.wake(now_ms);
-            let resume = state.resume();
-            let may_tell = now >= *tell_after;
-            let tell = if may_tell { state.untold() } else { Vec::new() };
+            let (resume, tell) = (state.resume(), state.untold());
             let group = self.group();
             state.count(&group.leased, &group.leased_again, &group.postponed);
-            (due, resume, tell, state.is_telling())
+            (due, resume, tell, state.tell_again())
         };
         self.board.changed.notify_waiters();
         self.board.told.notify_waiters();
+        if let Some(tell_again) = tell_again {
+            look_again = look_again.min(tell_again);
+        }
         if let Some(due) = due {
             look_again = look_again.min(now + Duration::from_millis(due.saturating_sub(now_ms)));
         }
@@ -193,9 +191,6 @@ impl Member {
         }
         if !tell.is_empty() {
             self.tell(consumer, tell);
-            *tell_after = now + TELL_AGAIN;
-        } else if !is_telling {
-            *tell_after = now;
         }
         look_again
     }

@@ -9,6 +9,7 @@
 
 mod board;
 mod dead;
+mod elsewhere;
 mod member;
 mod publish;
 mod reader;
@@ -38,6 +39,7 @@ use crate::wire::Work;
 use super::room::Room;
 use super::thread::EngineThread;
 use super::unavailable;
+use elsewhere::Elsewhere;
 use reader::Reader;
 use worker::KafkaWorker;
 
@@ -73,7 +75,7 @@ pub struct Kafka {
 
 struct Shared {
     config: ClientConfig,
-    producer: FutureProducer<Context>,
+    producer: Elsewhere<FutureProducer<Context>>,
     topic: String,
     groups: Vec<Group>,
     partitions: i32,
@@ -100,7 +102,7 @@ struct Group {
     id: String,
     again: String,
     dead: String,
-    reader: Arc<Mutex<Reader>>,
+    reader: Elsewhere<Arc<Mutex<Reader>>>,
     /// Of the workers of this process: jobs that they have, and those of them from the topic `again`.
     leased: AtomicUsize,
     leased_again: AtomicUsize,
@@ -225,7 +227,7 @@ impl KafkaBuilder {
         capabilities.finds = false;
         Ok(Shared {
             config: self.config,
-            producer,
+            producer: Elsewhere::new(producer),
             topic: self.name,
             groups,
             partitions: found.partitions,
@@ -271,7 +273,7 @@ impl Group {
             again: format!("{id}.again"),
             dead,
             id,
-            reader: Arc::new(Mutex::new(reader)),
+            reader: Elsewhere::new(Arc::new(Mutex::new(reader))),
             leased: AtomicUsize::new(0),
             leased_again: AtomicUsize::new(0),
             postponed: AtomicUsize::new(0),
@@ -307,7 +309,7 @@ impl Shared {
         group: &Group,
         ask: impl FnOnce(&mut Reader) -> Result<T, QueueError> + Send + 'static,
     ) -> Result<T, QueueError> {
-        let reader = Arc::clone(&group.reader);
+        let reader = group.reader.clone();
         self.blocking(move || ask(&mut reader::lock(&reader))).await
     }
 
