@@ -88,15 +88,17 @@ async fn lease(worker: &dyn EngineWorker) -> LeasedJob {
     }
 }
 
-/// Does the next job, however often that takes: its own lease may be over too, on a slow machine.
-async fn take_over(worker: &dyn EngineWorker) {
+/// Does the next job, however often that takes: its own lease may be over too, on a slow machine. Leaves then, as
+/// an engine may send to a worker what this one would not ask for.
+async fn take_over(queue: &Queue<Note>) {
+    let worker = queue.engine().worker("workers").await.expect("the group");
     let until = Instant::now() + LONG;
     loop {
-        let job = lease(worker).await;
+        let job = lease(&*worker).await;
         let answer = vec![(job.number, job.token, Answer::Done)];
         let mut told = worker.answer(answer).await.expect("an answer");
         if told.pop().expect("one result").is_ok() {
-            return;
+            return worker.leave().await.expect("an answer");
         }
         assert!(Instant::now() < until, "it cannot be done at all");
     }
@@ -106,7 +108,6 @@ async fn take_over(worker: &dyn EngineWorker) {
 /// are refused.
 async fn late_answers_are_refused(at: &[&str], queue: Queue<Note>, stop: Duration, stops: u64) {
     let mut holder = Holder::start(at);
-    let other = queue.engine().worker("workers").await.expect("the group");
     let (mut refused, mut held, mut controls) = (0, 0, 0);
     for number in 0..stops + stops.div_ceil(5) {
         // One in six is left alone for as long: renewal works, and a refusal says something.
@@ -121,7 +122,7 @@ async fn late_answers_are_refused(at: &[&str], queue: Queue<Note>, stop: Duratio
         // Every other time somebody else has done it by then.
         let is_done = is_stopped && number % 2 == 0;
         if is_done {
-            take_over(&*other).await;
+            take_over(&queue).await;
         }
         if is_stopped {
             holder.signal(Signal::CONT);
