@@ -13,7 +13,8 @@ pub struct TransportOptions {
     /// What sockets are tuned for. Default: [`Prefer::Throughput`].
     pub prefer: Prefer,
     /// Largest message in bytes, header and body together; a peer that sends more is disconnected.
-    /// Default: 1 MiB and a header. Larger ones need larger [`Limits`](crate::Limits) too.
+    /// Default: 1 MiB and a header. Larger ones need larger [`Limits`](crate::Limits) too; with less
+    /// than 64 KiB, calls do not share messages.
     pub message_bytes_max: usize,
     /// Most parts of a message; a peer that sends more is disconnected. Default: 16.
     pub parts_max: usize,
@@ -85,7 +86,8 @@ pub enum Prefer {
     #[default]
     Throughput,
     /// One message at a time: each leaves at once, from the task that sends it. Quicker for calls
-    /// that follow each other, and slower for many at once; docs/benchmarks.md says by how much.
+    /// that follow each other, and slower for many messages at once. Small calls that are on their
+    /// way at once share one all the same.
     Latency,
 }
 
