@@ -173,11 +173,12 @@ impl SimulatedQueue {
     /// # Errors
     /// What the storage says: nothing is known to be safe then, and the queue has to be opened anew.
     pub fn flush(&mut self) -> io::Result<()> {
+        // First, so that power that fails meanwhile is seen by whoever waits.
+        self.flusher.index_now()?;
         let mut batch = self.tail.take_batch();
         batch.is_critical = true;
         self.flusher.write(&batch)?;
         self.tail.safe_up_to(batch.position);
-        self.flusher.index_now();
         Ok(())
     }
 }

@@ -149,10 +149,11 @@ impl Flusher {
     }
 
     /// Makes the indexes that are missing.
-    pub fn index_now(&mut self) {
+    pub fn index_now(&mut self) -> io::Result<()> {
         while let Some(segment) = self.next_unindexed() {
-            index(&*self.storage, segment);
+            make(&*self.storage, segment)?;
         }
+        Ok(())
     }
 
     fn next_unindexed(&mut self) -> Option<u32> {
