@@ -4,6 +4,7 @@ mod common;
 #[path = "common/wire.rs"]
 mod wire;
 
+use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
 use bowline::topic::{Event, Keys, SubscribeError};
@@ -407,6 +408,27 @@ async fn subscriber(publisher: &Publisher<Progress>) -> Subscriber<Progress> {
     Subscriber::connect(endpoint).await.unwrap()
 }
 
+/// Subscribes to one key after the other, until one is refused. Returns those that were not.
+///
+/// A subscription counts twice until the publisher has seen that the question what became of it was taken back,
+/// so how many there are depends on when it looks.
+async fn subscribe_until_refused(
+    subscriber: &Subscriber<Progress>,
+    keys: RangeInclusive<char>,
+) -> Vec<String> {
+    let mut taken = Vec::new();
+    for key in keys {
+        match subscriber.subscribe(Keys::Prefix(&key.to_string())).await {
+            Ok(()) => taken.push(key.to_string()),
+            Err(refused) => {
+                assert_eq!(refused, SubscribeError::Denied);
+                return taken;
+            }
+        }
+    }
+    panic!("none was refused");
+}
+
 #[tokio::test]
 async fn one_subscription_over_the_bytes_of_all_is_refused_and_the_others_go_on() {
     // What is counted of each: its bytes, and 64 more.
@@ -418,25 +440,19 @@ async fn one_subscription_over_the_bytes_of_all_is_refused_and_the_others_go_on(
         .with_subscription_bytes_total_max(bytes_max);
     let publisher = publisher(options).await;
     let mut greedy = subscriber(&publisher).await;
-    for key in ["1", "2", "3", "4", "5", "6", "7", "8", "9"] {
-        greedy.subscribe(Keys::Prefix(key)).await.unwrap();
-    }
-    let refused = greedy.subscribe(Keys::Prefix("0")).await;
-    assert_eq!(refused, Err(SubscribeError::Denied));
+    let taken = subscribe_until_refused(&greedy, 'a'..='z').await;
+    assert!(taken.len() >= 9, "its own and what is for all: {taken:?}");
+    assert!(taken.len() * events <= bytes_max / 4 * 3, "{taken:?}");
     assert_eq!(publisher.door().subscriptions_refused, 1);
 
-    // What the greedy one has taken back since is counted in time.
-    tokio::time::sleep(Duration::from_millis(200)).await;
     let mut other = subscriber(&publisher).await;
-    for key in ["a", "b", "c"] {
-        other.subscribe(Keys::Prefix(key)).await.unwrap();
-    }
-    let refused = other.subscribe(Keys::Prefix("d")).await;
-    assert_eq!(refused, Err(SubscribeError::Denied));
+    let others = subscribe_until_refused(&other, 'A'..='Z').await;
+    assert!(others.len() >= 3, "nobody takes its own: {others:?}");
+    assert!((taken.len() + others.len()) * events <= bytes_max);
     assert_eq!(publisher.door().subscriptions_refused, 2);
-    for key in ["9", "c"] {
+    for key in [&taken[0], &others[0]] {
         let event = Progress {
-            job: key.into(),
+            job: key.clone(),
             done: 1,
         };
         assert_eq!(publisher.publish(&event).await.unwrap().matched, 1, "{key}");
@@ -444,12 +460,12 @@ async fn one_subscription_over_the_bytes_of_all_is_refused_and_the_others_go_on(
     assert!(matches!(greedy.next().await, Some(Event::Message(_))));
     assert!(matches!(other.next().await, Some(Event::Message(_))));
     // What is taken back makes room.
-    for key in ["1", "2"] {
+    for key in &taken[..3] {
         greedy.unsubscribe(Keys::Prefix(key)).await.unwrap();
     }
-    eventually("they are gone", || publisher.matching("2") == 0).await;
+    eventually("they are gone", || publisher.matching(&taken[2]) == 0).await;
     tokio::time::sleep(Duration::from_millis(200)).await;
-    greedy.subscribe(Keys::Prefix("0")).await.unwrap();
+    greedy.subscribe(Keys::Prefix(&taken[0])).await.unwrap();
     publisher.close().await;
 }
 
@@ -458,12 +474,9 @@ async fn one_subscription_too_many_of_one_peer_is_told_so() {
     let options = TransportOptions::default().with_subscriptions_max(4);
     let publisher = publisher(options).await;
     let subscriber = subscriber(&publisher).await;
+    let taken = subscribe_until_refused(&subscriber, 'a'..='z').await;
     // Each is two, with the question what became of it.
-    for key in ["1", "2"] {
-        subscriber.subscribe(Keys::Prefix(key)).await.unwrap();
-    }
-    let refused = subscriber.subscribe(Keys::Prefix("3")).await;
-    assert_eq!(refused, Err(SubscribeError::Denied));
+    assert!((2..=4).contains(&taken.len()), "{taken:?}");
     assert_eq!(publisher.door().subscriptions_refused, 1);
     publisher.close().await;
 }
