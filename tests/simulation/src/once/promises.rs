@@ -32,6 +32,7 @@ pub(crate) struct Promises {
     /// Attempts that have claimed, or may have, and have not ended.
     active: BTreeMap<u64, (Scope, Process)>,
     jobs: u64,
+    last_crash: Duration,
 }
 
 #[derive(Default)]
@@ -80,6 +81,7 @@ impl Promises {
             copies: Vec::new(),
             active: BTreeMap::new(),
             jobs: 0,
+            last_crash: Duration::ZERO,
         }
     }
 
@@ -127,7 +129,8 @@ impl Promises {
         };
     }
 
-    pub fn crashed(&mut self, process: Process) {
+    pub fn crashed(&mut self, now: Duration, process: Process) {
+        self.last_crash = now;
         self.active.retain(|_, (_, of)| *of != process);
     }
 
@@ -185,12 +188,29 @@ impl Promises {
         }
     }
 
+    /// What a store that was opened again has under a key, where that is an outcome. What it did not have
+    /// when it was looked at last was written while the power failed.
+    pub fn observe_again(&mut self, time: Time<'_>, scope: Scope, recorded: Option<&Recorded>) {
+        self.observe_since(time, scope, recorded, self.last_crash);
+    }
+
     /// What is recorded under a key now, where that is an outcome.
     pub fn observe(&mut self, time: Time<'_>, scope: Scope, recorded: Option<&Recorded>) {
+        let now = time.now();
+        self.observe_since(time, scope, recorded, now);
+    }
+
+    fn observe_since(
+        &mut self,
+        time: Time<'_>,
+        scope: Scope,
+        recorded: Option<&Recorded>,
+        since: Duration,
+    ) {
         let earliest = (self.retention).saturating_sub(self.clock_skew_max);
         let ledger = self.ledgers.entry(scope).or_default();
         match (&ledger.recorded, recorded) {
-            (None, Some(recorded)) => ledger.recorded = Some((recorded.clone(), time.now())),
+            (None, Some(recorded)) => ledger.recorded = Some((recorded.clone(), since)),
             (Some((before, _)), Some(recorded)) => time.require(before == recorded, || {
                 format!("{scope:?} has another outcome: {recorded:?}, was {before:?}")
             }),

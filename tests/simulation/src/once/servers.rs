@@ -118,7 +118,8 @@ impl Servers {
         // What it writes now, as it is dropped, goes nowhere.
         drop(server);
         context.machines.crash(machine);
-        context.promises.crashed(process);
+        let now = context.simulation.now();
+        context.promises.crashed(now, process);
         self.lost.push(machine);
         self.start_later(context, machine);
     }

@@ -17,9 +17,9 @@ use bowline::once::{
 use bowline::{Code, Reason, Status, Work};
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 
-use super::promises::Scope;
+use super::promises::{Promises, Scope};
 use super::{Context, Event, Mutant, notes, server};
-use crate::{Disk, Machine, Process};
+use crate::{Disk, Machine, Process, Simulation};
 
 /// What handlers count in the database that also has the records.
 const EFFECTS: TableDefinition<'_, &[u8], u64> = TableDefinition::new("effects");
@@ -307,7 +307,7 @@ impl Local {
             is_writing: false,
         };
         for (key, scope) in scopes {
-            redb.observe(context, key, *scope);
+            redb.observe(context, key, *scope, Promises::observe_again);
         }
         Ok(Self::Redb(Box::new(redb)))
     }
@@ -411,7 +411,7 @@ impl Redb {
         for (((_, ask), before), answer) in group.iter().zip(&before).zip(&answers) {
             if let Ok(done) = answer {
                 context.decided(ask, now, before.as_ref(), done);
-                self.observe(context, &ask.key, ask.scope);
+                self.observe(context, &ask.key, ask.scope, Promises::observe);
             }
         }
         let sync = match context.fault(0.05) {
@@ -430,12 +430,23 @@ impl Redb {
         self.write_soon(context, process);
     }
 
-    fn observe(&self, context: &mut Context, key: &Key, scope: Scope) {
+    fn observe(
+        &self,
+        context: &mut Context,
+        key: &Key,
+        scope: Scope,
+        observe: fn(&mut Promises, &mut Simulation<Event>, Scope, Option<&Recorded>),
+    ) {
         let Ok(record) = self.engine.read(key) else {
             return;
         };
         let simulation = &mut context.simulation;
-        (context.promises).observe(simulation, scope, outcome(record.as_ref()));
+        observe(
+            &mut context.promises,
+            simulation,
+            scope,
+            outcome(record.as_ref()),
+        );
         if context.setting.recovery == bowline::schema::Recovery::Atomic {
             let effects = effects(self.engine.database(), key).unwrap_or_default();
             (context.promises).observe_atomic(simulation, scope, effects);
