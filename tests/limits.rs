@@ -4,7 +4,6 @@ mod common;
 #[path = "common/wire.rs"]
 mod wire;
 
-use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
 use bowline::topic::{Event, Keys, SubscribeError};
@@ -412,14 +411,12 @@ async fn subscriber(publisher: &Publisher<Progress>) -> Subscriber<Progress> {
 ///
 /// A subscription counts twice until the publisher has seen that the question what became of it was taken back,
 /// so how many there are depends on when it looks.
-async fn subscribe_until_refused(
-    subscriber: &Subscriber<Progress>,
-    keys: RangeInclusive<char>,
-) -> Vec<String> {
+async fn subscribe_until_refused(subscriber: &Subscriber<Progress>, name: &str) -> Vec<String> {
     let mut taken = Vec::new();
-    for key in keys {
-        match subscriber.subscribe(Keys::Prefix(&key.to_string())).await {
-            Ok(()) => taken.push(key.to_string()),
+    for number in 10..100 {
+        let key = format!("{name}{number}");
+        match subscriber.subscribe(Keys::Prefix(&key)).await {
+            Ok(()) => taken.push(key),
             Err(refused) => {
                 assert_eq!(refused, SubscribeError::Denied);
                 return taken;
@@ -432,22 +429,23 @@ async fn subscribe_until_refused(
 #[tokio::test]
 async fn one_subscription_over_the_bytes_of_all_is_refused_and_the_others_go_on() {
     // What is counted of each: its bytes, and 64 more.
-    let (events, answer) = (64 + b"progress/1".len(), 64 + 41 + b"progress/1".len());
-    // Of two peers, each has a quarter for itself, three with their confirmations; half is for who comes first.
-    let bytes_max = (events + answer) * 12;
+    let events = 64 + b"progress/a10".len();
+    let both = events + 64 + 41 + b"progress/a10".len();
+    // Of two peers, each has a quarter for itself, six with their confirmations; half is for who comes first.
+    let bytes_max = both * 24;
     let options = TransportOptions::default()
         .with_connections_max(2, 2)
         .with_subscription_bytes_total_max(bytes_max);
     let publisher = publisher(options).await;
     let mut greedy = subscriber(&publisher).await;
-    let taken = subscribe_until_refused(&greedy, 'a'..='z').await;
-    assert!(taken.len() >= 9, "its own and what is for all: {taken:?}");
+    let taken = subscribe_until_refused(&greedy, "a").await;
+    assert!(taken.len() >= 18, "its own and what is for all: {taken:?}");
     assert!(taken.len() * events <= bytes_max / 4 * 3, "{taken:?}");
     assert_eq!(publisher.door().subscriptions_refused, 1);
 
     let mut other = subscriber(&publisher).await;
-    let others = subscribe_until_refused(&other, 'A'..='Z').await;
-    assert!(others.len() >= 3, "nobody takes its own: {others:?}");
+    let others = subscribe_until_refused(&other, "b").await;
+    assert!(others.len() >= 6, "nobody takes its own: {others:?}");
     assert!((taken.len() + others.len()) * events <= bytes_max);
     assert_eq!(publisher.door().subscriptions_refused, 2);
     for key in [&taken[0], &others[0]] {
@@ -474,7 +472,7 @@ async fn one_subscription_too_many_of_one_peer_is_told_so() {
     let options = TransportOptions::default().with_subscriptions_max(4);
     let publisher = publisher(options).await;
     let subscriber = subscriber(&publisher).await;
-    let taken = subscribe_until_refused(&subscriber, 'a'..='z').await;
+    let taken = subscribe_until_refused(&subscriber, "a").await;
     // Each is two, with the question what became of it.
     assert!((2..=4).contains(&taken.len()), "{taken:?}");
     assert_eq!(publisher.door().subscriptions_refused, 1);

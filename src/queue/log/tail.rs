@@ -146,6 +146,12 @@ impl Tail {
 
     /// Begins a segment, with what must be known although older ones are thrown away.
     pub fn begin(&mut self, times: Times, machine: &Machine) {
+        self.begin_before(times, machine, None);
+    }
+
+    /// The same, in front of a job that the machine knows already. Its record may be lost where this one is not, and
+    /// then nobody must be told that it was pushed.
+    fn begin_before(&mut self, times: Times, machine: &Machine, arriving: Option<&Arrival>) {
         if self.offset > 0 {
             self.append_unchecked(&Record::Sealed { safe: u64::MAX });
             if let Some(sealed) = self.segments.get_mut(&self.segment) {
@@ -172,7 +178,10 @@ impl Tail {
             next: machine.next_number(),
             groups: machine.options().groups.names().to_vec(),
         }));
-        for producer in machine.producers() {
+        for mut producer in machine.producers() {
+            if let Some(arriving) = arriving {
+                producer.forget(&arriving.identity);
+            }
             self.append_unchecked(&Record::Producer(producer));
         }
         self.batch.is_critical = true;
@@ -200,7 +209,7 @@ impl Tail {
         arrival: &Arrival,
         job: &NewJob,
     ) {
-        let (position, place) = self.append(times, machine, |into, at| {
+        let (position, place) = self.append(times, machine, Some(arrival), |into, at| {
             record::write_push(into, at, times.now, number, open, arrival, job);
         });
         debug_assert!(position.offset > 0);
@@ -329,7 +338,9 @@ impl Tail {
     }
 
     fn append_record(&mut self, times: Times, machine: &Machine, record: &Record) {
-        self.append(times, machine, |into, at| record::write(into, at, record));
+        self.append(times, machine, None, |into, at| {
+            record::write(into, at, record);
+        });
     }
 
     /// Appends where there is room, and otherwise to the next segment.
@@ -337,6 +348,7 @@ impl Tail {
         &mut self,
         times: Times,
         machine: &Machine,
+        arriving: Option<&Arrival>,
         write: impl Fn(&mut Vec<u8>, Position),
     ) -> (Position, Place) {
         if let Some(offset) = self.safe.take()
@@ -348,7 +360,7 @@ impl Tail {
         if let Some(appended) = self.append_within(left, &write) {
             return appended;
         }
-        self.begin(times, machine);
+        self.begin_before(times, machine, arriving);
         // One that does not fit into an empty segment makes it longer.
         let at = self.position_now();
         let appended = self.append_within(u64::MAX, &write);

@@ -174,6 +174,23 @@ impl Intake {
     }
 }
 
+#[cfg(feature = "durable")]
+impl KnownProducer {
+    /// As if this push had not come.
+    pub fn forget(&mut self, push: &Identity) {
+        if (self.id, self.epoch) != (push.producer, push.epoch) {
+            return;
+        }
+        let gone = push.sequence;
+        let runs = std::mem::take(&mut self.runs).into_iter();
+        let cut = |(start, end): (u64, u64)| match start <= gone && gone < end {
+            true => [(start, gone), (gone + 1, end)],
+            false => [(start, end), (end, end)],
+        };
+        self.runs = runs.flat_map(cut).filter(|(from, to)| from < to).collect();
+    }
+}
+
 impl Producer {
     /// Those from `start` to before `end` were pushed.
     fn note(&mut self, mut start: u64, mut end: u64) {
@@ -193,5 +210,36 @@ impl Producer {
             self.runs.remove(&from);
         }
         self.runs.insert(start, end);
+    }
+}
+
+#[cfg(all(test, feature = "durable"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_push_is_forgotten_wherever_it_is_in_a_run() {
+        let of = |epoch, sequence| Identity {
+            producer: Uuid::nil(),
+            epoch,
+            sequence,
+        };
+        let after = |push: Identity| {
+            let mut known = KnownProducer {
+                id: Uuid::nil(),
+                epoch: 1,
+                heard: Moment(0),
+                runs: vec![(0, 4), (6, 7)],
+            };
+            known.forget(&push);
+            known.runs
+        };
+        assert_eq!(after(of(1, 0)), [(1, 4), (6, 7)]);
+        assert_eq!(after(of(1, 2)), [(0, 2), (3, 4), (6, 7)]);
+        assert_eq!(after(of(1, 3)), [(0, 3), (6, 7)]);
+        assert_eq!(after(of(1, 6)), [(0, 4)]);
+        for other in [of(1, 5), of(2, 2)] {
+            assert_eq!(after(other), [(0, 4), (6, 7)]);
+        }
     }
 }

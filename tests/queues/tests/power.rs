@@ -258,7 +258,13 @@ impl World {
             Ok(()) => {
                 self.told.append(&mut self.pending);
                 self.done.extend(self.taken.drain(..));
-                true
+                if !self.disk.is_on() {
+                    // All was safe before, and only an old segment could not be removed any more.
+                    self.simulation
+                        .note(|| "the power failed after a flush".to_owned());
+                    self.queue = None;
+                }
+                self.queue.is_some()
             }
             Err(error) => {
                 self.simulation
@@ -366,7 +372,7 @@ fn what_is_acknowledged_survives_power_cuts_at_any_sync() {
     prove(
         "power",
         "what_is_acknowledged_survives_power_cuts_at_any_sync",
-        120,
+        400,
         &faults,
         |seed| history(seed, Mutant::None),
     );
