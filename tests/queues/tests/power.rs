@@ -372,7 +372,7 @@ fn what_is_acknowledged_survives_power_cuts_at_any_sync() {
     prove(
         "power",
         "what_is_acknowledged_survives_power_cuts_at_any_sync",
-        400,
+        300,
         &faults,
         |seed| history(seed, Mutant::None),
     );
