@@ -337,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    #[ignore = "the other half of the test before it, which runs it"]
+    #[ignore = "the other half of the test before it, which runs it: cargo test -p bowline --lib security::keys"]
     fn says_what_it_read_from_the_environment() {
         let read = Keys::from_environment("BOWLINE_TEST_KEY");
         println!(

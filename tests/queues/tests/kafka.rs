@@ -172,7 +172,7 @@ impl Drop for Process {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "a process that other tests start and end"]
+#[ignore = "a process that other tests start and end: cargo test -p bowline-test-queues --features kafka --test kafka"]
 async fn a_worker_in_a_process_of_its_own() {
     let variable = |name: &str| std::env::var(name).expect("another test starts this");
     let folder = PathBuf::from(variable("BOWLINE_KAFKA_FOLDER"));
