@@ -8,7 +8,8 @@ use crate::names::identifier;
 
 /// What the generated modules may do that hand-written ones would not.
 const ALLOW: &str = "#[allow(missing_docs, dead_code, unused_imports, unused_variables, unused_mut, unused_parens, \
-                     non_camel_case_types, non_snake_case, clippy::all, clippy::pedantic)]";
+                     non_camel_case_types, non_snake_case, clippy::all, clippy::pedantic, \
+                     reason = \"generated from a schema\")]";
 
 /// The module of one schema file.
 pub(crate) fn file(file: &File) -> String {
