@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use crate::queue::machine::Moment;
 
+const MILLISECOND: Duration = Duration::from_millis(1);
+
 /// The time of a queue.
 #[derive(Clone, Debug)]
 pub struct QueueClock(Source);
@@ -36,11 +38,17 @@ impl QueueClock {
 
     pub(crate) fn now(&self) -> Moment {
         match &self.0 {
-            Source::System(from, started) => {
-                // Rounds down, as moments to wait for are rounded up.
-                Moment(from.0 + started.elapsed().as_millis() as u64)
-            }
+            Source::System(from, started) => after(*from, started.elapsed()),
             Source::Manual(milliseconds) => Moment(milliseconds.load(Ordering::Relaxed)),
+        }
+    }
+
+    /// How much time of the queue a wait for so long has to last, so that it does not end before: the moment that it
+    /// is counted from may be over in a moment.
+    pub(crate) fn wait(&self, time: Duration) -> Duration {
+        match &self.0 {
+            Source::System(..) if !time.is_zero() => time.saturating_add(MILLISECOND),
+            _ => time,
         }
     }
 
@@ -55,7 +63,32 @@ impl QueueClock {
     pub(crate) fn real(&self, time: Duration) -> Duration {
         match &self.0 {
             Source::System(..) => time,
-            Source::Manual(_) => time.min(Duration::from_millis(1)),
+            Source::Manual(_) => time.min(MILLISECOND),
+        }
+    }
+}
+
+/// Rounds down to whole milliseconds.
+fn after(from: Moment, elapsed: Duration) -> Moment {
+    Moment(from.0 + elapsed.as_millis() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_does_not_end_before_its_time_wherever_in_a_millisecond_it_begins() {
+        let clock = QueueClock::default();
+        for microseconds in (0..2_000).step_by(100) {
+            let began = Duration::from_micros(microseconds);
+            for time in [1, 999, 1_000, 1_001, 60_000].map(Duration::from_micros) {
+                let due = after(Moment(5), began) + clock.wait(time);
+                let shortly_before = began + time - Duration::from_nanos(1);
+                assert!(after(Moment(5), shortly_before) < due, "{began:?} {time:?}");
+            }
+            let due = after(Moment(5), began) + clock.wait(Duration::ZERO);
+            assert_eq!(due, after(Moment(5), began), "no wait is no wait");
         }
     }
 }

@@ -127,7 +127,7 @@ impl<S: Shelf> Embedded<S> {
         let mut push = |jobs: &mut std::iter::Peekable<std::vec::IntoIter<NewJob>>| {
             self.step(|state, now| {
                 while let Some(job) = jobs.peek() {
-                    match state.push(now, job) {
+                    match state.push(now, job, self.0.clock.wait(job.delay)) {
                         None => return true,
                         Some(result) => results.push(result),
                     }
@@ -222,13 +222,18 @@ impl<S: Shelf> State<S> {
     }
 
     /// `None` where there is no room.
-    fn push(&mut self, now: Moment, job: &NewJob) -> Option<Result<Pushed, QueueError>> {
+    fn push(
+        &mut self,
+        now: Moment,
+        job: &NewJob,
+        delay: Duration,
+    ) -> Option<Result<Pushed, QueueError>> {
         let push = Push {
             identity: job.identity,
             id: job.id.as_ref().map(|id| Digest::of(id.as_bytes())),
             key: job.key.as_ref().map(|key| Digest::of(key)),
             priority: job.priority,
-            delay: job.delay,
+            delay,
             expires_after: job.expires_after,
             bytes: job.bytes(),
         };
@@ -523,8 +528,13 @@ impl<S: Shelf> EngineWorker for Worker<S> {
     ) -> EngineFuture<'_, Vec<Result<(), Stale>>> {
         Box::pin(async move {
             let random = fastrand::u64(..);
+            let clock = &self.engine.0.clock;
             let (results, commit) = self.engine.step(|state, now| {
                 let answer = |(number, token, answer)| {
+                    let answer = match answer {
+                        Answer::RetryAfter(time, why) => Answer::RetryAfter(clock.wait(time), why),
+                        other => other,
+                    };
                     state
                         .machine
                         .answer(now, self.group, number, token, answer, random)
