@@ -374,7 +374,8 @@ async fn what_a_queue_writes_is_what_the_page_says() {
         .bytes(PRODUCER.as_bytes())
         .u64(7)
         .u64(0)
-        .u64(now + 3_600_000)
+        // A moment is rounded down, and nothing is to be early.
+        .u64(now + 3_600_001)
         .u64(now + 7_200_000)
         .u16(1)
         .u8(0)
