@@ -20,8 +20,18 @@ mod kafka;
 mod nats;
 #[cfg(feature = "rabbitmq")]
 mod rabbitmq;
-#[cfg(any(feature = "kafka", feature = "rabbitmq"))]
+#[cfg(any(feature = "kafka", feature = "nats", feature = "rabbitmq"))]
+#[cfg_attr(
+    not(all(feature = "kafka", feature = "nats", feature = "rabbitmq")),
+    allow(dead_code, reason = "no server needs all of it")
+)]
 mod room;
+#[cfg(any(feature = "kafka", feature = "nats", feature = "rabbitmq"))]
+#[cfg_attr(
+    not(all(feature = "kafka", feature = "nats", feature = "rabbitmq")),
+    allow(dead_code, unused_imports, reason = "no server needs all of it")
+)]
+mod server;
 mod thread;
 
 use super::QueueError;
@@ -33,6 +43,8 @@ pub use kafka::{Kafka, KafkaBuilder};
 pub use nats::{Nats, NatsBuilder};
 #[cfg(feature = "rabbitmq")]
 pub use rabbitmq::{RabbitMq, RabbitMqBuilder};
+#[cfg(any(feature = "kafka", feature = "nats", feature = "rabbitmq"))]
+pub use server::OnServer;
 
 fn unavailable(reason: impl ToString, work: Work) -> QueueError {
     let reason = reason.to_string();

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-#[cfg(feature = "nats")]
+#[cfg(any(feature = "nats", feature = "rabbitmq"))]
 use bowline::queue::{QueueError, QueueOptions};
 use redb::TableDefinition;
 
@@ -24,7 +24,7 @@ pub fn is_poison(number: u64) -> bool {
 /// The lease of queues on servers whose jobs `role hold` has.
 pub const HELD_LEASE: Duration = Duration::from_secs(1);
 
-#[cfg(feature = "nats")]
+#[cfg(any(feature = "nats", feature = "rabbitmq"))]
 fn held() -> QueueOptions {
     QueueOptions::default()
         .with_lease(HELD_LEASE)
@@ -41,4 +41,14 @@ pub async fn held_on_nats(
 ) -> Result<bowline::queue::engines::Nats, QueueError> {
     let queue = bowline::queue::engines::Nats::queue(name).options(held());
     queue.open(server).await
+}
+
+/// A queue whose jobs `role hold rabbitmq <uri> <name>` has.
+#[cfg(feature = "rabbitmq")]
+pub async fn held_on_rabbitmq(
+    uri: &str,
+    name: &str,
+) -> Result<bowline::queue::engines::RabbitMq, QueueError> {
+    let queue = bowline::queue::engines::RabbitMq::queue(name).options(held());
+    queue.open(uri).await
 }

@@ -14,7 +14,7 @@ use bowline::queue::engines::{Kafka, KafkaBuilder};
 use bowline::queue::{Engine, Job, Producer, Queue, QueueError, QueueOptions};
 use bowline_test_queues::conformance;
 use bowline_test_queues::jobs::{Note, Step};
-use bowline_test_queues::suite::Setup;
+use bowline_test_queues::suite::{Setup, refusals};
 use rdkafka::ClientConfig;
 use rdkafka::bindings::{
     rd_kafka_handle_mock_cluster, rd_kafka_mock_group_initial_rebalance_delay_ms,
@@ -89,6 +89,14 @@ impl Setup for OnKafka {
 }
 
 conformance!(OnKafka);
+
+/// The table of docs/queue-engines.md says the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_kafka_cannot_keep_is_refused_and_all_else_is_not() {
+    let engine = OnKafka.engine(QueueOptions::default()).await;
+    let refused = ["job IDs", "priorities", "finding a job by its ID"];
+    assert_eq!(refusals(engine).await, refused);
+}
 
 /// Longer than anything that happens here takes, on a machine that does other things too.
 const LONG: Duration = Duration::from_secs(60);
@@ -412,5 +420,55 @@ async fn a_record_of_another_program_is_a_job() {
     let job = job.expect("it is open").expect("a job");
     assert_eq!(job.earlier().refused, 1);
     job.ack().await.expect("it is here");
+    all_done(&queue).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_that_waits_long_is_published_anew_and_holds_nothing_back() {
+    let name = name();
+    BROKERS.make_topics(&name, &options(), 1);
+    let builder = queue(&name).options(options()).hold_max(100 * MILLISECOND);
+    let queue = builder.open(BROKERS.addresses()).await;
+    let queue = Queue::<Step>::on(queue.expect("Kafka takes a queue"));
+    let step = |work: &str| Step {
+        work: work.into(),
+        number: 0,
+    };
+    // With a key it waits where its key is, before the other one.
+    let later = queue.push(&step("later")).delay(60 * LONG).await;
+    later.expect("there is room");
+    queue.push(&step("now")).await.expect("there is room");
+    let mut jobs = queue.jobs().start().await.expect("the group");
+    let job = timeout(LONG, jobs.next()).await.expect("it comes");
+    let job = job.expect("it is open").expect("a job");
+    assert_eq!(job.plain().expect("a step").work, "now");
+    job.ack().await.expect("it is here");
+    // It is told to be done only when what waited before it is behind it.
+    eventually(async || queue.counters().await.expect("counters").jobs == 1).await;
+}
+
+/// Nothing of a partition is fetched beyond the window, and all of it is done in the end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_knows_no_more_jobs_of_a_partition_than_its_window_has() {
+    const WINDOW: usize = 4;
+    let name = name();
+    BROKERS.make_topics(&name, &options(), 1);
+    let builder = queue(&name).options(options()).window_jobs_max(WINDOW);
+    let builder = builder.set("queued.min.messages", "1");
+    let queue = builder.open(BROKERS.addresses()).await;
+    let queue = Queue::<Note>::on(queue.expect("Kafka takes a queue"));
+    let all: Vec<Note> = (0..600).map(note).collect();
+    for result in queue.push_all(&all).await.expect("the queue answers") {
+        result.expect("there is room");
+    }
+    let mut jobs = queue.jobs().jobs_max(16).start().await.expect("the group");
+    let mut done = BTreeSet::new();
+    while done.len() < all.len() {
+        let job = timeout(LONG, jobs.next()).await.expect("it comes");
+        let job = job.expect("it is open").expect("a job");
+        done.insert(job.plain().expect("a note").number);
+        job.ack().await.expect("it is here");
+    }
+    assert_eq!(done, (0..600).collect());
     all_done(&queue).await;
 }

@@ -17,13 +17,10 @@ use crate::queue::{Credit, JobNumber, LeasedJob, Token};
 
 use super::super::envelope::Envelope;
 use super::super::held::{Held, Lease};
+use super::WindowLimits;
 use super::record::{Partition, Record};
 use super::window::{Milliseconds, Window};
 
-/// Jobs of one partition that are known and not done. Beyond, no more are fetched.
-const WINDOW_MAX: usize = 10_000;
-/// Their bytes; a single job may have more.
-const WINDOW_BYTES_MAX: usize = 16 << 20;
 /// How long what is known of dead letters holds, when there is room for more.
 const DEAD_KNOWN: Duration = Duration::from_secs(1);
 /// How long to wait before telling again what Kafka did not take.
@@ -42,6 +39,7 @@ pub(super) struct Board {
 
 #[derive(Debug, Default)]
 pub(super) struct State {
+    limits: WindowLimits,
     partitions: BTreeMap<Partition, Assigned>,
     held: Held<Place>,
     assigned: u64,
@@ -112,9 +110,13 @@ pub(super) enum Told {
 }
 
 impl Board {
-    pub fn new() -> Self {
+    pub fn new(limits: WindowLimits) -> Self {
         let board = Self::default();
-        board.lock().tokens = fastrand::u64(..);
+        {
+            let mut state = board.lock();
+            state.limits = limits;
+            state.tokens = fastrand::u64(..);
+        }
         board
     }
 
@@ -176,14 +178,15 @@ impl State {
             }
             None => drop(assigned.window.pass(offset)),
         }
-        let is_full = assigned.is_full();
+        let is_full = assigned.is_full(&self.limits);
         is_full && !std::mem::replace(&mut assigned.is_paused, true)
     }
 
     /// Partitions that can be fetched again.
     pub fn resume(&mut self) -> Vec<Partition> {
+        let limits = self.limits;
         let resume = |(partition, assigned): (&Partition, &mut Assigned)| {
-            let has_room = assigned.is_paused && !assigned.is_full();
+            let has_room = assigned.is_paused && !assigned.is_full(&limits);
             assigned.is_paused &= !has_room;
             has_room.then_some(*partition)
         };
@@ -452,8 +455,8 @@ impl State {
 }
 
 impl Assigned {
-    fn is_full(&self) -> bool {
-        self.window.len() >= WINDOW_MAX || self.window.bytes() >= WINDOW_BYTES_MAX
+    fn is_full(&self, limits: &WindowLimits) -> bool {
+        self.window.len() >= limits.jobs_max || self.window.bytes() >= limits.bytes_max
     }
 }
 
@@ -466,4 +469,76 @@ pub(super) fn number(place: &Place, envelope: &Envelope) -> JobNumber {
 fn is_current(partitions: &BTreeMap<Partition, Assigned>, place: &Place) -> bool {
     let assigned = partitions.get(&place.partition);
     assigned.is_some_and(|assigned| assigned.assignment == place.assignment)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::queue::{NewJob, Producer};
+
+    const PARTITION: Partition = Partition {
+        is_of_group: false,
+        index: 0,
+    };
+
+    fn board(jobs_max: usize, bytes_max: usize) -> Board {
+        let limits = WindowLimits {
+            jobs_max,
+            bytes_max,
+            ..WindowLimits::default()
+        };
+        let board = Board::new(limits);
+        board.lock().gain([PARTITION].into_iter());
+        board
+    }
+
+    /// A job of ten bytes comes. Says whether its partition is full with it.
+    fn come(board: &Board, offset: i64) -> bool {
+        let body = Bytes::from_static(&[7; 10]);
+        let job = NewJob::new(Producer::ephemeral().identity(), body);
+        let record = Record {
+            envelope: Envelope::new(job, 0),
+            due: 0,
+            only_for: None,
+        };
+        board.lock().note(PARTITION, offset, Some(record), 0)
+    }
+
+    fn finish_first(board: &Board) {
+        let mut state = board.lock();
+        let credit = Credit {
+            jobs: 1,
+            bytes: 100,
+            takes_any_first: true,
+        };
+        let leased = state.take(credit, 0, &mut 0);
+        let job = leased.first().expect("a job");
+        let lease = state.held().remove(job.number, job.token);
+        let place = lease.expect("it is held").message;
+        state.finish(&place).expect("it is assigned");
+    }
+
+    #[test]
+    fn a_partition_with_as_many_jobs_as_it_may_have_is_fetched_no_further_until_one_is_done() {
+        let board = board(3, 1 << 20);
+        assert!(!come(&board, 0) && !come(&board, 1));
+        assert_eq!(board.lock().resume(), [], "it was never full");
+        assert!(come(&board, 2), "the last that it may have");
+        assert!(!come(&board, 3), "that was said already");
+        finish_first(&board);
+        assert_eq!(board.lock().resume(), [], "three are left");
+        finish_first(&board);
+        assert_eq!(board.lock().resume(), [PARTITION]);
+        assert!(come(&board, 4), "it is full again");
+    }
+
+    #[test]
+    fn a_partition_with_as_many_bytes_as_it_may_have_is_fetched_no_further() {
+        let one_less = board(100, 31);
+        assert!(!(0..3).any(|offset| come(&one_less, offset)));
+        let full = board(100, 30);
+        assert!(!come(&full, 0) && !come(&full, 1) && come(&full, 2));
+        let single = board(100, 5);
+        assert!(come(&single, 0), "a single job may have more");
+    }
 }

@@ -2,7 +2,6 @@
 //! body, that it is there no more. Kafka removes what is older by itself (`cleanup.policy=compact`).
 
 use rdkafka::producer::FutureRecord;
-use tokio::time::Instant;
 
 use crate::queue::{DeadLetter, JobNumber, QueueError};
 use crate::wire::Work;
@@ -10,11 +9,11 @@ use crate::wire::Work;
 use super::super::envelope::Envelope;
 use super::super::unavailable;
 use super::publish::To;
-use super::{ANSWER_MAX, Group, Shared};
+use super::{Group, KafkaBrokers};
 
 /// Puts a job there.
 pub(super) async fn bury(
-    shared: &Shared,
+    shared: &KafkaBrokers,
     group: &Group,
     number: JobNumber,
     mut envelope: Envelope,
@@ -27,12 +26,12 @@ pub(super) async fn bury(
         due: 0,
         only_for: None,
     };
-    let until = Instant::now() + ANSWER_MAX;
+    let until = shared.terms.answered_by();
     shared.publish(&envelope, to, until).await.map(drop)
 }
 
 pub(super) async fn list(
-    shared: &Shared,
+    shared: &KafkaBrokers,
     group: &Group,
     after: Option<JobNumber>,
     max: usize,
@@ -45,7 +44,7 @@ pub(super) async fn list(
 }
 
 pub(super) async fn send_back(
-    shared: &Shared,
+    shared: &KafkaBrokers,
     group: &Group,
     numbers: Vec<JobNumber>,
 ) -> Result<usize, QueueError> {
@@ -63,7 +62,7 @@ pub(super) async fn send_back(
 }
 
 pub(super) async fn delete(
-    shared: &Shared,
+    shared: &KafkaBrokers,
     group: &Group,
     numbers: Vec<JobNumber>,
 ) -> Result<usize, QueueError> {
@@ -76,10 +75,13 @@ pub(super) async fn delete(
     Ok(letters.len())
 }
 
-async fn remove(shared: &Shared, group: &Group, number: JobNumber) -> Result<(), QueueError> {
+async fn remove(shared: &KafkaBrokers, group: &Group, number: JobNumber) -> Result<(), QueueError> {
     let key = number.to_string();
     let record = FutureRecord::<str, [u8]>::to(&group.dead).key(&key);
-    let sent = shared.producer.send(record, ANSWER_MAX).await;
+    let sent = shared
+        .producer
+        .send(record, shared.terms.limits.answer_max)
+        .await;
     sent.map(drop)
         .map_err(|(error, _)| unavailable(error, Work::OutcomeUnknown))
 }

@@ -22,24 +22,20 @@ use crate::queue::QueueError;
 use super::super::envelope::{milliseconds, now_ms};
 use super::board::Board;
 use super::record::{self, Partition};
-use super::{ANSWER_MAX, Group, Shared, failed};
+use super::{FETCHED_KIB, Group, KafkaBrokers, failed, set_unless};
 
 /// Records that are noted before anything else is looked at.
 const NOTED_MAX: usize = 256;
 /// The longest between two looks at what is to do.
 const LOOK: Duration = Duration::from_secs(1);
-/// How long a job that waits for its time may hold back what Kafka is told. It is then published anew, behind the others.
-const HOLD_MAX: Duration = Duration::from_secs(60);
-/// One that is due so soon is left where it is.
-const HOLD_LEAST: Duration = Duration::from_secs(5);
-/// Jobs that are published anew at once.
-const MOVED_MAX: usize = 256;
+/// A job that is due in so small a part of the time that it may hold others back is left where it is.
+const HOLD_PART: u32 = 12;
 
 /// What ends the task: it is told when the group has been left.
 pub(super) type Leave = oneshot::Sender<oneshot::Sender<()>>;
 
 pub(super) struct Member {
-    shared: Arc<Shared>,
+    shared: Arc<KafkaBrokers>,
     group: usize,
     board: Arc<Board>,
     consumer: Consuming,
@@ -47,7 +43,11 @@ pub(super) struct Member {
 
 impl Member {
     /// Subscribes. Blocks, and has to be called in a runtime.
-    pub fn join(shared: Arc<Shared>, group: usize, board: Arc<Board>) -> Result<Self, QueueError> {
+    pub fn join(
+        shared: Arc<KafkaBrokers>,
+        group: usize,
+        board: Arc<Board>,
+    ) -> Result<Self, QueueError> {
         let of = &shared.groups[group];
         let mut config = shared.config.clone();
         let session = config.get("session.timeout.ms").map(str::parse);
@@ -56,10 +56,8 @@ impl Member {
             _ => shared.session(),
         };
         config.set("session.timeout.ms", session.as_millis().to_string());
-        if config.get("heartbeat.interval.ms").is_none() {
-            let heartbeat = (session / 10).as_millis().to_string();
-            config.set("heartbeat.interval.ms", heartbeat);
-        }
+        let heartbeat = (session / 10).as_millis();
+        set_unless(&mut config, "heartbeat.interval.ms", heartbeat);
         config
             .set("group.id", &of.id)
             .set("enable.auto.commit", "false")
@@ -67,9 +65,9 @@ impl Member {
             .set("auto.offset.reset", "earliest")
             .set("isolation.level", "read_committed")
             // What stays with a worker is not taken from it when another comes.
-            .set("partition.assignment.strategy", "cooperative-sticky")
-            .set("queued.min.messages", "1000")
-            .set("queued.max.messages.kbytes", "16384");
+            .set("partition.assignment.strategy", "cooperative-sticky");
+        set_unless(&mut config, "queued.min.messages", 1000);
+        set_unless(&mut config, FETCHED_KIB.0, FETCHED_KIB.1);
         let context = MemberContext {
             board: Arc::clone(&board),
             topic: shared.topic.clone(),
@@ -82,6 +80,7 @@ impl Member {
         let consumer = Consuming {
             consumer: Some(Arc::new(consumer)),
             told: None,
+            answer_max: shared.terms.limits.answer_max,
         };
         subscribed.map_err(failed)?;
         Ok(Self {
@@ -229,12 +228,14 @@ impl Member {
 
     /// Publishes anew what has long waited for its time, so that what is done behind it can be told.
     async fn move_on(&self) {
+        let hold_max = self.shared.window.hold_max;
+        let moved_max = self.shared.terms.limits.unconfirmed_max;
         loop {
             sleep(LOOK).await;
             let now = now_ms();
-            let since = now.saturating_sub(milliseconds(HOLD_MAX));
-            let waiting = self.board.lock().waiting_since(since, MOVED_MAX);
-            let soon = now + milliseconds(HOLD_LEAST);
+            let since = now.saturating_sub(milliseconds(hold_max));
+            let waiting = self.board.lock().waiting_since(since, moved_max);
+            let soon = now.saturating_add(milliseconds(hold_max / HOLD_PART));
             for (place, envelope, due) in waiting.into_iter().filter(|(.., due)| *due > soon) {
                 let mut envelope = envelope;
                 envelope.number = Some(super::board::number(&place, &envelope));
@@ -253,15 +254,17 @@ impl Member {
 struct Consuming {
     consumer: Option<Arc<StreamConsumer<MemberContext>>>,
     told: Option<oneshot::Sender<()>>,
+    answer_max: Duration,
 }
 
 impl Drop for Consuming {
     fn drop(&mut self) {
         let (consumer, told) = (self.consumer.take(), self.told.take());
+        let answer_max = self.answer_max;
         let close = move || {
             if let Some(consumer) = consumer {
                 consumer.context().board.lock().lose_all();
-                let until = Instant::now() + ANSWER_MAX;
+                let until = Instant::now() + answer_max;
                 // What is being told is to arrive first.
                 while Arc::strong_count(&consumer) > 1 && Instant::now() < until {
                     std::thread::sleep(Duration::from_millis(5));

@@ -18,45 +18,40 @@ mod topics;
 mod window;
 mod worker;
 
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use futures_util::future::join_all;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::KafkaError;
 use rdkafka::producer::FutureProducer;
 use rdkafka::{ClientConfig, ClientContext};
 use tokio::runtime::Handle;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
 use crate::queue::{
-    Capabilities, DeadLetter, Engine, EngineFuture, EngineWorker, JobId, JobNumber, JobState,
-    NewJob, Poison, Pushed, QueueCounters, QueueError, QueueOptions,
+    Capabilities, DeadLetter, JobNumber, NewJob, Poison, Pushed, QueueCounters, QueueError,
+    QueueOptions,
 };
 use crate::wire::Work;
 
 use super::room::Room;
+use super::server::{Limits, OnServer, Server, Terms, limit_setters};
 use super::thread::EngineThread;
 use super::unavailable;
 use elsewhere::Elsewhere;
+use publish::SentJob;
 use reader::Reader;
 use worker::KafkaWorker;
 
-/// A broker has at least so long to answer, however soon a push wants to know.
-const ANSWER_MIN: Duration = Duration::from_secs(2);
-/// How long a broker has to answer anything.
-const ANSWER_MAX: Duration = Duration::from_secs(10);
-/// Records that are on their way at once.
-const BATCH_MAX: usize = 256;
-/// How long to wait before trying again where there is no room.
-const FULL_RETRY: Duration = Duration::from_millis(20);
 /// What a record may have beside a job's body, ID and key.
 const HEADERS_BYTES_MAX: usize = 64 << 10;
 /// Records that librdkafka keeps before brokers have taken them; beyond, a push waits. `queue.buffering.max.messages`.
 const UNSENT_MAX: usize = 10_000;
 /// Their bytes, in KiB. `queue.buffering.max.kbytes`.
 const UNSENT_KIB_MAX: usize = 64 << 10;
+/// KiB of records that librdkafka fetches ahead of those that are read.
+const FETCHED_KIB: (&str, usize) = ("queued.max.messages.kbytes", 16 << 10);
 /// The shortest session that brokers grant.
 const SESSION_MIN: Duration = Duration::from_secs(6);
 /// The longest that is of use.
@@ -66,37 +61,52 @@ const SESSION_MAX: Duration = Duration::from_secs(5 * 60);
 ///
 /// It knows no push and no job ID again, has no priority classes, and no lease of a single job: a worker has partitions,
 /// and what is not done of them comes back when it is gone. See `docs/queue-engines.md`.
-#[derive(Debug)]
-pub struct Kafka {
-    shared: Arc<Shared>,
-    /// The tasks' of its workers: they end with it.
-    _thread: EngineThread,
-}
+pub type Kafka = OnServer<KafkaBrokers>;
 
-struct Shared {
+/// The clients of Kafka's brokers that a queue has, and its topics there.
+pub struct KafkaBrokers {
     config: ClientConfig,
     producer: Elsewhere<FutureProducer<Context>>,
     topic: String,
     groups: Vec<Group>,
     partitions: i32,
-    options: QueueOptions,
-    capabilities: Capabilities,
-    carries_unkept: bool,
-    is_closed: AtomicBool,
+    terms: Terms,
+    window: WindowLimits,
     room: Room,
     runtime: Handle,
 }
 
-impl std::fmt::Debug for Shared {
+/// How far a worker reads ahead of the first job of a partition that is not done.
+#[derive(Clone, Copy, Debug)]
+struct WindowLimits {
+    /// Jobs of one partition that are known and not done. Beyond, no more are fetched.
+    jobs_max: usize,
+    /// Their bytes; a single job may have more.
+    bytes_max: usize,
+    /// How long a job that waits for its time may hold back what Kafka is told. It is then published anew, behind the others.
+    hold_max: Duration,
+}
+
+impl Default for WindowLimits {
+    fn default() -> Self {
+        Self {
+            jobs_max: 10_000,
+            bytes_max: 16 << 20,
+            hold_max: Duration::from_secs(60),
+        }
+    }
+}
+
+impl std::fmt::Debug for KafkaBrokers {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Shared")
+        f.debug_struct("KafkaBrokers")
             .field("topic", &self.topic)
             .finish()
     }
 }
 
 /// A group of workers, and the names of its topics.
-struct Group {
+pub struct Group {
     name: String,
     /// Its name as a group of Kafka's.
     id: String,
@@ -124,6 +134,8 @@ pub struct KafkaBuilder {
     in_sync_min: i32,
     config: ClientConfig,
     carries_unkept: bool,
+    limits: Limits,
+    window: WindowLimits,
 }
 
 impl Kafka {
@@ -137,6 +149,8 @@ impl Kafka {
             in_sync_min: 1,
             config: ClientConfig::new(),
             carries_unkept: false,
+            limits: Limits::default(),
+            window: WindowLimits::default(),
         }
     }
 }
@@ -182,6 +196,28 @@ impl KafkaBuilder {
         self
     }
 
+    limit_setters!();
+
+    /// Jobs of one partition that a worker knows and has not done, at least 1. Beyond, it fetches no more: what is done
+    /// again, at the most, where it dies. Default: 10,000.
+    pub fn window_jobs_max(mut self, jobs: usize) -> Self {
+        self.window.jobs_max = jobs.max(1);
+        self
+    }
+
+    /// Their bytes; a single job may have more. Default: 16 MiB.
+    pub fn window_bytes_max(mut self, bytes: usize) -> Self {
+        self.window.bytes_max = bytes;
+        self
+    }
+
+    /// How long a job that waits for its time may hold back the jobs behind it from being told to be done. Then it is
+    /// published anew, behind them. One that is due within a twelfth of this is left where it is. Default: 60 s.
+    pub fn hold_max(mut self, time: Duration) -> Self {
+        self.window.hold_max = time;
+        self
+    }
+
     /// Connects to these brokers (`"127.0.0.1:9092"`, or several with commas between), and makes the topics that are
     /// not there.
     ///
@@ -192,25 +228,20 @@ impl KafkaBuilder {
         topics::check_names(&self.name, self.options.groups.names())?;
         self.config.set("bootstrap.servers", brokers);
         self.config.set_log_level(RDKafkaLogLevel::Warning);
-        if self.config.get("socket.timeout.ms").is_none() {
-            let answer = ANSWER_MAX.as_millis().to_string();
-            self.config.set("socket.timeout.ms", answer);
-        }
+        let answer = self.limits.answer_max.as_millis();
+        set_unless(&mut self.config, "socket.timeout.ms", answer);
         let thread = EngineThread::start("bowline-kafka")?;
         let runtime = thread.handle().clone();
-        let shared = thread.run(async move {
+        let brokers = thread.run(async move {
             let made = runtime.clone().spawn_blocking(move || self.make(runtime));
             made.await
                 .unwrap_or_else(|error| Err(unavailable(error, Work::NotDone)))
         });
-        Ok(Kafka {
-            shared: Arc::new(shared.await?),
-            _thread: thread,
-        })
+        Ok(OnServer::new(Arc::new(brokers.await?), thread))
     }
 
     /// Blocks.
-    fn make(self, runtime: Handle) -> Result<Shared, QueueError> {
+    fn make(self, runtime: Handle) -> Result<KafkaBrokers, QueueError> {
         let producer = self.producer_config().create_with_context(Context);
         let producer: FutureProducer<Context> = producer.map_err(failed)?;
         let found = topics::make(&self, &producer, &runtime)?;
@@ -225,16 +256,14 @@ impl KafkaBuilder {
         capabilities.recognises_pushes = false;
         capabilities.priorities = false;
         capabilities.finds = false;
-        Ok(Shared {
+        Ok(KafkaBrokers {
             config: self.config,
             producer: Elsewhere::new(producer),
             topic: self.name,
             groups,
             partitions: found.partitions,
-            options: self.options,
-            capabilities,
-            carries_unkept: self.carries_unkept,
-            is_closed: AtomicBool::new(false),
+            terms: Terms::new(self.options, capabilities, self.limits, self.carries_unkept),
+            window: self.window,
             room: Room::default(),
             runtime,
         })
@@ -243,14 +272,8 @@ impl KafkaBuilder {
     fn producer_config(&self) -> ClientConfig {
         let mut config = self.config.clone();
         let largest = self.options.job_bytes_max.saturating_add(HEADERS_BYTES_MAX);
-        for (name, max) in [
-            ("queue.buffering.max.messages", UNSENT_MAX),
-            ("queue.buffering.max.kbytes", UNSENT_KIB_MAX),
-        ] {
-            if config.get(name).is_none() {
-                config.set(name, max.to_string());
-            }
-        }
+        set_unless(&mut config, "queue.buffering.max.messages", UNSENT_MAX);
+        set_unless(&mut config, "queue.buffering.max.kbytes", UNSENT_KIB_MAX);
         config
             .set("message.max.bytes", largest.min(1_000_000_000).to_string())
             .set("linger.ms", "1")
@@ -263,11 +286,18 @@ impl KafkaBuilder {
     }
 }
 
+/// Sets what the user has not.
+fn set_unless(config: &mut ClientConfig, name: &str, value: impl ToString) {
+    if config.get(name).is_none() {
+        config.set(name, value.to_string());
+    }
+}
+
 impl Group {
     fn open(builder: &KafkaBuilder, name: &str) -> Result<Self, QueueError> {
         let id = format!("{}.{name}", builder.name);
         let dead = format!("{id}.dead");
-        let reader = Reader::open(&builder.config, &id, &dead)?;
+        let reader = Reader::open(&builder.config, &id, &dead, builder.limits.answer_max)?;
         Ok(Self {
             name: name.to_owned(),
             again: format!("{id}.again"),
@@ -284,16 +314,7 @@ impl Group {
     }
 }
 
-impl Shared {
-    fn group(&self, name: &str) -> Result<(usize, &Group), QueueError> {
-        let found = self
-            .groups
-            .iter()
-            .enumerate()
-            .find(|(_, group)| group.name == name);
-        found.ok_or_else(|| QueueError::NoSuchGroup(name.to_owned()))
-    }
-
+impl KafkaBrokers {
     /// Does this where a thread may be blocked.
     async fn blocking<T: Send + 'static>(
         &self,
@@ -313,20 +334,6 @@ impl Shared {
         self.blocking(move || ask(&mut reader::lock(&reader))).await
     }
 
-    /// Room for at most so many jobs, which is then taken.
-    async fn take_room(&self, wanted: usize) -> Result<usize, QueueError> {
-        if self.options.jobs_max == usize::MAX || self.room.take(wanted) {
-            return Ok(wanted);
-        }
-        let mut most = 0;
-        for group in &self.groups {
-            let (all, again) = self.behind(group).await?;
-            most = most.max(all + again);
-        }
-        let left = self.options.jobs_max.saturating_sub(most);
-        Ok(self.room.learn(left, wanted))
-    }
-
     /// Records of the topic of all groups, and of this group's own, that it has not done, or has not told so.
     async fn behind(&self, group: &Group) -> Result<(usize, usize), QueueError> {
         let (all, again, partitions) = (self.topic.clone(), group.again.clone(), self.partitions);
@@ -334,32 +341,12 @@ impl Shared {
             .await
     }
 
-    async fn counters(&self, group: &Group) -> Result<QueueCounters, QueueError> {
-        let (all, again) = self.behind(group).await?;
-        let dead = self.read(group, Reader::count_dead).await?;
-        let leased = group.leased.load(Ordering::Relaxed);
-        let leased_again = group.leased_again.load(Ordering::Relaxed);
-        let postponed = group.postponed.load(Ordering::Relaxed);
-        Ok(QueueCounters {
-            ready: all.saturating_sub(leased.saturating_sub(leased_again) + postponed),
-            leased,
-            delayed: again.saturating_sub(leased_again) + postponed,
-            dead,
-            is_blocked: dead >= self.options.dead_max,
-            done: group.done.load(Ordering::Relaxed),
-            expired: group.expired.load(Ordering::Relaxed),
-            deleted: group.deleted.load(Ordering::Relaxed),
-            jobs: all + again + dead,
-            ..QueueCounters::default()
-        })
-    }
-
     fn parks(&self) -> bool {
-        self.options.poison == Poison::Park
+        self.terms.options.poison == Poison::Park
     }
 
     fn session(&self) -> Duration {
-        self.options.lease.clamp(SESSION_MIN, SESSION_MAX)
+        self.terms.options.lease.clamp(SESSION_MIN, SESSION_MAX)
     }
 }
 
@@ -377,92 +364,83 @@ impl ClientContext for Context {
     }
 }
 
-impl Engine for Kafka {
-    fn capabilities(&self) -> Capabilities {
-        self.shared.capabilities
+impl Server for KafkaBrokers {
+    type Group = Group;
+    type Sent = SentJob;
+    type Worker = KafkaWorker;
+
+    fn terms(&self) -> &Terms {
+        &self.terms
     }
 
-    fn push(
+    fn groups(&self) -> &[Group] {
+        &self.groups
+    }
+
+    async fn take_room(&self, wanted: usize, deadline: Instant) -> Result<usize, QueueError> {
+        if self.terms.options.jobs_max == usize::MAX || self.room.take(wanted) {
+            return Ok(wanted);
+        }
+        let until = self.terms.confirmed_by(deadline);
+        let mut most = 0;
+        for group in &self.groups {
+            let behind = timeout_at(until, self.behind(group)).await;
+            let behind = behind.map_err(|_| unavailable("no broker answers", Work::NotDone))?;
+            let (all, again) = behind?;
+            most = most.max(all + again);
+        }
+        let left = self.terms.options.jobs_max.saturating_sub(most);
+        Ok(self.room.learn(left, wanted))
+    }
+
+    async fn send_new(&self, job: NewJob, deadline: Instant) -> Result<SentJob, QueueError> {
+        publish::send_new(self, job, deadline).await
+    }
+
+    async fn confirm_new(&self, sent: SentJob, deadline: Instant) -> Result<Pushed, QueueError> {
+        sent.confirm(self.terms.confirmed_by(deadline)).await
+    }
+
+    async fn worker(self: Arc<Self>, group: usize) -> Result<KafkaWorker, QueueError> {
+        KafkaWorker::join(self, group).await
+    }
+
+    async fn dead_letters(
         &self,
-        jobs: Vec<NewJob>,
-        deadline: Instant,
-    ) -> EngineFuture<'_, Vec<Result<Pushed, QueueError>>> {
-        Box::pin(async move {
-            let shared = &*self.shared;
-            if shared.is_closed.load(Ordering::Acquire) {
-                return Err(QueueError::Closed);
-            }
-            let mut results = Vec::with_capacity(jobs.len());
-            let mut jobs = jobs.into_iter();
-            while jobs.len() > 0 {
-                let room = shared.take_room(jobs.len().min(BATCH_MAX));
-                let until = deadline.max(Instant::now() + ANSWER_MIN);
-                let room = timeout_at(until, room).await;
-                let room = room.map_err(|_| unavailable("no broker answers", Work::NotDone))??;
-                if room == 0 {
-                    if Instant::now() >= deadline {
-                        results.extend(jobs.map(|_| Err(QueueError::Full)));
-                        break;
-                    }
-                    sleep_until(deadline.min(Instant::now() + FULL_RETRY)).await;
-                    continue;
-                }
-                let mut batch = Vec::with_capacity(room);
-                for job in jobs.by_ref().take(room) {
-                    let sent = shared.send_new(job, deadline).await;
-                    batch.push(async move { sent?.confirm(deadline).await });
-                }
-                results.extend(join_all(batch).await);
-            }
-            Ok(results)
-        })
-    }
-
-    fn worker(&self, group: &str) -> EngineFuture<'_, Box<dyn EngineWorker>> {
-        let group = self.shared.group(group).map(|(index, _)| index);
-        Box::pin(async move {
-            let worker = KafkaWorker::join(Arc::clone(&self.shared), group?).await?;
-            Ok(Box::new(worker) as Box<dyn EngineWorker>)
-        })
-    }
-
-    fn dead_letters(
-        &self,
-        group: &str,
+        group: &Group,
         after: Option<JobNumber>,
         max: usize,
-    ) -> EngineFuture<'_, Vec<DeadLetter>> {
-        let group = self.shared.group(group);
-        Box::pin(async move { dead::list(&self.shared, group?.1, after, max).await })
+    ) -> Result<Vec<DeadLetter>, QueueError> {
+        dead::list(self, group, after, max).await
     }
 
-    fn send_back(&self, group: &str, numbers: Vec<JobNumber>) -> EngineFuture<'_, usize> {
-        let group = self.shared.group(group);
-        Box::pin(async move { dead::send_back(&self.shared, group?.1, numbers).await })
+    async fn send_back(&self, group: &Group, numbers: Vec<JobNumber>) -> Result<usize, QueueError> {
+        dead::send_back(self, group, numbers).await
     }
 
-    fn delete(&self, group: &str, numbers: Vec<JobNumber>) -> EngineFuture<'_, usize> {
-        let group = self.shared.group(group);
-        Box::pin(async move {
-            let (_, group) = group?;
-            let deleted = dead::delete(&self.shared, group, numbers).await?;
-            group.deleted.fetch_add(deleted as u64, Ordering::Relaxed);
-            Ok(deleted)
+    async fn delete(&self, group: &Group, numbers: Vec<JobNumber>) -> Result<usize, QueueError> {
+        let deleted = dead::delete(self, group, numbers).await?;
+        group.deleted.fetch_add(deleted as u64, Ordering::Relaxed);
+        Ok(deleted)
+    }
+
+    async fn counters(&self, group: &Group) -> Result<QueueCounters, QueueError> {
+        let (all, again) = self.behind(group).await?;
+        let dead = self.read(group, Reader::count_dead).await?;
+        let leased = group.leased.load(Ordering::Relaxed);
+        let leased_again = group.leased_again.load(Ordering::Relaxed);
+        let postponed = group.postponed.load(Ordering::Relaxed);
+        Ok(QueueCounters {
+            ready: all.saturating_sub(leased.saturating_sub(leased_again) + postponed),
+            leased,
+            delayed: again.saturating_sub(leased_again) + postponed,
+            dead,
+            is_blocked: dead >= self.terms.options.dead_max,
+            done: group.done.load(Ordering::Relaxed),
+            expired: group.expired.load(Ordering::Relaxed),
+            deleted: group.deleted.load(Ordering::Relaxed),
+            jobs: all + again + dead,
+            ..QueueCounters::default()
         })
-    }
-
-    fn find(&self, _: &JobId) -> EngineFuture<'_, Option<(JobNumber, JobState)>> {
-        Box::pin(async { Err(QueueError::Unsupported("finding a job by its ID")) })
-    }
-
-    fn counters(&self, group: &str) -> EngineFuture<'_, QueueCounters> {
-        let group = self.shared.group(group);
-        Box::pin(async move { self.shared.counters(group?.1).await })
-    }
-
-    fn close(&self) -> EngineFuture<'_, ()> {
-        // Each push waits for its own confirmation: nothing is left to be made safe.
-        self.shared.is_closed.store(true, Ordering::Release);
-        Box::pin(async { Ok(()) })
     }
 }

@@ -10,11 +10,12 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use crate::queue::{NewJob, Pushed, QueueError};
 use crate::wire::Work;
 
-use super::super::envelope::{Envelope, admit, now_ms};
+use super::super::envelope::{Envelope, now_ms};
+use super::super::server::FULL_RETRY;
 use super::super::unavailable;
 use super::record::{self, Partition};
 use super::window::Milliseconds;
-use super::{ANSWER_MAX, ANSWER_MIN, FULL_RETRY, Group, Shared};
+use super::{Group, KafkaBrokers};
 
 /// Where a record goes: to a partition that Kafka chooses, by the key where there is one.
 pub(super) struct To<'a> {
@@ -24,7 +25,7 @@ pub(super) struct To<'a> {
     pub only_for: Option<&'a str>,
 }
 
-impl Shared {
+impl KafkaBrokers {
     /// Publishes. Records of one caller arrive in the order in which this returns. Waits until `deadline` where
     /// librdkafka has as many as it keeps.
     async fn send(
@@ -87,51 +88,50 @@ impl Shared {
                 only_for: Some(&group.name),
             },
         };
-        let until = Instant::now() + ANSWER_MAX;
+        let until = self.terms.answered_by();
         self.publish(envelope, to, until).await.map(drop)
-    }
-
-    /// Sends a new job to where every group reads it.
-    pub(super) async fn send_new(
-        &self,
-        job: NewJob,
-        deadline: Instant,
-    ) -> Result<SentJob, QueueError> {
-        admit(&job, &self.capabilities, &self.options, self.carries_unkept)?;
-        let mut envelope = Envelope::new(job, now_ms());
-        let due = match envelope.delay.is_zero() {
-            true => 0,
-            false => envelope.due_ms(),
-        };
-        envelope.delay = Duration::ZERO;
-        let key = envelope.key.clone();
-        // One that waits must not hold back what does not, unless its key says where it has to be.
-        let waits_apart = due > 0 && key.is_none();
-        let topics: Vec<&str> = match waits_apart {
-            true => self.groups.iter().map(|group| &*group.again).collect(),
-            false => vec![&self.topic],
-        };
-        let mut sent = Vec::with_capacity(topics.len());
-        for topic in topics {
-            let (key, only_for) = (key.as_deref(), None);
-            let to = To {
-                topic,
-                key,
-                due,
-                only_for,
-            };
-            sent.push(self.send(&envelope, to, deadline).await?);
-        }
-        Ok(SentJob {
-            envelope,
-            waits_apart,
-            sent,
-        })
     }
 }
 
+/// Sends a new job to where every group reads it.
+pub(super) async fn send_new(
+    brokers: &KafkaBrokers,
+    job: NewJob,
+    deadline: Instant,
+) -> Result<SentJob, QueueError> {
+    let mut envelope = Envelope::new(job, now_ms());
+    let due = match envelope.delay.is_zero() {
+        true => 0,
+        false => envelope.due_ms(),
+    };
+    envelope.delay = Duration::ZERO;
+    let key = envelope.key.clone();
+    // One that waits must not hold back what does not, unless its key says where it has to be.
+    let waits_apart = due > 0 && key.is_none();
+    let topics: Vec<&str> = match waits_apart {
+        true => brokers.groups.iter().map(|group| &*group.again).collect(),
+        false => vec![&brokers.topic],
+    };
+    let mut sent = Vec::with_capacity(topics.len());
+    for topic in topics {
+        let (key, only_for) = (key.as_deref(), None);
+        let to = To {
+            topic,
+            key,
+            due,
+            only_for,
+        };
+        sent.push(brokers.send(&envelope, to, deadline).await?);
+    }
+    Ok(SentJob {
+        envelope,
+        waits_apart,
+        sent,
+    })
+}
+
 /// A new job on its way to every group.
-pub(super) struct SentJob {
+pub struct SentJob {
     envelope: Envelope,
     waits_apart: bool,
     sent: Vec<DeliveryFuture>,
@@ -139,8 +139,7 @@ pub(super) struct SentJob {
 
 impl SentJob {
     /// Returns when the brokers have it for every group.
-    pub(super) async fn confirm(self, deadline: Instant) -> Result<Pushed, QueueError> {
-        let until = deadline.max(Instant::now() + ANSWER_MIN);
+    pub(super) async fn confirm(self, until: Instant) -> Result<Pushed, QueueError> {
         let mut number = None;
         for sent in self.sent {
             let delivery = confirm(sent, &self.envelope, until).await?;

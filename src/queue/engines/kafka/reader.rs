@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
@@ -17,11 +17,12 @@ use crate::wire::Work;
 
 use super::super::envelope::Envelope;
 use super::super::unavailable;
-use super::{ANSWER_MAX, Context, failed, record};
+use super::{Context, FETCHED_KIB, failed, record, set_unless};
 
 impl ConsumerContext for Context {}
 
 pub(super) struct Reader {
+    answer_max: Duration,
     consumer: BaseConsumer<Context>,
     topic: String,
     /// The offset of the next record of dead letters.
@@ -41,17 +42,23 @@ pub(super) fn lock(reader: &Mutex<Reader>) -> MutexGuard<'_, Reader> {
 
 impl Reader {
     /// Of the dead letters in this topic, and of how far this group is, which it does not join.
-    pub fn open(config: &ClientConfig, group: &str, dead: &str) -> Result<Self, QueueError> {
+    pub fn open(
+        config: &ClientConfig,
+        group: &str,
+        dead: &str,
+        answer_max: Duration,
+    ) -> Result<Self, QueueError> {
         let mut config = config.clone();
         config
             .set("group.id", group)
             .set("enable.auto.commit", "false")
             .set("enable.partition.eof", "true")
-            .set("auto.offset.reset", "earliest")
-            .set("queued.max.messages.kbytes", "16384");
+            .set("auto.offset.reset", "earliest");
+        set_unless(&mut config, FETCHED_KIB.0, FETCHED_KIB.1);
         let consumer: BaseConsumer<Context> =
             config.create_with_context(Context).map_err(failed)?;
         Ok(Self {
+            answer_max,
             consumer,
             topic: dead.to_owned(),
             next: 0,
@@ -74,11 +81,13 @@ impl Reader {
             let mut list = list.clone();
             list.set_all_offsets(offset).map_err(failed)?;
             self.consumer
-                .offsets_for_times(list, ANSWER_MAX)
+                .offsets_for_times(list, self.answer_max)
                 .map_err(failed)
         };
         // What was done first: what is pushed meanwhile is counted, what is done meanwhile too.
-        let done = self.consumer.committed_offsets(list.clone(), ANSWER_MAX);
+        let done = self
+            .consumer
+            .committed_offsets(list.clone(), self.answer_max);
         let (done, first) = (done.map_err(failed)?, at(Offset::Beginning)?);
         let last = at(Offset::End)?;
         let mut behind = (0, 0);
@@ -141,7 +150,9 @@ impl Reader {
 
     /// Reads all that is in the topic now.
     fn catch_up(&mut self) -> Result<(), QueueError> {
-        let watermarks = self.consumer.fetch_watermarks(&self.topic, 0, ANSWER_MAX);
+        let watermarks = self
+            .consumer
+            .fetch_watermarks(&self.topic, 0, self.answer_max);
         let (first, end) = watermarks.map_err(failed)?;
         self.next = self.next.max(first);
         if self.next >= end {
@@ -201,7 +212,7 @@ impl Reader {
             .map_err(failed)?;
         // Anew each time: an end that was seen before is no end any more.
         self.consumer.assign(&list).map_err(failed)?;
-        let until = Instant::now() + ANSWER_MAX;
+        let until = Instant::now() + self.answer_max;
         let read = loop {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {

@@ -12,7 +12,7 @@ use crate::queue::QueueError;
 use crate::wire::Work;
 
 use super::super::unavailable;
-use super::{ANSWER_MAX, Context, HEADERS_BYTES_MAX, KafkaBuilder, failed};
+use super::{Context, HEADERS_BYTES_MAX, KafkaBuilder, failed};
 
 /// How long to wait before looking again whether a new topic has its leaders.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
@@ -55,6 +55,7 @@ pub(super) fn make(
     producer: &FutureProducer<Context>,
     runtime: &Handle,
 ) -> Result<Found, QueueError> {
+    let answer_max = builder.limits.answer_max;
     let mut topics = vec![Topic {
         name: builder.name.clone(),
         partitions: Some(builder.partitions),
@@ -75,11 +76,11 @@ pub(super) fn make(
         replicas: i32::MAX,
     };
     for topic in &topics {
-        let (partitions, replicas) = match look(producer, &topic.name)? {
+        let (partitions, replicas) = match look(producer, &topic.name, answer_max)? {
             Some(known) => known,
             None => {
                 runtime.block_on(create(builder, topic))?;
-                wait_for(producer, &topic.name)?
+                wait_for(producer, &topic.name, answer_max)?
             }
         };
         let wanted = match (topic.partitions, found.partitions) {
@@ -103,8 +104,12 @@ pub(super) fn make(
 }
 
 /// Its partitions, and the replicas of the one that has the fewest. None where it is not there.
-fn look(producer: &FutureProducer<Context>, topic: &str) -> Result<Option<(i32, i32)>, QueueError> {
-    let metadata = producer.client().fetch_metadata(Some(topic), ANSWER_MAX);
+fn look(
+    producer: &FutureProducer<Context>,
+    topic: &str,
+    answer_max: Duration,
+) -> Result<Option<(i32, i32)>, QueueError> {
+    let metadata = producer.client().fetch_metadata(Some(topic), answer_max);
     let metadata = metadata.map_err(failed)?;
     let Some(found) = metadata.topics().first() else {
         return Ok(None);
@@ -134,10 +139,14 @@ fn look(producer: &FutureProducer<Context>, topic: &str) -> Result<Option<(i32, 
     }
 }
 
-fn wait_for(producer: &FutureProducer<Context>, topic: &str) -> Result<(i32, i32), QueueError> {
-    let until = Instant::now() + ANSWER_MAX;
+fn wait_for(
+    producer: &FutureProducer<Context>,
+    topic: &str,
+    answer_max: Duration,
+) -> Result<(i32, i32), QueueError> {
+    let until = Instant::now() + answer_max;
     loop {
-        if let Some(found) = look(producer, topic)? {
+        if let Some(found) = look(producer, topic, answer_max)? {
             return Ok(found);
         }
         if Instant::now() >= until {
@@ -173,7 +182,7 @@ async fn create(builder: &KafkaBuilder, topic: &Topic) -> Result<(), QueueError>
         // The last record of a number says what has become of it.
         None => new.set("cleanup.policy", "compact"),
     };
-    let options = AdminOptions::new().request_timeout(Some(ANSWER_MAX));
+    let options = AdminOptions::new().request_timeout(Some(builder.limits.answer_max));
     let made = admin
         .create_topics([&new], &options)
         .await

@@ -23,21 +23,21 @@ use super::super::held::Lease;
 use super::super::unavailable;
 use super::board::{Board, Change, Place, Told, number};
 use super::member::{Leave, Member};
-use super::{ANSWER_MAX, Group, Shared, dead};
+use super::{Group, KafkaBrokers, dead};
 
 /// How long to wait before looking again whether dead letters were taken away, or credit came.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
-pub(super) struct KafkaWorker {
-    shared: Arc<Shared>,
+pub struct KafkaWorker {
+    shared: Arc<KafkaBrokers>,
     group: usize,
     board: Arc<Board>,
     leave: Mutex<Option<Leave>>,
 }
 
 impl KafkaWorker {
-    pub async fn join(shared: Arc<Shared>, group: usize) -> Result<Self, QueueError> {
-        let board = Arc::new(Board::new());
+    pub async fn join(shared: Arc<KafkaBrokers>, group: usize) -> Result<Self, QueueError> {
+        let board = Arc::new(Board::new(shared.window));
         let joined = {
             let (shared, board) = (Arc::clone(&shared), Arc::clone(&board));
             let runtime = shared.runtime.clone();
@@ -87,7 +87,7 @@ impl KafkaWorker {
             Ok((count, keys))
         });
         let (count, keys) = read.await?;
-        if count >= self.shared.options.dead_max {
+        if count >= self.shared.terms.options.dead_max {
             return Ok(false);
         }
         self.board.lock().know_dead(keys, parkings);
@@ -152,7 +152,7 @@ impl KafkaWorker {
         lease: Lease<Place>,
         answer: Answer,
     ) -> Result<Option<Envelope>, QueueError> {
-        let (shared, group, options) = (&*self.shared, self.group(), &self.shared.options);
+        let (shared, group, options) = (&*self.shared, self.group(), &self.shared.terms.options);
         let number = number(&lease.message, &lease.envelope);
         let next = lease
             .envelope
@@ -218,7 +218,7 @@ enum Answered {
 
 impl EngineWorker for KafkaWorker {
     fn lease_time(&self) -> Duration {
-        self.shared.options.lease
+        self.shared.terms.options.lease
     }
 
     fn lease(&self, credit: Credit, until: Instant) -> EngineFuture<'_, Vec<LeasedJob>> {
@@ -227,9 +227,7 @@ impl EngineWorker for KafkaWorker {
                 let changed = self.board.changed.notified();
                 tokio::pin!(changed);
                 changed.as_mut().enable();
-                if self.shared.is_closed.load(Ordering::Acquire) {
-                    return Err(QueueError::Closed);
-                }
+                self.shared.terms.check_open()?;
                 let look_again = until.min(Instant::now() + LOOK_AGAIN);
                 if !self.has_room_for_dead().await? {
                     sleep_until(look_again).await;
@@ -286,7 +284,7 @@ impl EngineWorker for KafkaWorker {
             self.board.changed.notify_waiters();
             self.board.work.notify_one();
             self.count();
-            let until = Instant::now() + ANSWER_MAX;
+            let until = self.shared.terms.answered_by();
             let mut results = Vec::with_capacity(answered.len());
             for answered in answered {
                 results.push(match answered? {
@@ -338,7 +336,7 @@ impl EngineWorker for KafkaWorker {
             let (told, left) = oneshot::channel();
             if leave.send(told).is_ok() {
                 // What was not begun is not told to be done: it goes to whoever has its partition next.
-                let _ = timeout_at(Instant::now() + ANSWER_MAX, left).await;
+                let _ = timeout_at(self.shared.terms.answered_by(), left).await;
             }
             self.board.lock().lose_all();
             self.count();

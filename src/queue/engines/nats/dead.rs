@@ -3,15 +3,14 @@
 use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::stream::RawMessageErrorKind;
 use futures_util::StreamExt;
-use tokio::time::Instant;
 
 use crate::queue::{DeadLetter, JobNumber, QueueError};
 use crate::wire::Work;
 
 use super::super::envelope::Envelope;
 use super::super::unavailable;
+use super::NatsServer;
 use super::streams::{Group, Place};
-use super::{ANSWER_MIN, Shared};
 
 pub(super) async fn list(
     group: &Group,
@@ -41,7 +40,7 @@ pub(super) async fn list(
 }
 
 pub(super) async fn send_back(
-    shared: &Shared,
+    shared: &NatsServer,
     group: &Group,
     numbers: Vec<JobNumber>,
 ) -> Result<usize, QueueError> {
@@ -54,13 +53,13 @@ pub(super) async fn send_back(
         envelope.number = Some(number);
         let message_id = format!("back/{}", message.sequence);
         let subject = group.subject(Place::Jobs, Some(number));
-        let until = Instant::now() + ANSWER_MIN;
+        let until = shared.terms.answered_by();
         shared
             .publish(subject, &envelope, &message_id, until)
             .await?;
         sent += usize::from(remove(group, message.sequence).await?);
     }
-    group.forget_dead();
+    group.dead_room.forget();
     Ok(sent)
 }
 
@@ -71,7 +70,7 @@ pub(super) async fn delete(group: &Group, numbers: Vec<JobNumber>) -> Result<usi
             deleted += usize::from(remove(group, message.sequence).await?);
         }
     }
-    group.forget_dead();
+    group.dead_room.forget();
     Ok(deleted)
 }
 

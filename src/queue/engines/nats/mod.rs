@@ -11,55 +11,39 @@ mod waiting;
 mod worker;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_nats::ConnectOptions;
 use async_nats::jetstream::context::PublishAckFuture;
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::{self, Context};
-use futures_util::future::join_all;
 use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::queue::{
-    Capabilities, DeadLetter, Engine, EngineFuture, EngineWorker, JobId, JobNumber, JobState,
-    NewJob, Pushed, QueueCounters, QueueError, QueueOptions,
+    Capabilities, DeadLetter, JobNumber, NewJob, Pushed, QueueCounters, QueueError, QueueOptions,
 };
 use crate::wire::Work;
 
-use super::envelope::{DUE, Envelope, admit, escape, now_ms};
+use super::envelope::{DUE, Envelope, escape, now_ms};
+use super::server::{FULL_RETRY, Limits, OnServer, Server, Terms, limit_setters};
 use super::thread::EngineThread;
 use super::unavailable;
 use streams::{Group, Place};
 use worker::NatsWorker;
 
-/// A server has at least so long to answer, however soon a push wants to know.
-const ANSWER_MIN: Duration = Duration::from_secs(2);
-/// Messages that are on their way at once.
-const BATCH_MAX: usize = 256;
-/// How long to wait before asking a full stream again.
-const FULL_RETRY: Duration = Duration::from_millis(20);
-
 /// A queue on NATS JetStream, made by [`Nats::queue`].
 ///
 /// It has no order per key and no priority classes, and it cannot refuse a late acknowledgement: see
 /// `docs/queue-engines.md`.
-#[derive(Debug)]
-pub struct Nats {
-    shared: Arc<Shared>,
-    /// The connection's, and that of the tasks that move waiting jobs on: they end with it.
-    _thread: EngineThread,
-}
+pub type Nats = OnServer<NatsServer>;
 
+/// The connection to a NATS server, and the streams of a queue there.
 #[derive(Debug)]
-struct Shared {
+pub struct NatsServer {
     context: Context,
     groups: Vec<Group>,
-    options: QueueOptions,
-    capabilities: Capabilities,
-    carries_unkept: bool,
-    is_closed: AtomicBool,
+    terms: Terms,
     runtime: Handle,
 }
 
@@ -73,6 +57,7 @@ pub struct NatsBuilder {
     replicas: usize,
     is_synced: bool,
     carries_unkept: bool,
+    limits: Limits,
 }
 
 impl Nats {
@@ -85,6 +70,7 @@ impl Nats {
             replicas: 1,
             is_synced: false,
             carries_unkept: false,
+            limits: Limits::default(),
         }
     }
 }
@@ -123,6 +109,8 @@ impl NatsBuilder {
         self
     }
 
+    limit_setters!();
+
     /// Connects to these servers (`"127.0.0.1:4222"`, or several with commas between), and makes the streams that are
     /// not there.
     ///
@@ -159,37 +147,23 @@ impl NatsBuilder {
         capabilities.orders_keys = false;
         capabilities.priorities = false;
         capabilities.finds = false;
-        let shared = Arc::new(Shared {
+        let terms = Terms::new(self.options, capabilities, self.limits, self.carries_unkept);
+        let server = Arc::new(NatsServer {
             context,
             groups,
-            options: self.options,
-            capabilities,
-            carries_unkept: self.carries_unkept,
-            is_closed: AtomicBool::new(false),
+            terms,
             runtime: thread.handle().clone(),
         });
-        for group in 0..shared.groups.len() {
+        for group in 0..server.groups.len() {
             thread
                 .handle()
-                .spawn(waiting::move_on(Arc::clone(&shared), group));
+                .spawn(waiting::move_on(Arc::clone(&server), group));
         }
-        Ok(Nats {
-            shared,
-            _thread: thread,
-        })
+        Ok(OnServer::new(server, thread))
     }
 }
 
-impl Shared {
-    fn group(&self, name: &str) -> Result<(usize, &Group), QueueError> {
-        let found = self
-            .groups
-            .iter()
-            .enumerate()
-            .find(|(_, group)| group.name == name);
-        found.ok_or_else(|| QueueError::NoSuchGroup(name.to_owned()))
-    }
-
+impl NatsServer {
     /// Publishes, and returns when the server has confirmed it.
     async fn publish(
         &self,
@@ -220,9 +194,23 @@ impl Shared {
         let sent = self.context.send_publish(subject, message).await;
         sent.map_err(|error| publish_error(error, envelope))
     }
+}
 
-    /// Sends a new job to every group.
-    async fn send_new(&self, envelope: Envelope) -> Result<SentJob, QueueError> {
+impl Server for NatsServer {
+    type Group = Group;
+    type Sent = SentJob;
+    type Worker = NatsWorker;
+
+    fn terms(&self) -> &Terms {
+        &self.terms
+    }
+
+    fn groups(&self) -> &[Group] {
+        &self.groups
+    }
+
+    async fn send_new(&self, job: NewJob, _: Instant) -> Result<SentJob, QueueError> {
+        let envelope = Envelope::new(job, now_ms());
         let place = match envelope.delay.is_zero() {
             true => Place::Jobs,
             false => Place::Waiting,
@@ -241,12 +229,11 @@ impl Shared {
         })
     }
 
-    /// Returns when every group has it; waits for room in each.
     async fn confirm_new(&self, job: SentJob, deadline: Instant) -> Result<Pushed, QueueError> {
         let envelope = job.envelope;
         let mut first = None;
         for (group, sent) in self.groups.iter().zip(job.sent) {
-            let until = || deadline.max(Instant::now() + ANSWER_MIN);
+            let until = || self.terms.confirmed_by(deadline);
             let mut confirmed = confirm(sent, &envelope, until()).await;
             while matches!(confirmed, Err(QueueError::Full)) && Instant::now() < deadline {
                 sleep_until(deadline.min(Instant::now() + FULL_RETRY)).await;
@@ -274,10 +261,35 @@ impl Shared {
         let state = self.groups[0].state(number, sequence).await?;
         Ok(Pushed::Duplicate { number, state })
     }
+
+    async fn worker(self: Arc<Self>, group: usize) -> Result<NatsWorker, QueueError> {
+        Ok(NatsWorker::new(self, group))
+    }
+
+    async fn dead_letters(
+        &self,
+        group: &Group,
+        after: Option<JobNumber>,
+        max: usize,
+    ) -> Result<Vec<DeadLetter>, QueueError> {
+        dead::list(group, after, max).await
+    }
+
+    async fn send_back(&self, group: &Group, numbers: Vec<JobNumber>) -> Result<usize, QueueError> {
+        dead::send_back(self, group, numbers).await
+    }
+
+    async fn delete(&self, group: &Group, numbers: Vec<JobNumber>) -> Result<usize, QueueError> {
+        dead::delete(group, numbers).await
+    }
+
+    async fn counters(&self, group: &Group) -> Result<QueueCounters, QueueError> {
+        group.counters(&self.terms.options).await
+    }
 }
 
 /// A new job on its way to every group.
-struct SentJob {
+pub struct SentJob {
     envelope: Envelope,
     place: Place,
     message_id: String,
@@ -305,84 +317,6 @@ async fn confirm(
             "the server did not confirm",
             Work::OutcomeUnknown,
         )),
-    }
-}
-
-impl Engine for Nats {
-    fn capabilities(&self) -> Capabilities {
-        self.shared.capabilities
-    }
-
-    fn push(
-        &self,
-        jobs: Vec<NewJob>,
-        deadline: Instant,
-    ) -> EngineFuture<'_, Vec<Result<Pushed, QueueError>>> {
-        Box::pin(async move {
-            let shared = &*self.shared;
-            if shared.is_closed.load(Ordering::Acquire) {
-                return Err(QueueError::Closed);
-            }
-            let now = now_ms();
-            let mut results = Vec::with_capacity(jobs.len());
-            let mut jobs = jobs.into_iter().peekable();
-            while jobs.peek().is_some() {
-                let mut batch = Vec::with_capacity(BATCH_MAX);
-                for job in jobs.by_ref().take(BATCH_MAX) {
-                    let (can, carries) = (&shared.capabilities, shared.carries_unkept);
-                    let sent = match admit(&job, can, &shared.options, carries) {
-                        Ok(()) => shared.send_new(Envelope::new(job, now)).await,
-                        Err(error) => Err(error),
-                    };
-                    batch.push(async { shared.confirm_new(sent?, deadline).await });
-                }
-                results.extend(join_all(batch).await);
-            }
-            Ok(results)
-        })
-    }
-
-    fn worker(&self, group: &str) -> EngineFuture<'_, Box<dyn EngineWorker>> {
-        let group = self.shared.group(group).map(|(index, _)| index);
-        Box::pin(async move {
-            let worker = NatsWorker::new(Arc::clone(&self.shared), group?);
-            Ok(Box::new(worker) as Box<dyn EngineWorker>)
-        })
-    }
-
-    fn dead_letters(
-        &self,
-        group: &str,
-        after: Option<JobNumber>,
-        max: usize,
-    ) -> EngineFuture<'_, Vec<DeadLetter>> {
-        let group = self.shared.group(group);
-        Box::pin(async move { dead::list(group?.1, after, max).await })
-    }
-
-    fn send_back(&self, group: &str, numbers: Vec<JobNumber>) -> EngineFuture<'_, usize> {
-        let group = self.shared.group(group);
-        Box::pin(async move { dead::send_back(&self.shared, group?.1, numbers).await })
-    }
-
-    fn delete(&self, group: &str, numbers: Vec<JobNumber>) -> EngineFuture<'_, usize> {
-        let group = self.shared.group(group);
-        Box::pin(async move { dead::delete(group?.1, numbers).await })
-    }
-
-    fn find(&self, _: &JobId) -> EngineFuture<'_, Option<(JobNumber, JobState)>> {
-        Box::pin(async { Err(QueueError::Unsupported("finding a job by its ID")) })
-    }
-
-    fn counters(&self, group: &str) -> EngineFuture<'_, QueueCounters> {
-        let group = self.shared.group(group);
-        Box::pin(async move { group?.1.counters(&self.shared.options).await })
-    }
-
-    fn close(&self) -> EngineFuture<'_, ()> {
-        // Each push waits for its own confirmation: nothing is left to be made safe.
-        self.shared.is_closed.store(true, Ordering::Release);
-        Box::pin(async { Ok(()) })
     }
 }
 

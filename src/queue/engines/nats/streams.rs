@@ -1,44 +1,36 @@
 //! The three streams of a group of workers: how they are made, named and counted.
 
-use std::sync::Mutex;
-use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::queue::{JobNumber, JobState, QueueCounters, QueueError, QueueOptions};
+use crate::wire::Work;
 use async_nats::jetstream::Context;
 use async_nats::jetstream::consumer::{AckPolicy, Consumer, pull};
 use async_nats::jetstream::stream::{
     Config, DiscardPolicy, RawMessageErrorKind, RetentionPolicy, StorageType, Stream,
 };
-use tokio::time::Instant;
 
-use crate::queue::{JobNumber, JobState, QueueCounters, QueueError, QueueOptions};
-use crate::wire::Work;
-
+use super::super::room::DeadRoom;
 use super::super::unavailable;
-
-/// How long what is known of the number of dead letters holds, when there is room for more.
-const DEAD_KNOWN: Duration = Duration::from_secs(1);
 
 /// Where a job is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place {
+pub enum Place {
     Jobs,
     Waiting,
     Dead,
 }
 
 #[derive(Debug)]
-pub(super) struct Group {
-    pub name: String,
+pub struct Group {
     prefix: String,
     pub jobs: Stream,
     pub pull: Consumer<pull::Config>,
     pub waiting: Stream,
     pub pull_waiting: Consumer<pull::Config>,
     pub dead: Stream,
-    /// How many dead letters there were, and when that was asked.
-    dead_known: Mutex<Option<(Instant, u64)>>,
+    pub dead_room: DeadRoom,
     pub done: AtomicU64,
     pub expired: AtomicU64,
 }
@@ -92,14 +84,13 @@ impl Group {
             made.map_err(|error| unavailable(error, Work::NotDone))
         };
         Ok(Self {
-            name: name.to_owned(),
             prefix: format!("{queue}.{name}"),
             pull: make(&jobs, consumer(options.lease)).await?,
             pull_waiting: make(&waiting, consumer(Duration::from_secs(10))).await?,
             jobs,
             waiting,
             dead,
-            dead_known: Mutex::new(None),
+            dead_room: DeadRoom::default(),
             done: AtomicU64::new(0),
             expired: AtomicU64::new(0),
         })
@@ -154,26 +145,9 @@ impl Group {
 
     /// Whether there are so many dead letters that no more jobs are to be sent.
     pub async fn is_blocked(&self, options: &QueueOptions) -> Result<bool, QueueError> {
-        let max = options.dead_max as u64;
-        let known = *self
-            .dead_known
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if let Some((when, count)) = known
-            && count < max
-            && when.elapsed() < DEAD_KNOWN
-        {
-            return Ok(false);
-        }
-        Ok(messages(&self.dead).await?.0 >= max)
-    }
-
-    /// What is known of the number of dead letters does not hold any more.
-    pub fn forget_dead(&self) {
-        *self
-            .dead_known
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = None;
+        let count = async { Ok(messages(&self.dead).await?.0 as usize) };
+        let is_left = self.dead_room.is_left(options.dead_max, count).await?;
+        Ok(!is_left)
     }
 
     pub async fn counters(&self, options: &QueueOptions) -> Result<QueueCounters, QueueError> {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use async_nats::jetstream::{AckKind, Message};
 use futures_util::StreamExt;
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 use crate::queue::{JobNumber, QueueError};
 use crate::wire::Work;
@@ -16,19 +16,19 @@ use crate::wire::Work;
 use super::super::envelope::{DUE, Envelope, now_ms};
 use super::super::unavailable;
 use super::streams::Place;
-use super::{ANSWER_MIN, BATCH_MAX, PUSHED_DELAYED, Shared, push_id};
+use super::{NatsServer, PUSHED_DELAYED, push_id};
 
 /// How long one request to the server stands: after a restart of it, it is made anew at the latest then.
 const REQUEST: Duration = Duration::from_secs(3);
 const RETRY: Duration = Duration::from_millis(200);
 
 /// Runs until the queue is dropped.
-pub(super) async fn move_on(shared: Arc<Shared>, group: usize) {
+pub(super) async fn move_on(shared: Arc<NatsServer>, group: usize) {
     loop {
         let pull = &shared.groups[group].pull_waiting;
         let batch = pull
             .batch()
-            .max_messages(BATCH_MAX)
+            .max_messages(shared.terms.limits.unconfirmed_max)
             .expires(REQUEST)
             .messages()
             .await;
@@ -49,7 +49,7 @@ pub(super) async fn move_on(shared: Arc<Shared>, group: usize) {
     }
 }
 
-async fn move_one(shared: &Shared, group: usize, message: Message) -> Result<(), QueueError> {
+async fn move_one(shared: &NatsServer, group: usize, message: Message) -> Result<(), QueueError> {
     let header = |name: &str| {
         let headers = message.headers.as_ref()?;
         headers.get(name).map(|value| value.as_str().to_owned())
@@ -78,7 +78,7 @@ async fn move_one(shared: &Shared, group: usize, message: Message) -> Result<(),
     let number = *envelope.number.get_or_insert(number);
     let group = &shared.groups[group];
     let subject = group.subject(Place::Jobs, Some(number));
-    let until = Instant::now() + ANSWER_MIN;
+    let until = shared.terms.answered_by();
     shared
         .publish(subject, &envelope, &message_id, until)
         .await?;

@@ -21,18 +21,18 @@ use crate::wire::Work;
 use super::super::envelope::{Envelope, Next, now_ms};
 use super::super::held::{self, Held};
 use super::super::unavailable;
+use super::NatsServer;
 use super::streams::{Group, Place};
-use super::{ANSWER_MIN, Shared};
 
 /// How long to wait before looking again whether dead letters were taken away, or credit came.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// How long a job that is on its way may take to come after the worker has stopped waiting.
 const STOP_GRACE: Duration = Duration::from_millis(50);
 
-pub(super) struct NatsWorker(Arc<Worker>);
+pub struct NatsWorker(Arc<Worker>);
 
 struct Worker {
-    shared: Arc<Shared>,
+    shared: Arc<NatsServer>,
     group: usize,
     held: Mutex<Held<Sent>>,
     /// Held while jobs may come from the server.
@@ -52,7 +52,7 @@ struct Sent {
 }
 
 impl NatsWorker {
-    pub fn new(shared: Arc<Shared>, group: usize) -> Self {
+    pub fn new(shared: Arc<NatsServer>, group: usize) -> Self {
         Self(Arc::new(Worker {
             shared,
             group,
@@ -101,7 +101,7 @@ impl Worker {
 
     /// Whether the server may have given it to another worker, by our own clock.
     fn is_over(&self, message: &Sent) -> bool {
-        message.renewed.elapsed() >= self.shared.options.lease
+        message.renewed.elapsed() >= self.shared.terms.options.lease
     }
 
     /// Pulls what is there, at most so many.
@@ -114,7 +114,7 @@ impl Worker {
             .messages()
             .await;
         let batch = batch.map_err(|error| unavailable(error, Work::NotDone))?;
-        let pulled = timeout(ANSWER_MIN, self.note_all(batch)).await;
+        let pulled = timeout(self.shared.terms.limits.answer_max, self.note_all(batch)).await;
         pulled.unwrap_or_else(|_| Err(unavailable("the server does not answer", Work::NotDone)))
     }
 
@@ -132,7 +132,7 @@ impl Worker {
         let mut batch = batch.map_err(|error| unavailable(error, Work::NotDone))?;
         let message = tokio::select! {
             message = batch.next() => message,
-            () = sleep_until(until + ANSWER_MIN) => None,
+            () = sleep_until(until + self.shared.terms.limits.answer_min) => None,
             () = stop => timeout(STOP_GRACE, batch.next()).await.ok().flatten(),
         };
         if let Some(message) = message {
@@ -142,7 +142,11 @@ impl Worker {
         drop(batch);
         // The end of the subscription is sent by a task of its own.
         tokio::task::yield_now().await;
-        let flushed = timeout(ANSWER_MIN, self.shared.context.client().flush()).await;
+        let flushed = timeout(
+            self.shared.terms.limits.answer_max,
+            self.shared.context.client().flush(),
+        )
+        .await;
         flushed.map_or(Ok(()), |flushed| {
             flushed.map_err(|error| unavailable(error, Work::NotDone))
         })
@@ -172,13 +176,13 @@ impl Worker {
         let mut envelope = Envelope::read(header, message.payload.clone());
         let number = *envelope.number.get_or_insert(JobNumber(stream_sequence));
         if envelope.has_expired(now_ms()) {
-            acknowledge(&acker).await?;
+            self.acknowledge(&acker).await?;
             self.group().expired.fetch_add(1, Ordering::Relaxed);
             return Ok(false);
         }
         let lost = u32::try_from(delivered.saturating_sub(1)).unwrap_or(0);
         let now = Instant::now();
-        let are_too_many = envelope.lose(lost, &self.shared.options, now_ms());
+        let are_too_many = envelope.lose(lost, &self.shared.terms.options, now_ms());
         let lease = Lease {
             token,
             envelope,
@@ -198,6 +202,14 @@ impl Worker {
         Ok(true)
     }
 
+    /// Returns when the server has it.
+    async fn acknowledge(&self, acker: &Acker) -> Result<(), QueueError> {
+        let unknown = |error: String| unavailable(error, Work::OutcomeUnknown);
+        let told = timeout(self.shared.terms.limits.answer_max, acker.double_ack()).await;
+        let told = told.map_err(|_| unknown("the server did not confirm".into()))?;
+        told.map_err(|error| unknown(error.to_string()))
+    }
+
     async fn answer_one(
         &self,
         lease: Lease,
@@ -209,16 +221,16 @@ impl Worker {
         }
         let random = fastrand::f64();
         let envelope = lease.envelope.clone();
-        let next = envelope.answered(answer, &self.shared.options, now_ms(), random);
+        let next = envelope.answered(answer, &self.shared.terms.options, now_ms(), random);
         self.carry_out(next, &lease).await.map(Ok)
     }
 
     async fn carry_out(&self, next: Next, lease: &Lease) -> Result<(), QueueError> {
         let group = self.group();
-        let until = Instant::now() + ANSWER_MIN;
+        let until = self.shared.terms.answered_by();
         match next {
             Next::Finish => {
-                acknowledge(&lease.message.acker).await?;
+                self.acknowledge(&lease.message.acker).await?;
                 group.done.fetch_add(1, Ordering::Relaxed);
                 return Ok(());
             }
@@ -228,7 +240,7 @@ impl Worker {
                 self.shared
                     .publish(subject, &envelope, &message_id, until)
                     .await?;
-                group.forget_dead();
+                group.dead_room.forget();
             }
             Next::Again(envelope) => {
                 let message_id = format!("again/{}", lease.token.0);
@@ -242,21 +254,19 @@ impl Worker {
                     .await?;
             }
         }
-        acknowledge(&lease.message.acker).await
+        self.acknowledge(&lease.message.acker).await
     }
 }
 
 impl EngineWorker for NatsWorker {
     fn lease_time(&self) -> Duration {
-        self.0.shared.options.lease
+        self.0.shared.terms.options.lease
     }
 
     fn lease(&self, credit: Credit, until: Instant) -> EngineFuture<'_, Vec<LeasedJob>> {
         Box::pin(async move {
             loop {
-                if self.0.shared.is_closed.load(Ordering::Acquire) {
-                    return Err(QueueError::Closed);
-                }
+                self.0.shared.terms.check_open()?;
                 let (leased, has_waiting) = {
                     let mut held = self.0.held();
                     let leased = held.take(credit, |message| self.0.is_over(message));
@@ -270,7 +280,12 @@ impl EngineWorker for NatsWorker {
                     sleep_until(until.min(Instant::now() + LOOK_AGAIN)).await;
                     return Ok(Vec::new());
                 }
-                if self.0.group().is_blocked(&self.0.shared.options).await? {
+                if self
+                    .0
+                    .group()
+                    .is_blocked(&self.0.shared.terms.options)
+                    .await?
+                {
                     sleep_until(until.min(Instant::now() + LOOK_AGAIN)).await;
                     continue;
                 }
@@ -317,7 +332,7 @@ impl EngineWorker for NatsWorker {
                     let lease = held.get_mut(number, token).ok_or(Stale)?;
                     let message = &mut lease.message;
                     if self.0.is_over(message)
-                        || message.began.elapsed() >= self.0.shared.options.attempt_max
+                        || message.began.elapsed() >= self.0.shared.terms.options.attempt_max
                     {
                         return Err(Stale);
                     }
@@ -355,11 +370,4 @@ impl EngineWorker for NatsWorker {
             Ok(())
         })
     }
-}
-
-/// Returns when the server has it.
-async fn acknowledge(acker: &Acker) -> Result<(), QueueError> {
-    let told = timeout(ANSWER_MIN, acker.double_ack()).await;
-    let told = told.map_err(|_| unavailable("the server did not confirm", Work::OutcomeUnknown))?;
-    told.map_err(|error| unavailable(error, Work::OutcomeUnknown))
 }

@@ -15,14 +15,14 @@ use crate::queue::{DeadLetter, JobNumber, QueueError};
 use crate::wire::Work;
 
 use super::super::envelope::Envelope;
-use super::link::{header, in_time};
-use super::{ANSWER_MIN, Group, Shared};
+use super::link::header;
+use super::{Group, RabbitMqBroker};
 
 /// How long those that were given back may take to be there again.
 const BACK_MAX: Duration = Duration::from_secs(2);
 
 pub(super) async fn list(
-    shared: &Shared,
+    shared: &RabbitMqBroker,
     group: &Group,
     after: Option<JobNumber>,
     max: usize,
@@ -43,7 +43,7 @@ pub(super) async fn list(
 }
 
 pub(super) async fn send_back(
-    shared: &Shared,
+    shared: &RabbitMqBroker,
     group: &Group,
     numbers: Vec<JobNumber>,
 ) -> Result<usize, QueueError> {
@@ -51,7 +51,7 @@ pub(super) async fn send_back(
     let mut taken = Taken::start(shared, group).await?;
     while let Some((number, envelope, acker)) = taken.next().await? {
         if numbers.contains(&number) {
-            let (envelope, until) = (envelope.revived(), Instant::now() + ANSWER_MIN);
+            let (envelope, until) = (envelope.revived(), shared.terms.answered_by());
             shared
                 .link
                 .publish("", &group.jobs, &envelope, until)
@@ -63,7 +63,7 @@ pub(super) async fn send_back(
 }
 
 pub(super) async fn delete(
-    shared: &Shared,
+    shared: &RabbitMqBroker,
     group: &Group,
     numbers: Vec<JobNumber>,
 ) -> Result<usize, QueueError> {
@@ -80,7 +80,7 @@ pub(super) async fn delete(
 /// The dead letters of a group, taken one after another on a channel of their own: what goes wrong closes it,
 /// and gives them back.
 struct Taken<'a> {
-    shared: &'a Shared,
+    shared: &'a RabbitMqBroker,
     group: &'a Group,
     channel: Channel,
     /// How many there were.
@@ -90,7 +90,7 @@ struct Taken<'a> {
 }
 
 impl<'a> Taken<'a> {
-    async fn start(shared: &'a Shared, group: &'a Group) -> Result<Self, QueueError> {
+    async fn start(shared: &'a RabbitMqBroker, group: &'a Group) -> Result<Self, QueueError> {
         let channel = shared.link.channel().await?;
         let there = shared
             .link
@@ -112,7 +112,7 @@ impl<'a> Taken<'a> {
         }
         let dead = self.group.dead.as_str().into();
         let got = self.channel.basic_get(dead, BasicGetOptions::default());
-        let Some(message) = in_time(got, Work::NotDone).await? else {
+        let Some(message) = self.shared.link.in_time(got, Work::NotDone).await? else {
             return Ok(None);
         };
         self.taken += 1;
@@ -125,7 +125,10 @@ impl<'a> Taken<'a> {
 
     /// One of them is gone for good.
     async fn remove(&mut self, acker: Acker) -> Result<(), QueueError> {
-        in_time(acker.ack(BasicAckOptions::default()), Work::OutcomeUnknown).await?;
+        self.shared
+            .link
+            .in_time(acker.ack(BasicAckOptions::default()), Work::OutcomeUnknown)
+            .await?;
         self.removed += 1;
         Ok(())
     }
@@ -138,9 +141,15 @@ impl<'a> Taken<'a> {
                 multiple: true,
                 requeue: true,
             };
-            in_time(channel.basic_nack(0, options), Work::OutcomeUnknown).await?;
+            shared
+                .link
+                .in_time(channel.basic_nack(0, options), Work::OutcomeUnknown)
+                .await?;
         }
-        in_time(channel.close(200, "done".into()), Work::OutcomeUnknown).await?;
+        shared
+            .link
+            .in_time(channel.close(200, "done".into()), Work::OutcomeUnknown)
+            .await?;
         let until = Instant::now() + BACK_MAX;
         let stay = self.taken - self.removed;
         while shared
@@ -154,7 +163,7 @@ impl<'a> Taken<'a> {
             }
             sleep(Duration::from_millis(5)).await;
         }
-        group.forget_dead();
+        group.dead_room.forget();
         Ok(self.removed)
     }
 }

@@ -18,13 +18,12 @@ use crate::wire::Work;
 use super::super::envelope::Envelope;
 use super::super::unavailable;
 
-/// How long a broker has to accept a connection or to declare something.
-const ANSWER_MAX: Duration = Duration::from_secs(10);
-
 #[derive(Debug)]
 pub(super) struct Link {
     uri: String,
     runtime: Handle,
+    /// How long a broker has to accept a connection, and to answer anything.
+    answer_max: Duration,
     opened: tokio::sync::Mutex<Option<Arc<Opened>>>,
     /// Queues that this connection knows to be there.
     declared: Mutex<HashSet<String>>,
@@ -43,10 +42,11 @@ impl std::fmt::Debug for Opened {
 }
 
 impl Link {
-    pub fn new(uri: String, runtime: Handle) -> Self {
+    pub fn new(uri: String, runtime: Handle, answer_max: Duration) -> Self {
         Self {
             uri,
             runtime,
+            answer_max,
             opened: tokio::sync::Mutex::default(),
             declared: Mutex::default(),
         }
@@ -77,19 +77,31 @@ impl Link {
                 publisher,
             })
         };
-        // On the engine's own thread, with which it ends.
-        let open = timeout(ANSWER_MAX, self.runtime.spawn(open)).await;
-        let open = open.map_err(|_| unavailable("the broker does not answer", Work::NotDone))?;
+        // On the engine's own thread, with which it ends, and in time even where nobody waits for it any more.
+        let open = self.runtime.spawn(timeout(self.answer_max, open)).await;
         let open = open.map_err(|error| unavailable(error, Work::NotDone))?;
+        let open = open.map_err(|_| unavailable("the broker does not answer", Work::NotDone))?;
         let open = Arc::new(open.map_err(|error| unavailable(error, Work::NotDone))?);
         *opened = Some(Arc::clone(&open));
         Ok(open)
     }
 
+    /// Waits for an answer, as long as a broker has for it: lapin promises none where a connection dies meanwhile.
+    pub async fn in_time<T>(
+        &self,
+        asked: impl Future<Output = lapin::Result<T>>,
+        work: Work,
+    ) -> Result<T, QueueError> {
+        let answered = timeout(self.answer_max, asked).await;
+        let answered = answered.map_err(|_| unavailable("the broker does not answer", work))?;
+        answered.map_err(|error| unavailable(error, work))
+    }
+
     /// A channel of its own.
     pub async fn channel(&self) -> Result<Channel, QueueError> {
         let opened = self.opened().await?;
-        in_time(opened.connection.create_channel(), Work::NotDone).await
+        self.in_time(opened.connection.create_channel(), Work::NotDone)
+            .await
     }
 
     /// Makes a queue that is not there.
@@ -99,15 +111,18 @@ impl Link {
             return Ok(());
         }
         // A refusal closes the channel.
-        let channel = in_time(opened.connection.create_channel(), Work::NotDone).await?;
+        let channel = self
+            .in_time(opened.connection.create_channel(), Work::NotDone)
+            .await?;
         let options = QueueDeclareOptions {
             durable: true,
             ..QueueDeclareOptions::default()
         };
         let declare = channel.queue_declare(name.into(), options, arguments);
-        in_time(declare, Work::NotDone).await?;
+        self.in_time(declare, Work::NotDone).await?;
         self.declared().insert(name.to_owned());
-        in_time(channel.close(200, "done".into()), Work::NotDone).await
+        self.in_time(channel.close(200, "done".into()), Work::NotDone)
+            .await
     }
 
     fn declared(&self) -> std::sync::MutexGuard<'_, HashSet<String>> {
@@ -135,9 +150,10 @@ impl Link {
             };
             let asked =
                 channel.queue_declare(queue.as_str().into(), options, FieldTable::default());
-            messages += in_time(asked, Work::NotDone).await?.message_count() as usize;
+            messages += self.in_time(asked, Work::NotDone).await?.message_count() as usize;
         }
-        in_time(channel.close(200, "done".into()), Work::NotDone).await?;
+        self.in_time(channel.close(200, "done".into()), Work::NotDone)
+            .await?;
         Ok(messages)
     }
 
@@ -168,7 +184,7 @@ impl Link {
         let publisher = &opened.publisher;
         let sent =
             publisher.basic_publish(exchange, routing_key, options, &envelope.body, properties);
-        in_time(sent, Work::OutcomeUnknown).await
+        self.in_time(sent, Work::OutcomeUnknown).await
     }
 
     /// Publishes, and returns when the broker has confirmed it.
@@ -198,15 +214,6 @@ pub(super) async fn confirm(sent: PublisherConfirm, until: Instant) -> Result<()
         )),
         Confirmation::NotRequested => Err(unknown("the channel does not confirm".into())),
     }
-}
-
-pub(super) async fn in_time<T>(
-    asked: impl Future<Output = lapin::Result<T>>,
-    work: Work,
-) -> Result<T, QueueError> {
-    let answered = timeout(ANSWER_MAX, asked).await;
-    let answered = answered.map_err(|_| unavailable("the broker does not answer", work))?;
-    answered.map_err(|error| unavailable(error, work))
 }
 
 /// Arguments of a quorum queue that refuses what is too much.

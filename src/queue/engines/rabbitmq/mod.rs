@@ -10,57 +10,40 @@ mod ladder;
 mod link;
 mod worker;
 
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use futures_util::future::join_all;
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{ExchangeKind, PublisherConfirm};
 use tokio::time::{Instant, sleep_until};
 
 use crate::queue::{
-    Capabilities, DeadLetter, Engine, EngineFuture, EngineWorker, JobId, JobNumber, JobState,
-    NewJob, Pushed, QueueCounters, QueueError, QueueOptions,
+    Capabilities, DeadLetter, JobNumber, NewJob, Pushed, QueueCounters, QueueError, QueueOptions,
 };
 use crate::wire::Work;
 
-use super::envelope::{Envelope, admit, now_ms};
-use super::room::Room;
+use super::envelope::{Envelope, now_ms};
+use super::room::{DeadRoom, Room};
+use super::server::{FULL_RETRY, Limits, OnServer, Server, Terms, limit_setters};
 use super::thread::EngineThread;
-use link::{Link, confirm, in_time, number, quorum};
+use link::{Link, confirm, number, quorum};
 use worker::RabbitMqWorker;
-
-/// A broker has at least so long to answer, however soon a push wants to know.
-const ANSWER_MIN: Duration = Duration::from_secs(2);
-/// Messages that are on their way at once.
-const BATCH_MAX: usize = 256;
-/// How long to wait before asking a full queue again.
-const FULL_RETRY: Duration = Duration::from_millis(20);
-/// How long what is known of the number of dead letters holds, when there is room for more.
-const DEAD_KNOWN: Duration = Duration::from_secs(1);
 
 /// A queue on RabbitMQ, made by [`RabbitMq::queue`].
 ///
 /// It knows no push again, has no order per key and no priority classes; and it has no lease: a job comes back
 /// when its worker's connection has gone. See `docs/queue-engines.md`.
-#[derive(Debug)]
-pub struct RabbitMq {
-    shared: Arc<Shared>,
-    /// The connection's: it ends with it.
-    _thread: EngineThread,
-}
+pub type RabbitMq = OnServer<RabbitMqBroker>;
 
+/// The link to a RabbitMQ broker, and the queues of a queue there.
 #[derive(Debug)]
-struct Shared {
+pub struct RabbitMqBroker {
     link: Link,
     exchange: String,
     groups: Vec<Group>,
-    options: QueueOptions,
-    capabilities: Capabilities,
-    carries_unkept: bool,
-    is_closed: AtomicBool,
+    terms: Terms,
     /// The last number that a job was given.
     numbered: AtomicU64,
     room: Room,
@@ -68,12 +51,11 @@ struct Shared {
 
 /// A group of workers, and the names of its queues.
 #[derive(Debug)]
-struct Group {
-    name: String,
+pub struct Group {
     jobs: String,
     dead: String,
     looking: tokio::sync::Mutex<()>,
-    dead_known: Mutex<Option<Instant>>,
+    dead_room: DeadRoom,
     /// Jobs that workers of this process have.
     leased: AtomicUsize,
     done: AtomicU64,
@@ -88,6 +70,7 @@ pub struct RabbitMqBuilder {
     name: String,
     options: QueueOptions,
     carries_unkept: bool,
+    limits: Limits,
 }
 
 impl RabbitMq {
@@ -97,6 +80,7 @@ impl RabbitMq {
             name: name.into(),
             options: QueueOptions::default(),
             carries_unkept: false,
+            limits: Limits::default(),
         }
     }
 }
@@ -116,6 +100,8 @@ impl RabbitMqBuilder {
         self
     }
 
+    limit_setters!();
+
     /// Connects (`"amqp://user:password@127.0.0.1:5672/%2f"`), and makes the exchange and queues that are not there.
     ///
     /// # Errors
@@ -130,36 +116,30 @@ impl RabbitMqBuilder {
         capabilities.orders_keys = false;
         capabilities.priorities = false;
         capabilities.finds = false;
-        let shared = Shared {
-            link: Link::new(uri.into(), thread.handle().clone()),
+        let answer_max = self.limits.answer_max;
+        let broker = RabbitMqBroker {
+            link: Link::new(uri.into(), thread.handle().clone(), answer_max),
             groups: groups
                 .iter()
                 .map(|group| Group::new(&self.name, group))
                 .collect(),
             exchange: self.name,
-            options: self.options,
-            capabilities,
-            carries_unkept: self.carries_unkept,
-            is_closed: AtomicBool::new(false),
+            terms: Terms::new(self.options, capabilities, self.limits, self.carries_unkept),
             numbered: AtomicU64::new(0),
             room: Room::default(),
         };
-        shared.make().await?;
-        Ok(RabbitMq {
-            shared: Arc::new(shared),
-            _thread: thread,
-        })
+        broker.make().await?;
+        Ok(OnServer::new(Arc::new(broker), thread))
     }
 }
 
 impl Group {
     fn new(queue: &str, name: &str) -> Self {
         Self {
-            name: name.to_owned(),
             jobs: format!("{queue}.{name}"),
             dead: format!("{queue}.{name}.dead"),
             looking: tokio::sync::Mutex::default(),
-            dead_known: Mutex::default(),
+            dead_room: DeadRoom::default(),
             leased: AtomicUsize::new(0),
             done: AtomicU64::new(0),
             expired: AtomicU64::new(0),
@@ -170,16 +150,9 @@ impl Group {
     fn rungs(&self) -> String {
         format!("{}.wait.", self.jobs)
     }
-
-    fn forget_dead(&self) {
-        *self
-            .dead_known
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = None;
-    }
 }
 
-impl Shared {
+impl RabbitMqBroker {
     /// Makes the exchange, and the queues of every group.
     async fn make(&self) -> Result<(), QueueError> {
         let channel = self.link.channel().await?;
@@ -189,29 +162,25 @@ impl Shared {
         };
         let (exchange, arguments) = (self.exchange.as_str().into(), FieldTable::default());
         let made = channel.exchange_declare(exchange, ExchangeKind::Fanout, options, arguments);
-        in_time(made, Work::NotDone).await?;
-        let bytes_max = ("x-max-length-bytes", number(self.options.bytes_max));
+        self.link.in_time(made, Work::NotDone).await?;
+        let bytes_max = ("x-max-length-bytes", number(self.terms.options.bytes_max));
         for group in &self.groups {
-            let jobs = quorum(self.options.jobs_max, std::slice::from_ref(&bytes_max));
+            let jobs = quorum(
+                self.terms.options.jobs_max,
+                std::slice::from_ref(&bytes_max),
+            );
             self.link.declare(&group.jobs, jobs).await?;
             self.link
-                .declare(&group.dead, quorum(self.options.dead_max, &[]))
+                .declare(&group.dead, quorum(self.terms.options.dead_max, &[]))
                 .await?;
             let (queue, exchange) = (group.jobs.as_str().into(), self.exchange.as_str().into());
             let (options, arguments) = (QueueBindOptions::default(), FieldTable::default());
             let bound = channel.queue_bind(queue, exchange, "".into(), options, arguments);
-            in_time(bound, Work::NotDone).await?;
+            self.link.in_time(bound, Work::NotDone).await?;
         }
-        in_time(channel.close(200, "done".into()), Work::NotDone).await
-    }
-
-    fn group(&self, name: &str) -> Result<(usize, &Group), QueueError> {
-        let found = self
-            .groups
-            .iter()
-            .enumerate()
-            .find(|(_, group)| group.name == name);
-        found.ok_or_else(|| QueueError::NoSuchGroup(name.to_owned()))
+        self.link
+            .in_time(channel.close(200, "done".into()), Work::NotDone)
+            .await
     }
 
     /// Greater than all before it of this process, and by the clock than those of others.
@@ -233,7 +202,7 @@ impl Shared {
         let name = format!("{}{wait_ms}", group.rungs());
         let text = |text: &str| AMQPValue::LongString(text.into());
         let arguments = quorum(
-            self.options.jobs_max,
+            self.terms.options.jobs_max,
             &[
                 ("x-message-ttl", number(wait_ms)),
                 ("x-dead-letter-exchange", text("")),
@@ -248,7 +217,7 @@ impl Shared {
 
     /// Publishes a job of one group to where it goes next.
     async fn send_again(&self, group: &Group, mut envelope: Envelope) -> Result<(), QueueError> {
-        let until = Instant::now() + ANSWER_MIN;
+        let until = self.terms.answered_by();
         if envelope.delay.is_zero() {
             return self.link.publish("", &group.jobs, &envelope, until).await;
         }
@@ -256,9 +225,49 @@ impl Shared {
         self.link.publish("", &rung, &envelope, until).await
     }
 
-    /// Sends a new job, and returns what confirms it.
-    async fn send_new(&self, job: NewJob) -> Result<NewlySent, QueueError> {
-        admit(&job, &self.capabilities, &self.options, self.carries_unkept)?;
+    /// Whether there are so many dead letters that no more jobs are to be sent.
+    async fn is_blocked(&self, group: &Group) -> Result<bool, QueueError> {
+        let count = self.link.messages(std::slice::from_ref(&group.dead));
+        let dead_max = self.terms.options.dead_max;
+        Ok(!group.dead_room.is_left(dead_max, count).await?)
+    }
+}
+
+/// A new job's number, and each message that was sent for it.
+pub type NewlySent = (JobNumber, Vec<(String, String, Envelope, PublisherConfirm)>);
+
+impl Server for RabbitMqBroker {
+    type Group = Group;
+    type Sent = NewlySent;
+    type Worker = RabbitMqWorker;
+
+    fn terms(&self) -> &Terms {
+        &self.terms
+    }
+
+    fn groups(&self) -> &[Group] {
+        &self.groups
+    }
+
+    /// Where there seems to be less, the queues are asked: they refuse what is over their limit, but a few late, and
+    /// take nothing again before they are at four fifths.
+    async fn take_room(&self, wanted: usize, _: Instant) -> Result<usize, QueueError> {
+        if self.room.take(wanted) {
+            return Ok(wanted);
+        }
+        let mut waiting = 0;
+        for group in &self.groups {
+            let of_group = self
+                .link
+                .messages(std::slice::from_ref(&group.jobs))
+                .await?;
+            waiting = waiting.max(of_group);
+        }
+        let left = self.terms.options.jobs_max.saturating_sub(waiting);
+        Ok(self.room.learn(left, wanted))
+    }
+
+    async fn send_new(&self, job: NewJob, _: Instant) -> Result<NewlySent, QueueError> {
         let mut envelope = Envelope::new(job, now_ms());
         let number = self.next_number();
         envelope.number = Some(number);
@@ -280,14 +289,13 @@ impl Shared {
         Ok((number, confirms))
     }
 
-    /// Returns when the broker has the job; waits for room.
     async fn confirm_new(
         &self,
         (number, sent): NewlySent,
         deadline: Instant,
     ) -> Result<Pushed, QueueError> {
         for (exchange, routing_key, envelope, sent) in sent {
-            let until = || deadline.max(Instant::now() + ANSWER_MIN);
+            let until = || self.terms.confirmed_by(deadline);
             let mut confirmed = confirm(sent, until()).await;
             while matches!(confirmed, Err(QueueError::Full)) && Instant::now() < deadline {
                 sleep_until(deadline.min(Instant::now() + FULL_RETRY)).await;
@@ -301,46 +309,27 @@ impl Shared {
         Ok(Pushed::Accepted(number))
     }
 
-    /// Room for at most so many jobs, which is then taken. Where there seems to be less, the queues are asked: they
-    /// refuse what is over their limit, but a few late, and take nothing again before they are at four fifths.
-    async fn take_room(&self, wanted: usize) -> Result<usize, QueueError> {
-        if self.room.take(wanted) {
-            return Ok(wanted);
-        }
-        let mut waiting = 0;
-        for group in &self.groups {
-            let of_group = self
-                .link
-                .messages(std::slice::from_ref(&group.jobs))
-                .await?;
-            waiting = waiting.max(of_group);
-        }
-        let left = self.options.jobs_max.saturating_sub(waiting);
-        Ok(self.room.learn(left, wanted))
+    async fn worker(self: Arc<Self>, group: usize) -> Result<RabbitMqWorker, QueueError> {
+        Ok(RabbitMqWorker::new(self, group))
     }
 
-    /// Whether there are so many dead letters that no more jobs are to be sent.
-    async fn is_blocked(&self, group: &Group) -> Result<bool, QueueError> {
-        let known = *group
-            .dead_known
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if known.is_some_and(|when| when.elapsed() < DEAD_KNOWN) {
-            return Ok(false);
-        }
-        let dead = self
-            .link
-            .messages(std::slice::from_ref(&group.dead))
-            .await?;
-        let is_blocked = dead >= self.options.dead_max;
-        if !is_blocked {
-            let mut known = group
-                .dead_known
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            *known = Some(Instant::now());
-        }
-        Ok(is_blocked)
+    async fn dead_letters(
+        &self,
+        group: &Group,
+        after: Option<JobNumber>,
+        max: usize,
+    ) -> Result<Vec<DeadLetter>, QueueError> {
+        dead::list(self, group, after, max).await
+    }
+
+    async fn send_back(&self, group: &Group, numbers: Vec<JobNumber>) -> Result<usize, QueueError> {
+        dead::send_back(self, group, numbers).await
+    }
+
+    async fn delete(&self, group: &Group, numbers: Vec<JobNumber>) -> Result<usize, QueueError> {
+        let deleted = dead::delete(self, group, numbers).await?;
+        group.deleted.fetch_add(deleted as u64, Ordering::Relaxed);
+        Ok(deleted)
     }
 
     async fn counters(&self, group: &Group) -> Result<QueueCounters, QueueError> {
@@ -360,102 +349,12 @@ impl Shared {
             leased,
             delayed,
             dead,
-            is_blocked: dead >= self.options.dead_max,
+            is_blocked: dead >= self.terms.options.dead_max,
             done: group.done.load(Ordering::Relaxed),
             expired: group.expired.load(Ordering::Relaxed),
             deleted: group.deleted.load(Ordering::Relaxed),
             jobs: ready + leased + delayed + dead,
             ..QueueCounters::default()
         })
-    }
-}
-
-/// A new job's number, and each message that was sent for it.
-type NewlySent = (JobNumber, Vec<(String, String, Envelope, PublisherConfirm)>);
-
-impl Engine for RabbitMq {
-    fn capabilities(&self) -> Capabilities {
-        self.shared.capabilities
-    }
-
-    fn push(
-        &self,
-        jobs: Vec<NewJob>,
-        deadline: Instant,
-    ) -> EngineFuture<'_, Vec<Result<Pushed, QueueError>>> {
-        Box::pin(async move {
-            let shared = &*self.shared;
-            if shared.is_closed.load(Ordering::Acquire) {
-                return Err(QueueError::Closed);
-            }
-            let mut results = Vec::with_capacity(jobs.len());
-            let mut jobs = jobs.into_iter().peekable();
-            while jobs.peek().is_some() {
-                let room = shared.take_room(jobs.len().min(BATCH_MAX)).await?;
-                if room == 0 {
-                    if Instant::now() >= deadline {
-                        results.extend(jobs.map(|_| Err(QueueError::Full)));
-                        break;
-                    }
-                    sleep_until(deadline.min(Instant::now() + FULL_RETRY)).await;
-                    continue;
-                }
-                let mut batch = Vec::with_capacity(room);
-                for job in jobs.by_ref().take(room) {
-                    let sent = shared.send_new(job).await;
-                    batch.push(async { shared.confirm_new(sent?, deadline).await });
-                }
-                results.extend(join_all(batch).await);
-            }
-            Ok(results)
-        })
-    }
-
-    fn worker(&self, group: &str) -> EngineFuture<'_, Box<dyn EngineWorker>> {
-        let group = self.shared.group(group).map(|(index, _)| index);
-        Box::pin(async move {
-            let worker = RabbitMqWorker::new(Arc::clone(&self.shared), group?);
-            Ok(Box::new(worker) as Box<dyn EngineWorker>)
-        })
-    }
-
-    fn dead_letters(
-        &self,
-        group: &str,
-        after: Option<JobNumber>,
-        max: usize,
-    ) -> EngineFuture<'_, Vec<DeadLetter>> {
-        let group = self.shared.group(group);
-        Box::pin(async move { dead::list(&self.shared, group?.1, after, max).await })
-    }
-
-    fn send_back(&self, group: &str, numbers: Vec<JobNumber>) -> EngineFuture<'_, usize> {
-        let group = self.shared.group(group);
-        Box::pin(async move { dead::send_back(&self.shared, group?.1, numbers).await })
-    }
-
-    fn delete(&self, group: &str, numbers: Vec<JobNumber>) -> EngineFuture<'_, usize> {
-        let group = self.shared.group(group);
-        Box::pin(async move {
-            let (_, group) = group?;
-            let deleted = dead::delete(&self.shared, group, numbers).await?;
-            group.deleted.fetch_add(deleted as u64, Ordering::Relaxed);
-            Ok(deleted)
-        })
-    }
-
-    fn find(&self, _: &JobId) -> EngineFuture<'_, Option<(JobNumber, JobState)>> {
-        Box::pin(async { Err(QueueError::Unsupported("finding a job by its ID")) })
-    }
-
-    fn counters(&self, group: &str) -> EngineFuture<'_, QueueCounters> {
-        let group = self.shared.group(group);
-        Box::pin(async move { self.shared.counters(group?.1).await })
-    }
-
-    fn close(&self) -> EngineFuture<'_, ()> {
-        // Each push waits for its own confirmation: nothing is left to be made safe.
-        self.shared.is_closed.store(true, Ordering::Release);
-        Box::pin(async { Ok(()) })
     }
 }

@@ -23,14 +23,14 @@ use crate::wire::Work;
 use super::super::envelope::{Envelope, Next, now_ms};
 use super::super::held::{self, Held};
 use super::super::unavailable;
-use super::link::{header, in_time};
-use super::{ANSWER_MIN, Group, Shared};
+use super::link::header;
+use super::{Group, RabbitMqBroker};
 
 /// How long to wait before looking again whether dead letters were taken away, or credit came.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
-pub(super) struct RabbitMqWorker {
-    shared: Arc<Shared>,
+pub struct RabbitMqWorker {
+    shared: Arc<RabbitMqBroker>,
     group: usize,
     consuming: tokio::sync::Mutex<Option<Consuming>>,
     held: Mutex<Held<Acker>>,
@@ -48,7 +48,7 @@ struct Consuming {
 type Lease = held::Lease<Acker>;
 
 impl RabbitMqWorker {
-    pub fn new(shared: Arc<Shared>, group: usize) -> Self {
+    pub fn new(shared: Arc<RabbitMqBroker>, group: usize) -> Self {
         Self {
             shared,
             group,
@@ -91,7 +91,7 @@ impl RabbitMqWorker {
         let channel = self.shared.link.channel().await?;
         let prefetch = u16::try_from(jobs).unwrap_or(u16::MAX).max(1);
         let qos = channel.basic_qos(prefetch, BasicQosOptions::default());
-        in_time(qos, Work::NotDone).await?;
+        self.shared.link.in_time(qos, Work::NotDone).await?;
         *self.channel() = Some((channel.clone(), prefetch));
         let consumer = None;
         Ok(Consuming { channel, consumer })
@@ -107,7 +107,10 @@ impl RabbitMqWorker {
             return Ok(());
         };
         let cancelled = channel.basic_cancel(consumer.tag(), BasicCancelOptions::default());
-        in_time(cancelled, Work::OutcomeUnknown).await?;
+        self.shared
+            .link
+            .in_time(cancelled, Work::OutcomeUnknown)
+            .await?;
         // What was on its way has come before the broker's answer.
         while let Some(Some(Ok(delivery))) = consumer.next().now_or_never() {
             self.note(delivery).await?;
@@ -131,7 +134,7 @@ impl RabbitMqWorker {
                 let queue = self.group().jobs.as_str().into();
                 let (options, arguments) = (BasicConsumeOptions::default(), FieldTable::default());
                 let begun = channel.basic_consume(queue, "".into(), options, arguments);
-                consumer.insert(in_time(begun, Work::NotDone).await?)
+                consumer.insert(self.shared.link.in_time(begun, Work::NotDone).await?)
             }
         };
         let Ok(first) = timeout_at(until, consumer.next()).await else {
@@ -171,7 +174,7 @@ impl RabbitMqWorker {
             .number
             .get_or_insert_with(|| self.shared.next_number());
         let lost = header(&properties, "x-delivery-count").and_then(|count| count.parse().ok());
-        let are_too_many = envelope.lose(lost.unwrap_or(0), &self.shared.options, now_ms());
+        let are_too_many = envelope.lose(lost.unwrap_or(0), &self.shared.terms.options, now_ms());
         let next = if envelope.has_expired(now_ms()) {
             self.group().expired.fetch_add(1, Ordering::Relaxed);
             Next::Finish
@@ -203,15 +206,20 @@ impl RabbitMqWorker {
             Next::Finish => {}
             Next::Again(envelope) => self.shared.send_again(self.group(), envelope).await?,
             Next::Bury(envelope) => {
-                let (dead, until) = (&self.group().dead, Instant::now() + ANSWER_MIN);
+                let (dead, until) = (&self.group().dead, self.shared.terms.answered_by());
                 self.shared.link.publish("", dead, &envelope, until).await?;
-                self.group().forget_dead();
+                self.group().dead_room.forget();
             }
         }
-        match acker.ack(BasicAckOptions::default()).await {
-            Ok(true) => Ok(Ok(())),
+        let until = self.shared.terms.answered_by();
+        match timeout_at(until, acker.ack(BasicAckOptions::default())).await {
+            Ok(Ok(true)) => Ok(Ok(())),
             // Its channel has gone, and the job back with it.
-            Ok(false) | Err(_) => Ok(Err(Stale)),
+            Ok(Ok(false) | Err(_)) => Ok(Err(Stale)),
+            Err(_) => Err(unavailable(
+                "the acknowledgement was not sent in time",
+                Work::OutcomeUnknown,
+            )),
         }
     }
 
@@ -221,7 +229,7 @@ impl RabbitMqWorker {
         answer: Answer,
     ) -> Result<Result<(), Stale>, QueueError> {
         let is_done = matches!(answer, Answer::Done);
-        let (options, random) = (&self.shared.options, fastrand::f64());
+        let (options, random) = (&self.shared.terms.options, fastrand::f64());
         let next = lease.envelope.answered(answer, options, now_ms(), random);
         let answered = self.carry_out(next, &lease.message).await?;
         if is_done && answered.is_ok() {
@@ -237,21 +245,19 @@ impl RabbitMqWorker {
             return Ok(());
         };
         let asked = channel.basic_qos(prefetch, BasicQosOptions::default());
-        in_time(asked, Work::OutcomeUnknown).await
+        self.shared.link.in_time(asked, Work::OutcomeUnknown).await
     }
 }
 
 impl EngineWorker for RabbitMqWorker {
     fn lease_time(&self) -> Duration {
-        self.shared.options.lease
+        self.shared.terms.options.lease
     }
 
     fn lease(&self, credit: Credit, until: Instant) -> EngineFuture<'_, Vec<LeasedJob>> {
         Box::pin(async move {
             loop {
-                if self.shared.is_closed.load(Ordering::Acquire) {
-                    return Err(QueueError::Closed);
-                }
+                self.shared.terms.check_open()?;
                 let look_again = until.min(Instant::now() + LOOK_AGAIN);
                 if self.shared.is_blocked(self.group()).await? {
                     sleep_until(look_again).await;
@@ -335,7 +341,7 @@ impl EngineWorker for RabbitMqWorker {
             match self.consuming.lock().await.take() {
                 Some(Consuming { channel, .. }) => {
                     let closed = channel.close(200, "done".into());
-                    in_time(closed, Work::OutcomeUnknown).await
+                    self.shared.link.in_time(closed, Work::OutcomeUnknown).await
                 }
                 None => Ok(()),
             }

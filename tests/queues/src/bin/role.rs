@@ -4,7 +4,7 @@
 //! - `role produce <folder> <endpoint> <name> <jobs>` pushes, and writes down what was acknowledged;
 //! - `role work <folder> <endpoint> <name> <ledger's endpoint>` writes down what it is sent, and enters it in the ledger;
 //! - `role ledger <folder> <endpoint>` keeps what was done, each job's once;
-//! - `role hold <endpoint>`, or `nats <server> <name>`, takes one job after another, says so, and acknowledges each
+//! - `role hold <endpoint>`, or `nats <server> <name>`, or `rabbitmq <uri> <name>`, takes one job after another, says so, and acknowledges each
 //!   when it is told to;
 //! - `role fill <folder> <seconds>` fills the disk that it is on, and sees what becomes of a queue there.
 
@@ -49,6 +49,11 @@ async fn main() -> Result<(), AnyError> {
         #[cfg(feature = "nats")]
         ["hold", "nats", server, name] => {
             let queue = bowline_test_queues::held_on_nats(server, name).await?;
+            hold(Queue::on(queue)).await
+        }
+        #[cfg(feature = "rabbitmq")]
+        ["hold", "rabbitmq", uri, name] => {
+            let queue = bowline_test_queues::held_on_rabbitmq(uri, name).await?;
             hold(Queue::on(queue)).await
         }
         ["fill", folder, seconds] => {
