@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
-use lapin::options::{BasicAckOptions, BasicGetOptions, BasicNackOptions};
+use lapin::options::{BasicGetOptions, BasicNackOptions};
 use lapin::{Acker, Channel};
 use tokio::time::{Instant, sleep};
 
@@ -15,6 +15,7 @@ use crate::queue::{DeadLetter, JobNumber, QueueError};
 use crate::wire::Work;
 
 use super::super::envelope::Envelope;
+use super::super::unavailable;
 use super::link::header;
 use super::{Group, RabbitMqBroker};
 
@@ -125,10 +126,10 @@ impl<'a> Taken<'a> {
 
     /// One of them is gone for good.
     async fn remove(&mut self, acker: Acker) -> Result<(), QueueError> {
-        self.shared
-            .link
-            .in_time(acker.ack(BasicAckOptions::default()), Work::OutcomeUnknown)
-            .await?;
+        if !self.shared.link.acknowledge(&acker).await? {
+            let reason = "the connection to the broker has gone";
+            return Err(unavailable(reason, Work::OutcomeUnknown));
+        }
         self.removed += 1;
         Ok(())
     }

@@ -1,13 +1,17 @@
 //! The connection to a broker: made when it is needed, made anew when it has gone.
 
 use std::collections::HashSet;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions};
+use lapin::options::{
+    BasicAckOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions,
+};
 use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
 use lapin::{
-    BasicProperties, Channel, Confirmation, Connection, ConnectionProperties, PublisherConfirm,
+    Acker, BasicProperties, Channel, Confirmation, Connection, ConnectionProperties,
+    PublisherConfirm,
 };
 use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -17,6 +21,9 @@ use crate::wire::Work;
 
 use super::super::envelope::Envelope;
 use super::super::unavailable;
+
+/// How long to wait before looking again whether a channel is still there.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 #[derive(Debug)]
 pub(super) struct Link {
@@ -78,9 +85,11 @@ impl Link {
             })
         };
         // On the engine's own thread, with which it ends, and in time even where nobody waits for it any more.
-        let open = self.runtime.spawn(timeout(self.answer_max, open)).await;
+        let open = self.runtime.spawn(timeout(self.answer_max, open));
+        let late = |_| unavailable("the broker does not answer", Work::NotDone);
+        let open = timeout(self.answer_max, open).await.map_err(late)?;
         let open = open.map_err(|error| unavailable(error, Work::NotDone))?;
-        let open = open.map_err(|_| unavailable("the broker does not answer", Work::NotDone))?;
+        let open = open.map_err(late)?;
         let open = Arc::new(open.map_err(|error| unavailable(error, Work::NotDone))?);
         *opened = Some(Arc::clone(&open));
         Ok(open)
@@ -95,6 +104,27 @@ impl Link {
         let answered = timeout(self.answer_max, asked).await;
         let answered = answered.map_err(|_| unavailable("the broker does not answer", work))?;
         answered.map_err(|error| unavailable(error, work))
+    }
+
+    /// Acknowledges a message. False where its channel has gone, and the message back with it.
+    ///
+    /// lapin 4.12 forgets what it is asked for at the moment in which it ends a connection, and whoever asked waits for
+    /// ever. So this looks whether the channel is still there.
+    pub async fn acknowledge(&self, acker: &Acker) -> Result<bool, QueueError> {
+        let until = Instant::now() + self.answer_max;
+        let mut sent = pin!(acker.ack(BasicAckOptions::default()));
+        loop {
+            match timeout(LOOK_AGAIN, &mut sent).await {
+                Ok(Ok(is_sent)) => return Ok(is_sent),
+                Ok(Err(_)) => return Ok(false),
+                Err(_) if acker.poisoned() => return Ok(false),
+                Err(_) if Instant::now() >= until => {
+                    let reason = "an acknowledgement was not sent";
+                    return Err(unavailable(reason, Work::OutcomeUnknown));
+                }
+                Err(_) => {}
+            }
+        }
     }
 
     /// A channel of its own.

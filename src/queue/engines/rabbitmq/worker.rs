@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt};
 use lapin::message::Delivery;
-use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
+use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::FieldTable;
 use lapin::{Acker, Channel, Consumer};
 use tokio::time::{Instant, sleep_until, timeout_at};
@@ -211,15 +211,9 @@ impl RabbitMqWorker {
                 self.group().dead_room.forget();
             }
         }
-        let until = self.shared.terms.answered_by();
-        match timeout_at(until, acker.ack(BasicAckOptions::default())).await {
-            Ok(Ok(true)) => Ok(Ok(())),
-            // Its channel has gone, and the job back with it.
-            Ok(Ok(false) | Err(_)) => Ok(Err(Stale)),
-            Err(_) => Err(unavailable(
-                "the acknowledgement was not sent in time",
-                Work::OutcomeUnknown,
-            )),
+        match self.shared.link.acknowledge(acker).await? {
+            true => Ok(Ok(())),
+            false => Ok(Err(Stale)),
         }
     }
 
