@@ -119,7 +119,7 @@ pub async fn groups_of_workers_are_independent(setup: &impl Setup) {
 }
 
 pub async fn a_worker_that_leaves_gives_back_and_uses_up_no_attempt(setup: &impl Setup) {
-    let (queue, _) = notes(setup, options()).await;
+    let (queue, can) = notes(setup, options()).await;
     queue
         .push_all(&[note(1), note(2), note(3)])
         .await
@@ -138,7 +138,10 @@ pub async fn a_worker_that_leaves_gives_back_and_uses_up_no_attempt(setup: &impl
     let mut jobs = queue.jobs().start().await.expect("the group is there");
     for _ in 0..3 {
         let job = next(&mut jobs).await;
-        assert_eq!((job.earlier().used(), job.earlier().lost), (0, 0));
+        let earlier = job.earlier();
+        assert_eq!(earlier.used(), 0);
+        // A server without leases may count one as lost that was on its way to who left.
+        assert!(earlier.lost == 0 || !can.leases, "{earlier:?}");
         job.ack().await.expect("it has the lease");
     }
 }
