@@ -1,0 +1,152 @@
+//! Settings of a publisher, and its beginning.
+
+use std::marker::PhantomData;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::time::Instant;
+
+use super::driver::drive;
+use super::shared::Shared;
+use super::{Inner, OfPrincipal, Publisher};
+use crate::security::{Principal, ServerSecurity, Tally, Wanted};
+use crate::topic::Topic;
+use crate::topic::names::is_confirmation;
+use crate::topic::sequence::Outgoing;
+use crate::transport::{self, Admit, Endpoint, TransportError, TransportOptions};
+
+/// A subscription that no rule allows is logged at most once in this time; the counters have all.
+const LOG_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Settings of a [`Publisher`].
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct PublisherBuilder {
+    topics_max: usize,
+    principals_max: usize,
+    announce_after: Duration,
+    transport: TransportOptions,
+}
+
+impl Default for PublisherBuilder {
+    fn default() -> Self {
+        Self {
+            topics_max: 65_536,
+            principals_max: 1024,
+            announce_after: Duration::from_secs(1),
+            transport: TransportOptions::default(),
+        }
+    }
+}
+
+impl PublisherBuilder {
+    /// Full topics (a topic's name and a key) that are counted. Default: 65,536.
+    pub fn topics_max(mut self, topics: usize) -> Self {
+        self.topics_max = topics;
+        self
+    }
+
+    /// How long a topic is quiet before the number of its last event is announced. Default: 1 s.
+    pub fn announce_after(mut self, quiet: Duration) -> Self {
+        self.announce_after = quiet.max(Duration::from_millis(1));
+        self
+    }
+
+    /// Principals that are [counted](Publisher::by_principal) each by itself; those that come later are
+    /// counted together. Default: 1,024.
+    pub fn principals_max(mut self, principals: usize) -> Self {
+        self.principals_max = principals;
+        self
+    }
+
+    /// Keys, who is let in, and what they may subscribe to; without, the publisher binds only where
+    /// no other machine can reach it.
+    pub fn security(mut self, security: ServerSecurity) -> Self {
+        self.transport.server_security = Some(security);
+        self
+    }
+
+    /// Settings of the socket. Keys that were given before stay where these have none. What waits for each subscriber is at most its
+    /// [`send_queue_max`](TransportOptions::send_queue_max).
+    pub fn transport(mut self, mut options: TransportOptions) -> Self {
+        let before = self.transport.server_security.take();
+        options.server_security = options.server_security.or(before);
+        self.transport = options;
+        self
+    }
+
+    /// Opens the socket.
+    ///
+    /// # Errors
+    /// As [`ServerBuilder::bind`](crate::ServerBuilder::bind).
+    ///
+    /// # Panics
+    /// Outside a tokio runtime with time and I/O enabled.
+    pub async fn bind<T: Topic>(
+        self,
+        endpoint: impl AsRef<str>,
+    ) -> Result<Publisher<T>, TransportError> {
+        let endpoint: Endpoint = endpoint.as_ref().parse()?;
+        let by_principal = Arc::new(Tally::new(self.principals_max));
+        let admit = admit(self.transport.server_security.as_ref(), &by_principal);
+        let (sender, watch, endpoint) =
+            transport::bind_publish(&endpoint, &self.transport, admit).await?;
+        let outgoing = Outgoing::new(self.topics_max, self.announce_after);
+        let shared = Arc::new(Shared::new(
+            sender,
+            endpoint,
+            new_epoch(),
+            by_principal,
+            outgoing,
+        ));
+        let driver = tokio::spawn(drive(Arc::clone(&shared), watch, self.announce_after));
+        Ok(Publisher {
+            inner: Arc::new(Inner { shared, driver }),
+            type_: PhantomData,
+        })
+    }
+}
+
+/// What the socket asks of each subscription. One that only asks for a confirmation is taken from
+/// everybody: what it confirms was asked about by itself.
+fn admit(security: Option<&ServerSecurity>, by_principal: &Arc<Tally<OfPrincipal>>) -> Admit {
+    let access = security.map(|security| security.access.clone());
+    let by_principal = Arc::clone(by_principal);
+    let logged = Mutex::new(None);
+    Arc::new(move |principal, prefix| {
+        if is_confirmation(prefix).is_some() {
+            return Some(Wanted::Answer);
+        }
+        let (Some(access), Some(principal)) = (&access, principal) else {
+            // Nobody has a name where there are no keys, and everybody where there are.
+            return access.is_none().then_some(Wanted::Events);
+        };
+        let may = access.may_subscribe(principal.as_str(), prefix);
+        by_principal.count(principal, |of| {
+            let counter = if may { &of.allowed } else { &of.denied };
+            counter.fetch_add(1, Relaxed);
+        });
+        if !may {
+            log_denied(&logged, principal, prefix);
+        }
+        may.then_some(Wanted::Events)
+    })
+}
+
+/// A peer may ask as often as it likes.
+fn log_denied(logged: &Mutex<Option<Instant>>, principal: &Principal, prefix: &[u8]) {
+    let now = Instant::now();
+    let mut logged = logged.lock().unwrap_or_else(PoisonError::into_inner);
+    if logged.is_none_or(|at| now.duration_since(at) >= LOG_INTERVAL) {
+        *logged = Some(now);
+        let prefix = prefix.escape_ascii();
+        tracing::warn!(%principal, %prefix, "no rule allows the subscription");
+    }
+}
+
+/// Later than any epoch before: microseconds since 1970, of which a process has one.
+fn new_epoch() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(1, |since| since.as_micros() as u64)
+}
