@@ -6,7 +6,7 @@
 //!
 //! `tcp` and `flight` go over a loopback socket, one call after the other and 64 at once, and
 //! `publish` to one subscriber; each has a `raw` one that sends as many bytes through the raw socket
-//! of the same transport in three frames, and those of calls a `raw one-frame` one. `.ci/instructions --cpu` compares the processor time of each pair, both
+//! of the same transport in three frames, and a `raw one-frame` one. `.ci/instructions --cpu` compares the processor time of each pair, both
 //! ends in one thread: that repeats on a machine which is busy with other work.
 
 mod contenders;
@@ -72,14 +72,12 @@ fn main() {
         "raw flight" => block_on(raw_calls(times, 64, false)),
         "raw one-frame tcp" => block_on(raw_calls(times, 1, true)),
         "raw one-frame flight" => block_on(raw_calls(times, 64, true)),
-        "publish" => block_on(async { Typed::new(1, 64).await.deliver(times.into()).await }),
-        "raw publish" => block_on(async { Raw::new(1, 64).await.deliver(times.into()).await }),
-        "publish 1 KiB" => {
-            block_on(async { Typed::new(1, 1024).await.deliver(times.into()).await })
-        }
-        "raw publish 1 KiB" => {
-            block_on(async { Raw::new(1, 1024).await.deliver(times.into()).await })
-        }
+        "publish" => block_on(events(times, 64)),
+        "raw publish" => block_on(raw_events(times, 64, false)),
+        "raw one-frame publish" => block_on(raw_events(times, 64, true)),
+        "publish 1 KiB" => block_on(events(times, 1024)),
+        "raw publish 1 KiB" => block_on(raw_events(times, 1024, false)),
+        "raw one-frame publish 1 KiB" => block_on(raw_events(times, 1024, true)),
         other => panic!("no scenario {other}"),
     }
 }
@@ -114,6 +112,19 @@ async fn calls(endpoint: &str, times: u32, in_flight: u32) {
     }
     tasks.join_all().await;
     server.shutdown().await;
+}
+
+async fn events(times: u32, bytes: usize) {
+    Typed::new(1, bytes).await.deliver(times.into()).await;
+}
+
+/// As many bytes, and nothing else.
+async fn raw_events(times: u32, bytes: usize, one_frame: bool) {
+    let mut raw = Raw::new(1, bytes).await;
+    if one_frame {
+        raw = raw.in_one_frame();
+    }
+    raw.deliver(times.into()).await;
 }
 
 /// As many bytes, and nothing else.

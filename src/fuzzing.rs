@@ -25,6 +25,10 @@ pub fn envelope(bytes: &[u8]) {
     crate::wire::decode_all(bytes);
 }
 
+pub fn events(bytes: &[u8]) {
+    crate::wire::unpack_any_events(bytes);
+}
+
 pub fn headers(bytes: &[u8]) {
     if let Ok(text) = std::str::from_utf8(bytes) {
         crate::queue::fuzzing::headers(text);

@@ -78,6 +78,8 @@ pub struct Raw {
     subscribers: Vec<Socket>,
     pool: MessagePool,
     parts: [Bytes; 3],
+    /// The three of them, where they are one frame.
+    one: Option<Bytes>,
 }
 
 impl Raw {
@@ -108,6 +110,15 @@ impl Raw {
             subscribers: connected,
             pool,
             parts: [TOPIC.into(), Bytes::from_static(HEADER), body.into()],
+            one: None,
+        }
+    }
+
+    /// As many bytes in one frame, as Bowline sends small events, but each in a message of its own.
+    pub fn in_one_frame(self) -> Self {
+        Self {
+            one: Some(self.parts.concat().into()),
+            ..self
         }
     }
 
@@ -117,7 +128,10 @@ impl Raw {
         while left > 0 {
             let window = left.min(WINDOW);
             for _ in 0..window {
-                let message = self.pool.multipart(self.parts.clone());
+                let message = match &self.one {
+                    Some(one) => Message::single(one.clone()),
+                    None => self.pool.multipart(self.parts.clone()),
+                };
                 self.publisher.send(message).await.unwrap();
             }
             for subscriber in &self.subscribers {

@@ -15,6 +15,7 @@
 //! the next message finds the buffer warm.
 
 use std::cell::{Cell, RefCell};
+use std::ops::Deref;
 use std::ptr::NonNull;
 
 use bytes::{Bytes, BytesMut};
@@ -53,6 +54,14 @@ pub(crate) fn build_of_length<T: Owned, E>(
     length: u32,
     write: impl FnOnce(T::Builder<'_>) -> Result<(), E>,
 ) -> Result<Bytes, E> {
+    build_in_buffer::<T, E>(length, write).map(Built::into_bytes)
+}
+
+/// The same for who copies it behind something else, and needs no copy before.
+pub(crate) fn build_in_buffer<T: Owned, E>(
+    length: u32,
+    write: impl FnOnce(T::Builder<'_>) -> Result<(), E>,
+) -> Result<Built, E> {
     let mut buffer = take();
     let spilled = {
         let mut message = Builder::new(&mut buffer);
@@ -63,18 +72,46 @@ pub(crate) fn build_of_length<T: Owned, E>(
             Some(capnp::serialize::write_message_to_words(&message))
         }
     };
-    match spilled {
+    Ok(match spilled {
         None => {
             buffer.seal();
-            Ok(match buffer.as_ref() {
-                small if small.len() <= COPIED_BYTES_MAX => copied(small),
-                _ => Bytes::from_owner(buffer),
-            })
+            Built(Place::Buffer(buffer))
         }
         Some(framed) => {
             buffer.grow_to_hold(framed.len() / 8);
-            drop(buffer);
-            Ok(Bytes::from(framed))
+            Built(Place::Spilled(framed))
+        }
+    })
+}
+
+/// A message in the standard framing, where it was built.
+pub(crate) struct Built(Place);
+
+enum Place {
+    Buffer(Buffer),
+    Spilled(Vec<u8>),
+}
+
+impl Built {
+    /// Its bytes to be kept or sent by themselves: a small message is copied, and its buffer is free again.
+    pub fn into_bytes(self) -> Bytes {
+        match self.0 {
+            Place::Buffer(buffer) => match buffer.as_ref() {
+                small if small.len() <= COPIED_BYTES_MAX => copied(small),
+                _ => Bytes::from_owner(buffer),
+            },
+            Place::Spilled(framed) => Bytes::from(framed),
+        }
+    }
+}
+
+impl Deref for Built {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match &self.0 {
+            Place::Buffer(buffer) => buffer.as_ref(),
+            Place::Spilled(framed) => framed,
         }
     }
 }

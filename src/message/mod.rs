@@ -14,7 +14,7 @@ pub use link::Link;
 pub use plain::*;
 pub use received::Msg;
 
-pub(crate) use buffer::{build, build_of_length, copied, joined, part};
+pub(crate) use buffer::{Built, build, build_in_buffer, build_of_length, copied, joined, part};
 pub(crate) use canonical::canonical;
 pub(crate) use received::open;
 

@@ -7,6 +7,7 @@
 //! queue's work.
 
 mod buffer;
+mod departures;
 mod event;
 mod names;
 mod publisher;

@@ -13,6 +13,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use capnp::traits::Owned;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 use super::Topic;
 use super::names::TopicName;
@@ -134,13 +135,17 @@ impl<T: Topic> Publisher<T> {
 
     /// Publishes a plain struct, under the key that it has.
     ///
-    /// Waits only for the socket's own queue, never for a subscriber. Cancel safe: an event is
-    /// published whole or not at all.
+    /// Waits only for the socket's own queue, never for a subscriber. An event that is alone leaves at
+    /// once; small ones of its topic that are published before the publisher's own task has its turn
+    /// leave with it, in one message. Cancel safe: an event is published whole or not at all.
     ///
     /// # Errors
     /// See [`PublishError`].
     pub async fn publish(&self, event: &T) -> Result<Published, PublishError> {
-        let body = event.to_bytes()?;
+        let body = message::build_in_buffer::<T::Capnp, capnp::Error>(event.init_len(), |to| {
+            event.write(to)
+        })
+        .map_err(MessageError::from)?;
         let key = event.key();
         let key = key.as_deref().unwrap_or_default();
         self.inner.shared.publish(T::NAME, key, body).await
@@ -156,7 +161,7 @@ impl<T: Topic> Publisher<T> {
         key: &str,
         build: impl FnOnce(<T::Capnp as Owned>::Builder<'_>),
     ) -> Result<Published, PublishError> {
-        let body = message::build::<T::Capnp, capnp::Error>(|to| {
+        let body = message::build_in_buffer::<T::Capnp, capnp::Error>(0, |to| {
             build(to);
             Ok(())
         })
@@ -195,7 +200,15 @@ impl<T: Topic> Publisher<T> {
 
     /// Closes the socket, in no more than its linger time.
     pub async fn close(self) {
-        self.inner.shared.sender.close().await;
+        let shared = &self.inner.shared;
+        let flushed = async {
+            while !shared.stop_gathering() {
+                shared.sender.writable().await;
+            }
+        };
+        // What has no room in that time is lost with what the socket has not sent.
+        let _ = timeout(shared.linger, flushed).await;
+        shared.sender.close().await;
         self.inner.driver.abort();
     }
 }
@@ -208,6 +221,8 @@ struct Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
+        // Without room it is lost, as what a publisher sends last may be.
+        self.shared.stop_gathering();
         self.driver.abort();
     }
 }

@@ -131,7 +131,45 @@ fn unpack(message: &Bytes) -> impl Iterator<Item = Received> {
     })
 }
 
-/// A message of a topic: `[topic][header][body]`.
+/// A message of a topic, to be sent.
+#[derive(Clone, Debug)]
+pub(crate) enum TopicMessage {
+    Classic(TopicFrames),
+    /// Events of one topic, in one part.
+    Compact(Bytes),
+}
+
+/// Takes a topic's message of one part apart; what is no event in it comes last, if there is any.
+/// `last_topic` is that of the message before, which is often this one's too.
+fn unpack_events(
+    message: &Bytes,
+    last_topic: &mut Bytes,
+) -> impl Iterator<Item = Result<TopicFrames, Malformed>> {
+    let (topic, events, error) = match wire::unpack_events(message) {
+        Ok((topic, events)) => (remembered(last_topic, topic), Some(events), None),
+        Err(wire::NotCompact) => (Bytes::new(), None, Some(Err(Malformed { parts: 1 }))),
+    };
+    let events = events.into_iter().flatten();
+    let events = events.map(move |event| match event {
+        Ok((header, body)) => Ok(TopicFrames {
+            topic: topic.clone(),
+            header: header.into(),
+            body: message::part(message, body),
+        }),
+        Err(wire::NotCompact) => Err(Malformed { parts: 1 }),
+    });
+    events.chain(error)
+}
+
+/// A topic in memory of its own, which events of the same topic share.
+fn remembered(last: &mut Bytes, topic: &[u8]) -> Bytes {
+    if last != topic {
+        *last = message::copied(topic);
+    }
+    last.clone()
+}
+
+/// An event, or what goes beside events: `[topic][header][body]`.
 #[derive(Clone, Debug)]
 pub(crate) struct TopicFrames {
     pub topic: Bytes,

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use super::zeromq;
 use super::{
     Closed, DoorCounters, Malformed, Outgoing, PublishRefused, Received, Refused,
-    SubscriptionChange, TopicFrames, memory, omq,
+    SubscriptionChange, TopicFrames, TopicMessage, memory, omq,
 };
 use crate::security::Principal;
 
@@ -201,8 +201,8 @@ impl RouterReceiver {
 impl PublishSender {
     /// Hands the message to every subscriber that has room for it. Sends it to nobody where the
     /// socket itself has no room.
-    pub fn try_send(&self, frames: TopicFrames) -> Result<(), PublishRefused> {
-        carried!(self, socket => socket.try_send(frames))
+    pub fn try_send(&self, message: TopicMessage) -> Result<(), PublishRefused> {
+        carried!(self, socket => socket.try_send(message))
     }
 
     /// Returns when sending is worth another try.

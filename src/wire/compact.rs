@@ -64,18 +64,34 @@ impl Packer {
         self.calls
     }
 
+    /// Bytes of the message so far.
+    pub(super) fn bytes(&self) -> usize {
+        self.buffer.len()
+    }
+
     /// Whether a call of so many bytes still fits.
     pub fn has_room(&self, call_bytes: usize) -> bool {
         self.calls < COMPACT_CALLS_MAX && self.buffer.len() + call_bytes <= COMPACT_BYTES_MAX
+    }
+
+    /// Where to write what stands in front of all calls, with room for so many bytes.
+    pub(super) fn front(&mut self, bytes: usize) -> &mut BytesMut {
+        debug_assert!(self.is_empty());
+        self.reserve(bytes);
+        &mut self.buffer
+    }
+
+    fn reserve(&mut self, bytes: usize) {
+        if self.buffer.capacity() - self.buffer.len() < bytes {
+            self.buffer.reserve(bytes.max(BYTES_NEW));
+        }
     }
 
     /// Adds a call that is [compactable](is_compactable) and [fits](Self::has_room).
     pub fn push(&mut self, header: &[u8], body: &[u8]) {
         let bytes = header.len() + body.len();
         debug_assert!(is_compactable(header, body) && self.has_room(bytes));
-        if self.buffer.capacity() - self.buffer.len() < bytes {
-            self.buffer.reserve(bytes.max(BYTES_NEW));
-        }
+        self.reserve(bytes);
         self.buffer.extend_from_slice(header);
         self.buffer.extend_from_slice(body);
         self.calls += 1;

@@ -5,6 +5,7 @@
 
 mod compact;
 mod event;
+mod events;
 mod header;
 mod layout;
 mod metadata;
@@ -21,6 +22,9 @@ pub(crate) use compact::{
     COMPACT_BYTES_MAX, NotCompact, Packed, Packer, is_compactable, pack_one, unpack,
 };
 pub(crate) use event::{EventHeader, EventKind};
+#[cfg(fuzzing)]
+pub(crate) use events::unpack_any_events;
+pub(crate) use events::{EVENTS_BYTES_MAX, EventPacker, is_packable, unpack_events};
 pub(crate) use header::HeaderBytes;
 pub use header::HeaderError;
 pub use metadata::{Metadata, MetadataError, TraceContext};

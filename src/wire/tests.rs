@@ -264,4 +264,23 @@ fn the_page_shows_the_bytes_that_are_sent() {
         let dump = dump(&bytes);
         assert!(bytes_of_page.contains(&dump), "{name} header:\n{dump}");
     }
+    let events: Vec<u8> = [(1, 10), (2, 20)]
+        .into_iter()
+        .flat_map(|(sequence, value): (u64, u64)| {
+            let header = EventHeader {
+                kind: EventKind::Event,
+                epoch: 7,
+                sequence,
+                trace: None,
+                metadata: Metadata::new(),
+            };
+            let body = [2 << 32, 1 << 32, value].map(u64::to_le_bytes);
+            [&header.encode()[..], &body.concat()].concat()
+        })
+        .collect();
+    let message = [b"tick/\xff\xff\xff", &events[..]].concat();
+    let dump = dump(&message);
+    assert!(bytes_of_page.contains(&dump), "events:\n{dump}");
+    let (topic, events) = unpack_events(&message).unwrap();
+    assert_eq!((topic, events.count()), (&b"tick/"[..], 2));
 }

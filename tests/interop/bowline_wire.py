@@ -78,3 +78,18 @@ def unpack(part):
         messages.append(part[: 8 + words * 8])
         part = part[8 + words * 8 :]
     return list(zip(messages[::2], messages[1::2], strict=True))
+
+
+def pack_events(topic, events):
+    """Events of one topic in one part."""
+    return topic + b"\xff" * (8 - len(topic) % 8) + pack(events)
+
+
+def unpack_events(parts):
+    """The events of a message in either form, each a topic, a header and a body."""
+    if len(parts) == 3:
+        return [tuple(parts)]
+    (part,) = parts
+    topic = part[: part.index(b"\xff")]
+    front = (len(topic) // 8 + 1) * 8
+    return [(topic, header, body) for header, body in unpack(part[front:])]

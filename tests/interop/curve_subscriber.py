@@ -8,7 +8,7 @@ import uuid
 
 import zmq
 
-from bowline_wire import wire
+from bowline_wire import unpack_events, wire
 
 endpoint, server_key = sys.argv[1:3]
 socket = zmq.Context().socket(zmq.SUB)
@@ -28,9 +28,10 @@ socket.subscribe(prefix)
 socket.subscribe(b"\0bowline/" + uuid.uuid4().hex.encode() + prefix)
 while True:
     try:
-        topic, header, _ = socket.recv_multipart()
+        events = unpack_events(socket.recv_multipart())
     except zmq.Again:
         print("silence", flush=True)
         break
-    with wire.EventHeader.from_bytes(header) as event:
-        print(event.kind, flush=True)
+    for _, header, _ in events:
+        with wire.EventHeader.from_bytes(header) as event:
+            print(event.kind, flush=True)

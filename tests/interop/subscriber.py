@@ -5,7 +5,7 @@ import uuid
 
 import zmq
 
-from bowline_wire import everything, wire
+from bowline_wire import everything, unpack_events, wire
 
 socket = zmq.Context().socket(zmq.SUB)
 socket.setsockopt(zmq.LINGER, 0)
@@ -26,8 +26,10 @@ with wire.Tails.from_bytes(body) as tails:
     assert len(tails.tails) == 0
 print("subscribed", flush=True)
 
-for number in (1, 2, 3):
-    topic, header, body = socket.recv_multipart()
+received = []
+while len(received) < 3:
+    received += unpack_events(socket.recv_multipart())
+for number, (topic, header, body) in zip((1, 2, 3), received, strict=True):
     assert topic == b"progress/job", topic
     with wire.EventHeader.from_bytes(header) as event:
         assert event.kind == "event"

@@ -12,9 +12,11 @@ use super::shared::Shared;
 use super::{Inner, OfPrincipal, Publisher};
 use crate::security::{Principal, ServerSecurity, Tally, Wanted};
 use crate::topic::Topic;
+use crate::topic::departures::Departures;
 use crate::topic::names::is_confirmation;
 use crate::topic::sequence::Outgoing;
 use crate::transport::{self, Admit, Endpoint, TransportError, TransportOptions};
+use crate::wire::EVENTS_BYTES_MAX;
 
 /// A subscription that no rule allows is logged at most once in this time; the counters have all.
 const LOG_INTERVAL: Duration = Duration::from_secs(1);
@@ -68,7 +70,9 @@ impl PublisherBuilder {
     }
 
     /// Settings of the socket. Keys that were given before stay where these have none. What waits for each subscriber is at most its
-    /// [`send_queue_max`](TransportOptions::send_queue_max).
+    /// [`send_queue_max`](TransportOptions::send_queue_max), in messages. Events that are published at once share them, up to
+    /// 16 KiB in one, where [`message_bytes_max`](TransportOptions::message_bytes_max) is 64 KiB or more: set it
+    /// lower where a subscriber takes only smaller messages.
     pub fn transport(mut self, mut options: TransportOptions) -> Self {
         let before = self.transport.server_security.take();
         options.server_security = options.server_security.or(before);
@@ -93,12 +97,19 @@ impl PublisherBuilder {
         let (sender, watch, endpoint) =
             transport::bind_publish(&endpoint, &self.transport, admit).await?;
         let outgoing = Outgoing::new(self.topics_max, self.announce_after);
+        let departures =
+            Departures::new(match transport::takes_compact(&endpoint, &self.transport) {
+                true => EVENTS_BYTES_MAX,
+                false => 0,
+            });
         let shared = Arc::new(Shared::new(
             sender,
             endpoint,
+            self.transport.linger,
             new_epoch(),
             by_principal,
             outgoing,
+            departures,
         ));
         let driver = tokio::spawn(drive(Arc::clone(&shared), watch, self.announce_after));
         Ok(Publisher {

@@ -1,4 +1,5 @@
-//! The driver: the one task of a publisher. It hears of subscriptions and confirms them, and announces tails.
+//! The driver: the one task of a publisher. It sends the events that wait for
+//! company, hears of subscriptions and confirms them, and announces tails.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,8 +19,12 @@ pub(super) async fn drive(
 ) {
     let mut tick = interval(announce_after);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // Events wait until the socket has room again.
+    let mut is_blocked = false;
     loop {
         tokio::select! {
+            () = shared.woken.notified() => is_blocked = !shared.turn(),
+            () = shared.sender.writable(), if is_blocked => is_blocked = !shared.turn(),
             change = watch.next() => match change {
                 Ok(change) => apply(&shared, change).await,
                 Err(transport::Closed) => return,
@@ -28,10 +33,10 @@ pub(super) async fn drive(
                 let due = shared.lock().outgoing.due(Instant::now());
                 for (topic, last) in due {
                     // The lock again, so that no event of the topic passes its own tail.
-                    let state = shared.lock();
+                    let mut state = shared.lock();
                     let next = state.outgoing.next(&topic);
                     if next.is_ok_and(|next| next.number == last + 1) {
-                        shared.send(topic, EventKind::Tail, last, Bytes::new());
+                        shared.send(&mut state, topic, EventKind::Tail, last, Bytes::new());
                     }
                 }
             }

@@ -10,8 +10,8 @@ use tokio::sync::{mpsc, watch};
 use super::{Registry, lock};
 use crate::transport::connection::Connection;
 use crate::transport::{
-    BATCH_MAX, Closed, Malformed, PublishRefused, SubscriptionChange, TopicFrames, TransportError,
-    TransportOptions,
+    BATCH_MAX, Closed, Malformed, PublishRefused, SubscriptionChange, TopicFrames, TopicMessage,
+    TransportError, TransportOptions, unpack_events,
 };
 
 static PUBLISHERS: LazyLock<Registry<Publisher>> = LazyLock::new(Registry::new);
@@ -125,11 +125,22 @@ pub(crate) struct PublishSender {
 }
 
 impl PublishSender {
-    pub fn try_send(&self, frames: TopicFrames) -> Result<(), PublishRefused> {
+    pub fn try_send(&self, message: TopicMessage) -> Result<(), PublishRefused> {
         let subscribers = lock(&self.publisher.subscribers);
         if subscribers.closed {
             return Err(PublishRefused::Closed);
         }
+        match message {
+            TopicMessage::Classic(frames) => self.offer(&subscribers, frames),
+            // Never sent here but by tests: a publisher in process has nothing to save.
+            TopicMessage::Compact(message) => unpack_events(&message, &mut Bytes::new())
+                .flatten()
+                .for_each(|frames| self.offer(&subscribers, frames)),
+        }
+        Ok(())
+    }
+
+    fn offer(&self, subscribers: &Subscribers, frames: TopicFrames) {
         for subscribed in subscribers.by_id.values() {
             if subscribed
                 .prefixes
@@ -140,7 +151,6 @@ impl PublishSender {
                 self.publisher.dropped.fetch_add(1, Relaxed);
             }
         }
-        Ok(())
     }
 
     pub fn dropped(&self) -> u64 {

@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use omq_tokio::{
-    MessagePool, MonitorEvent, MonitorRecvError, MonitorStream, OnMute, Payload, Socket,
+    Message, MessagePool, MonitorEvent, MonitorRecvError, MonitorStream, OnMute, Payload, Socket,
     SocketType, TrySendError,
 };
 
 use super::door::{Door, Keeper};
 use super::{TABLES_KEPT, actual, header_part, options, to_error};
 use crate::transport::{
-    Admit, Closed, DoorCounters, Endpoint, PublishRefused, SubscriptionChange, TopicFrames,
+    Admit, Closed, DoorCounters, Endpoint, PublishRefused, SubscriptionChange, TopicMessage,
     TransportError, TransportOptions,
 };
 
@@ -68,12 +68,15 @@ pub(crate) struct PublishSender {
 }
 
 impl PublishSender {
-    pub fn try_send(&self, frames: TopicFrames) -> Result<(), PublishRefused> {
-        let message = self.pool.multipart_payloads([
-            Payload::from_slice(&frames.topic),
-            header_part(frames.header),
-            Payload::from_bytes(frames.body),
-        ]);
+    pub fn try_send(&self, message: TopicMessage) -> Result<(), PublishRefused> {
+        let message = match message {
+            TopicMessage::Classic(frames) => self.pool.multipart_payloads([
+                Payload::from_slice(&frames.topic),
+                header_part(frames.header),
+                Payload::from_bytes(frames.body),
+            ]),
+            TopicMessage::Compact(events) => Message::single(events),
+        };
         match self.socket.try_send(message) {
             Ok(()) => Ok(()),
             Err(TrySendError::Full(_)) => Err(PublishRefused::Full),

@@ -5,9 +5,9 @@ use omq_tokio::{Message, SocketType};
 
 use super::PARTS;
 use super::pair::{self, Pair, PairReceiver};
-use crate::message::copied;
 use crate::transport::{
-    Closed, Endpoint, Malformed, Take, TopicFrames, TransportError, TransportOptions,
+    Closed, Endpoint, Malformed, Take, TopicFrames, TransportError, TransportOptions, remembered,
+    unpack_events,
 };
 
 pub(in crate::transport) async fn connect_subscribe(
@@ -18,7 +18,7 @@ pub(in crate::transport) async fn connect_subscribe(
     let (pair, receiver) = pair::connect(SocketType::Sub, endpoint, from).await?;
     let receiver = SubscribeReceiver {
         receiver,
-        topic: Bytes::new(),
+        last_topic: Bytes::new(),
         take,
     };
     Ok((SubscribeSender { pair }, receiver))
@@ -65,8 +65,7 @@ impl SubscribeSender {
 
 pub(crate) struct SubscribeReceiver {
     receiver: PairReceiver,
-    /// The last message's topic, which is often the next one's too.
-    topic: Bytes,
+    last_topic: Bytes,
     take: Option<Take>,
 }
 
@@ -82,18 +81,35 @@ impl SubscribeReceiver {
         batch: &mut Vec<Result<TopicFrames, Malformed>>,
     ) -> Result<(), Closed> {
         let (key, messages) = self.receiver.receive().await?;
-        let taken = |message: &Message| match (&self.take, key) {
-            (None, _) => true,
-            (Some(take), Some(key)) => take(&key, message.part_slice(0).unwrap_or_default()),
-            (Some(_), None) => false,
-        };
-        let topic = &mut self.topic;
-        batch.extend(
-            messages
-                .filter(taken)
-                .map(|message| frames(&message, topic)),
-        );
+        for message in messages {
+            let before = batch.len();
+            apart(&message, &mut self.last_topic, |received| {
+                batch.push(received)
+            });
+            if let Some(take) = &self.take {
+                // The topic of all of its events, or as much of one as there is.
+                let topic = match batch.get(before) {
+                    Some(Ok(frames)) => &frames.topic,
+                    _ => message.part_slice(0).unwrap_or_default(),
+                };
+                if !key.is_some_and(|key| take(&key, topic)) {
+                    batch.truncate(before);
+                }
+            }
+        }
         Ok(())
+    }
+}
+
+/// Takes a message apart.
+fn apart(
+    message: &Message,
+    last_topic: &mut Bytes,
+    take: impl FnMut(Result<TopicFrames, Malformed>),
+) {
+    match message.part_bytes(0) {
+        Some(events) if message.len() == 1 => unpack_events(&events, last_topic).for_each(take),
+        _ => std::iter::once(frames(message, last_topic)).for_each(take),
     }
 }
 
@@ -106,11 +122,8 @@ fn frames(message: &Message, last_topic: &mut Bytes) -> Result<TopicFrames, Malf
             message.part_bytes(2),
         )
     {
-        if last_topic != topic {
-            *last_topic = copied(topic);
-        }
         Ok(TopicFrames {
-            topic: last_topic.clone(),
+            topic: remembered(last_topic, topic),
             header: header.into(),
             body,
         })

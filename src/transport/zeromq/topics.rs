@@ -14,7 +14,7 @@ use super::{actual, linger, message, options, to_error};
 use crate::transport::connection::Connection;
 use crate::transport::{
     BATCH_MAX, Closed, Endpoint, Malformed, PublishRefused, SubscriptionChange, TopicFrames,
-    TransportError, TransportOptions,
+    TopicMessage, TransportError, TransportOptions, unpack_events,
 };
 
 /// Subscriptions that may wait for the watch.
@@ -48,15 +48,21 @@ pub(in crate::transport) async fn bind_publish(
 /// Owns the socket: sends what is to be sent, and passes on what it hears of subscriptions.
 async fn publish_all(
     mut socket: XPubSocket,
-    mut to_send: mpsc::Receiver<TopicFrames>,
+    mut to_send: mpsc::Receiver<TopicMessage>,
     changed: mpsc::Sender<SubscriptionChange>,
 ) {
     loop {
         tokio::select! {
-            frames = to_send.recv() => {
-                let Some(frames) = frames else { return };
+            next = to_send.recv() => {
+                let parts = match next {
+                    Some(TopicMessage::Classic(frames)) => {
+                        vec![frames.topic, frames.header.into(), frames.body]
+                    }
+                    Some(TopicMessage::Compact(events)) => vec![events],
+                    None => return,
+                };
                 // An error is that of one subscriber, who is gone with it.
-                let _ = socket.send(message(vec![frames.topic, frames.header.into(), frames.body])).await;
+                let _ = socket.send(message(parts)).await;
             }
             received = socket.recv() => {
                 let Ok(Some(change)) = received.map(|m| change(&m.into_vec())) else { continue };
@@ -85,17 +91,19 @@ fn change(parts: &[Bytes]) -> Option<SubscriptionChange> {
 
 #[derive(Debug)]
 pub(crate) struct PublishSender {
-    outgoing: mpsc::Sender<TopicFrames>,
+    outgoing: mpsc::Sender<TopicMessage>,
     task: JoinHandle<()>,
     linger: Duration,
 }
 
 impl PublishSender {
-    pub fn try_send(&self, frames: TopicFrames) -> Result<(), PublishRefused> {
-        self.outgoing.try_send(frames).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => PublishRefused::Full,
-            mpsc::error::TrySendError::Closed(_) => PublishRefused::Closed,
-        })
+    pub fn try_send(&self, message: TopicMessage) -> Result<(), PublishRefused> {
+        self.outgoing
+            .try_send(message)
+            .map_err(|error| match error {
+                mpsc::error::TrySendError::Full(_) => PublishRefused::Full,
+                mpsc::error::TrySendError::Closed(_) => PublishRefused::Closed,
+            })
     }
 
     pub async fn writable(&self) {
@@ -182,6 +190,7 @@ async fn subscribe_all(
         wait = (wait * 2).min(from.reconnect_max);
     };
     connection.set(true);
+    let mut last_topic = Bytes::new();
     loop {
         tokio::select! {
             command = to_do.recv() => {
@@ -200,7 +209,16 @@ async fn subscribe_all(
             }
             message = socket.recv() => {
                 let Ok(message) = message else { continue };
-                let frames = match <[Bytes; 3]>::try_from(message.into_vec()) {
+                let parts = message.into_vec();
+                if let [events] = &parts[..] {
+                    for frames in unpack_events(events, &mut last_topic) {
+                        if received.send(frames).await.is_err() {
+                            return;
+                        }
+                    }
+                    continue;
+                }
+                let frames = match <[Bytes; 3]>::try_from(parts) {
                     Ok([topic, header, body]) => Ok(TopicFrames { topic, header: header.into(), body }),
                     Err(parts) => Err(Malformed { parts: parts.len() }),
                 };
