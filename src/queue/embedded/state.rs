@@ -1,0 +1,128 @@
+//! What is behind the lock of an embedded queue: the machine and its shelf, and what takes both of them. No lock, no clock,
+//! and nobody waits here.
+
+use std::time::Duration;
+
+use super::{QueueClock, Shelf, Stored};
+use crate::queue::machine::{Admission, Digest, Fact, GroupIndex, Machine, Moment, Push};
+use crate::queue::{
+    Credit, DeadLetter, JobFailure, JobNumber, LeasedJob, NewJob, Pushed, QueueError,
+};
+use crate::wire::Work;
+
+#[derive(Debug)]
+pub(super) struct State<S> {
+    pub machine: Machine,
+    pub shelf: S,
+    pub facts: Vec<Fact>,
+    pub is_closed: bool,
+}
+
+impl<S: Shelf> State<S> {
+    /// Brings storage that has failed back, if it can be.
+    pub fn repair(&mut self, clock: &QueueClock) -> Result<(), QueueError> {
+        match self.shelf.repair(self.machine.options(), clock) {
+            Ok(None) => Ok(()),
+            Ok(Some(machine)) => {
+                self.machine = machine;
+                Ok(())
+            }
+            Err(error) => Err(QueueError::unavailable(error, Work::NotDone)),
+        }
+    }
+
+    /// `None` where there is no room.
+    pub fn push(
+        &mut self,
+        now: Moment,
+        job: &NewJob,
+        delay: Duration,
+    ) -> Option<Result<Pushed, QueueError>> {
+        let push = Push {
+            identity: job.identity,
+            id: job.id.as_ref().map(|id| Digest::of(id.as_bytes())),
+            key: job.key.as_ref().map(|key| Digest::of(key)),
+            priority: job.priority,
+            delay,
+            expires_after: job.expires_after,
+            bytes: job.bytes(),
+        };
+        if !self.shelf.has_room(push.bytes) {
+            return None;
+        }
+        Some(match self.machine.push(now, push) {
+            Admission::Accepted(number) => {
+                if let Some(arrival) = self.machine.arrival() {
+                    self.shelf.store(now, number, arrival, job, &self.machine);
+                }
+                Ok(Pushed::Accepted(number))
+            }
+            Admission::Duplicate(Some(number)) => Ok(Pushed::Duplicate {
+                number,
+                state: self.machine.state(number),
+            }),
+            Admission::Duplicate(None) => Ok(Pushed::Again),
+            Admission::TooLarge => Err(QueueError::TooLarge {
+                bytes: push.bytes,
+                max: self.machine.options().job_bytes_max,
+            }),
+            Admission::Full => return None,
+        })
+    }
+
+    pub fn lease(
+        &mut self,
+        now: Moment,
+        group: GroupIndex,
+        session: u64,
+        credit: Credit,
+    ) -> Vec<LeasedJob> {
+        let sent = self.machine.lease(now, group, session, credit);
+        let mut jobs = Vec::with_capacity(sent.len());
+        for sent in sent {
+            let Some(Stored { job, .. }) = self.shelf.fetch(sent.number) else {
+                self.machine.damaged(now, sent.number);
+                continue;
+            };
+            jobs.push(LeasedJob {
+                number: sent.number,
+                token: sent.token,
+                earlier: sent.earlier,
+                identity: job.identity,
+                id: job.id,
+                key: job.key,
+                priority: job.priority,
+                body: job.body,
+            });
+        }
+        jobs
+    }
+
+    pub fn dead_letter(
+        &mut self,
+        now: Moment,
+        group: GroupIndex,
+        number: JobNumber,
+    ) -> Option<DeadLetter> {
+        let Some(Stored { job, pushed }) = self.shelf.fetch(number) else {
+            self.machine.damaged(now, number);
+            return None;
+        };
+        let (attempts, failures) = self.machine.failures(group, number);
+        let failures = failures.into_iter().map(|(kind, cause, at)| JobFailure {
+            kind,
+            cause,
+            age: at.since(pushed),
+        });
+        Some(DeadLetter {
+            number,
+            identity: job.identity,
+            id: job.id,
+            key: job.key,
+            priority: job.priority,
+            attempts,
+            failures: failures.collect(),
+            body: job.body,
+        })
+    }
+}

@@ -1,0 +1,138 @@
+//! A worker in the same process as its queue: waits for jobs, and answers for them. Renewing leases by itself is the
+//! keeper's.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until};
+
+use super::{Embedded, Shelf, safe};
+use crate::queue::machine::GroupIndex;
+use crate::queue::{
+    Answer, Credit, EngineFuture, EngineWorker, FailureKind, JobNumber, LeasedJob, QueueError,
+    Stale, Token,
+};
+
+/// A worker in the same process as its queue.
+pub(super) struct Worker<S: Shelf> {
+    pub engine: Embedded<S>,
+    pub group: GroupIndex,
+    pub session: u64,
+}
+
+impl<S: Shelf> Worker<S> {
+    async fn lease(&self, credit: Credit, until: Instant) -> Result<Vec<LeasedJob>, QueueError> {
+        let inner = &self.engine.0;
+        loop {
+            let arrived = inner.arrived[self.group].notified();
+            tokio::pin!(arrived);
+            arrived.as_mut().enable();
+            let ((jobs, next, has_more), commit) = inner.step(|state, now| {
+                let jobs = state.lease(now, self.group, self.session, credit);
+                let next = state.machine.next_tick();
+                let has_more = state.machine.has_ready(self.group);
+                (jobs, next.map(|next| next.since(now)), has_more)
+            })?;
+            if !jobs.is_empty() || has_more {
+                // What is not safe yet must not be seen: its push may still fail.
+                let given = Given { worker: self, jobs };
+                safe(commit).await?;
+                return Ok(given.keep());
+            }
+            let next = next.map_or(until, |next| Instant::now() + inner.clock.real(next));
+            tokio::select! {
+                () = &mut arrived => {}
+                () = sleep_until(next.min(until)) => {}
+            }
+            if Instant::now() >= until {
+                // Another may have to look at the time now.
+                inner.arrived[self.group].notify_one();
+                return Ok(Vec::new());
+            }
+        }
+    }
+}
+
+/// Jobs on their way to a worker, who may stop waiting for them.
+struct Given<'a, S: Shelf> {
+    worker: &'a Worker<S>,
+    jobs: Vec<LeasedJob>,
+}
+
+impl<S: Shelf> Given<'_, S> {
+    fn keep(mut self) -> Vec<LeasedJob> {
+        std::mem::take(&mut self.jobs)
+    }
+}
+
+impl<S: Shelf> Drop for Given<'_, S> {
+    fn drop(&mut self) {
+        let group = self.worker.group;
+        let jobs = std::mem::take(&mut self.jobs);
+        if jobs.is_empty() {
+            return;
+        }
+        // A queue that is closed or broken by now has given them back already, or will.
+        let _ = self.worker.engine.step(|state, now| {
+            for job in jobs {
+                let released = Answer::Release;
+                let _ = state
+                    .machine
+                    .answer(now, group, job.number, job.token, released, 0);
+            }
+        });
+    }
+}
+
+impl<S: Shelf> EngineWorker for Worker<S> {
+    fn lease_time(&self) -> Duration {
+        self.engine.0.lease
+    }
+
+    fn lease(&self, credit: Credit, until: Instant) -> EngineFuture<'_, Vec<LeasedJob>> {
+        Box::pin(self.lease(credit, until))
+    }
+
+    fn answer(
+        &self,
+        answers: Vec<(JobNumber, Token, Answer)>,
+    ) -> EngineFuture<'_, Vec<Result<(), Stale>>> {
+        Box::pin(async move {
+            let random = fastrand::u64(..);
+            let clock = &self.engine.0.clock;
+            let (results, commit) = self.engine.step(|state, now| {
+                let answer = |(number, token, answer)| {
+                    let answer = match answer {
+                        Answer::RetryAfter(time, why) => Answer::RetryAfter(clock.wait(time), why),
+                        other => other,
+                    };
+                    state
+                        .machine
+                        .answer(now, self.group, number, token, answer, random)
+                };
+                answers.into_iter().map(answer).collect()
+            })?;
+            safe(commit).await?;
+            Ok(results)
+        })
+    }
+
+    fn renew(&self, leases: Vec<(JobNumber, Token)>) -> EngineFuture<'_, Vec<Result<(), Stale>>> {
+        Box::pin(async move {
+            let (results, _) = self.engine.step(|state, now| {
+                let renew = |(number, token)| state.machine.renew(now, self.group, number, token);
+                leases.into_iter().map(renew).collect()
+            })?;
+            Ok(results)
+        })
+    }
+
+    fn leave(&self) -> EngineFuture<'_, ()> {
+        Box::pin(async move {
+            let ((), commit) = self.engine.step(|state, now| {
+                let kind = FailureKind::Released;
+                state.machine.end_session(now, self.session, kind, 0);
+            })?;
+            safe(commit).await
+        })
+    }
+}
