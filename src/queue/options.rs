@@ -10,7 +10,7 @@ pub struct QueueOptions {
     pub jobs_max: usize,
     /// Their bodies, IDs and keys together. Beyond, `push` waits. Default: 1 GiB.
     pub bytes_max: u64,
-    /// Body, ID and key of one job. Default: 1 MiB.
+    /// Body, ID and key of one job; a queue on disk takes none of more than 256 MiB less 4 KiB. Default: 1 MiB.
     pub job_bytes_max: usize,
     /// How long a worker has a job after it was sent or last renewed. Default: 30 s.
     pub lease: Duration,

@@ -13,8 +13,8 @@ use super::recent::Recent;
 use super::writer::{Writer, Writing};
 use super::{Commit, Embedded, QueueClock, Shelf, StorageError, Stored};
 use crate::queue::log::{
-    Damage, Directory, Flusher, Opened, Recovery, Storage, Tail, Times, open, read_job,
-    set_aside_job,
+    Damage, Directory, Flusher, JOB_BYTES_MAX, Opened, Recovery, Storage, StoredJob, Tail, Times,
+    open, set_aside_job,
 };
 use crate::queue::machine::{Arrival, Fact, Machine, Moment};
 use crate::queue::{JobNumber, NewJob, QueueError, QueueOptions};
@@ -76,6 +76,8 @@ impl DurableBuilder {
     pub fn open_on(self, storage: Arc<dyn Storage>) -> Result<Durable, QueueError> {
         let wall = QueueClock::wall();
         let seed = fastrand::u64(..);
+        let mut options = self.options;
+        options.job_bytes_max = options.job_bytes_max.min(JOB_BYTES_MAX);
         let Opened {
             machine,
             mut tail,
@@ -83,15 +85,8 @@ impl DurableBuilder {
             safe,
             unindexed,
             recovery,
-        } = open(
-            &*storage,
-            &self.options,
-            self.segment_bytes,
-            wall,
-            seed,
-            true,
-        )
-        .map_err(storage_failed)?;
+        } = open(&*storage, &options, self.segment_bytes, wall, seed, true)
+            .map_err(storage_failed)?;
         let mut flusher = Flusher::new(Arc::clone(&storage), self.segment_bytes, safe, unindexed);
         // The number of this opening is safe before any token with it is seen.
         flusher.write(&tail.take_batch()).map_err(storage_failed)?;
@@ -100,7 +95,7 @@ impl DurableBuilder {
             Writing::new(Arc::clone(&progress), tail.segment()),
             Arc::clone(&storage),
             flusher,
-            self.options.clone(),
+            options,
             self.segment_bytes,
         )
         .map_err(storage_failed)?;
@@ -111,6 +106,7 @@ impl DurableBuilder {
             progress,
             recent: Recent::default(),
             damage: Vec::new(),
+            known_damage: recovery.damage.clone(),
             times: times(now),
             retire: false,
             writer,
@@ -149,7 +145,7 @@ impl Durable {
         &self.recovery
     }
 
-    /// Jobs whose records were found damaged since, when they were to be sent.
+    /// What was found damaged since: jobs when they were to be sent, and what was read again after storage had failed.
     pub fn damage(&self) -> Vec<Damage> {
         self.queue.with_shelf(|disk| disk.damage.clone())
     }
@@ -162,7 +158,10 @@ pub(crate) struct Disk {
     tail: Tail,
     progress: Arc<Progress>,
     recent: Recent,
+    /// Since it was opened.
     damage: Vec<Damage>,
+    /// Of the log as it was last read, and before.
+    known_damage: Vec<Damage>,
     /// Of the step that is taken.
     times: Times,
     retire: bool,
@@ -221,20 +220,20 @@ impl Shelf for Disk {
         }
     }
 
-    fn fetch(&mut self, number: JobNumber) -> Option<Stored> {
+    fn fetch(&mut self, number: JobNumber, bytes: usize) -> Result<Option<Stored>, StorageError> {
         if let Some(stored) = self.recent.get(number) {
-            return Some(stored);
+            return Ok(Some(stored));
         }
-        let place = self.tail.place(number)?;
-        let salt = self.tail.salt(place.segment())?;
-        match read_job(&*self.storage, salt, place, number) {
-            Some((pushed, job)) => Some(Stored { job, pushed }),
-            None => {
-                let damage = set_aside_job(&*self.storage, place);
-                self.damage.push(damage);
-                None
-            }
-        }
+        let unreadable = |error| StorageError::unreadable(number, &error);
+        let read = self.tail.read_job(&*self.storage, number);
+        let damaged = match read.map_err(unreadable)? {
+            StoredJob::Whole(pushed, job) => return Ok(Some(Stored { job, pushed })),
+            StoredJob::Damaged(place) => place,
+            StoredJob::Unknown => return Ok(None),
+        };
+        let damage = set_aside_job(&*self.storage, damaged, bytes).map_err(unreadable)?;
+        self.damage.push(damage);
+        Ok(None)
     }
 
     fn commit(&mut self, now: Moment, machine: &Machine) -> Option<Commit> {
@@ -255,13 +254,21 @@ impl Shelf for Disk {
         _: &QueueOptions,
         _: &QueueClock,
     ) -> Result<Option<Machine>, StorageError> {
-        let Some((machine, tail, progress)) = self.writer.repaired()? else {
+        let Some((recovered, progress)) = self.writer.repaired()? else {
             return Ok(None);
         };
         self.progress = progress;
-        self.tail = tail;
+        self.tail = recovered.tail;
         self.recent = Recent::default();
-        Ok(Some(machine))
+        let is_new = |damage: &Damage| !self.known_damage.contains(damage);
+        let new = recovered
+            .damage
+            .into_iter()
+            .filter(is_new)
+            .collect::<Vec<_>>();
+        self.known_damage.extend(new.iter().cloned());
+        self.damage.extend(new);
+        Ok(Some(recovered.machine))
     }
 }
 

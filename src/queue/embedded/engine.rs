@@ -11,6 +11,7 @@ use crate::queue::{
     Capabilities, DeadLetter, Engine, EngineFuture, EngineWorker, JobId, JobNumber, JobState,
     NewJob, Pushed, QueueCounters, QueueError,
 };
+use crate::wire::Work;
 
 impl<S: Shelf> Engine for Embedded<S> {
     fn capabilities(&self) -> Capabilities {
@@ -55,11 +56,11 @@ impl<S: Shelf> Engine for Embedded<S> {
                 let numbers: Vec<JobNumber> = dead.take(max).collect();
                 let letters = numbers.into_iter();
                 letters
-                    .filter_map(|number| state.dead_letter(now, group, number))
-                    .collect()
+                    .filter_map(|number| state.dead_letter(now, group, number).transpose())
+                    .collect::<Result<_, _>>()
             })?;
             safe(commit).await?;
-            Ok(letters)
+            letters.map_err(|error| QueueError::unavailable(error, Work::NotDone))
         })
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::{Commit, Embedded, QueueClock, Shelf, Stored};
+use super::{Commit, Embedded, QueueClock, Shelf, StorageError, Stored};
 use crate::queue::machine::{Arrival, Fact, Machine, Moment};
 use crate::queue::{JobNumber, NewJob, QueueOptions};
 
@@ -53,8 +53,8 @@ impl Shelf for Jobs {
         }
     }
 
-    fn fetch(&mut self, number: JobNumber) -> Option<Stored> {
-        self.0.get(&number).cloned()
+    fn fetch(&mut self, number: JobNumber, _: usize) -> Result<Option<Stored>, StorageError> {
+        Ok(self.0.get(&number).cloned())
     }
 
     fn commit(&mut self, _: Moment, _: &Machine) -> Option<Commit> {

@@ -37,8 +37,11 @@ pub(crate) trait Shelf: Send + 'static {
     /// Something has happened. The machine is as it is after all facts of this step.
     fn note(&mut self, now: Moment, fact: &Fact, machine: &Machine);
 
-    /// A job that is not finished; `None` where what is stored of it is damaged.
-    fn fetch(&mut self, number: JobNumber) -> Option<Stored>;
+    /// A job that is not finished, and is of so many bytes; `None` where what is stored of it is damaged, and set aside.
+    ///
+    /// # Errors
+    /// Where it cannot be read at present. Nothing is known of it then, and nothing was set aside.
+    fn fetch(&mut self, number: JobNumber, bytes: usize) -> Result<Option<Stored>, StorageError>;
 
     /// Begins to make all of it safe; `None` where there is nothing to wait for.
     fn commit(&mut self, now: Moment, machine: &Machine) -> Option<Commit>;
@@ -61,7 +64,13 @@ pub(crate) struct Stored {
     pub pushed: Moment,
 }
 
-/// Storage failed; what was asked is not known to be safe.
+/// Storage failed; what was asked is not known to be safe, or cannot be read.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("the queue's storage failed: {0}")]
 pub(crate) struct StorageError(pub String);
+
+impl StorageError {
+    pub fn unreadable(number: JobNumber, error: &std::io::Error) -> Self {
+        Self(format!("job {number} cannot be read: {error}"))
+    }
+}

@@ -4,12 +4,14 @@
 use std::io;
 use std::sync::Arc;
 
-use crate::queue::log::{Flusher, Opened, Recovery, Storage, Tail, Times, open, read_job};
+use super::{StorageError, Stored, state};
+use crate::queue::log::{Flusher, Opened, Recovery, Storage, StoredJob, Tail, Times, open};
 use crate::queue::machine::{Admission, Digest, Machine, Moment, Push};
 use crate::queue::{
     Answer, Credit, JobNumber, LeasedJob, NewJob, Pushed, QueueCounters, QueueError, QueueOptions,
     Stale, Token,
 };
+use crate::wire::Work;
 
 /// The queue of one life of a simulated machine. Times are milliseconds since it was opened.
 #[derive(Debug)]
@@ -114,32 +116,30 @@ impl SimulatedQueue {
     }
 
     /// Jobs whose records are written: call it after a [`flush`](Self::flush).
-    pub fn lease(&mut self, now: u64, session: u64, credit: Credit) -> Vec<LeasedJob> {
+    ///
+    /// # Errors
+    /// [`QueueError::Unavailable`] where the disk cannot be read.
+    pub fn lease(
+        &mut self,
+        now: u64,
+        session: u64,
+        credit: Credit,
+    ) -> Result<Vec<LeasedJob>, QueueError> {
         let times = self.times(now);
-        let mut jobs = Vec::new();
-        for sent in self.machine.lease(times.now, 0, session, credit) {
-            let place = self.tail.place(sent.number);
-            let read = place.and_then(|place| {
-                let salt = self.tail.salt(place.segment())?;
-                read_job(&*self.storage, salt, place, sent.number)
-            });
-            let Some((_, job)) = read else {
-                self.machine.damaged(times.now, sent.number);
-                continue;
-            };
-            jobs.push(LeasedJob {
-                number: sent.number,
-                token: sent.token,
-                earlier: sent.earlier,
-                identity: job.identity,
-                id: job.id,
-                key: job.key,
-                priority: job.priority,
-                body: job.body,
-            });
-        }
+        let Self {
+            machine,
+            tail,
+            storage,
+            ..
+        } = self;
+        let fetch = |number, _| match tail.read_job(&**storage, number) {
+            Ok(StoredJob::Whole(pushed, job)) => Ok(Some(Stored { job, pushed })),
+            Ok(StoredJob::Damaged(_) | StoredJob::Unknown) => Ok(None),
+            Err(error) => Err(StorageError::unreadable(number, &error)),
+        };
+        let leased = state::lease(machine, times.now, 0, session, credit, fetch);
         self.note(times);
-        jobs
+        leased.map_err(|error| QueueError::unavailable(error, Work::NotDone))
     }
 
     /// An answer; safe after the next [`flush`](Self::flush).

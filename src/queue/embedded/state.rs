@@ -3,12 +3,15 @@
 
 use std::time::Duration;
 
-use super::{QueueClock, Shelf, Stored};
+use super::{QueueClock, Shelf, StorageError, Stored};
 use crate::queue::machine::{Admission, Digest, Fact, GroupIndex, Machine, Moment, Push};
 use crate::queue::{
     Credit, DeadLetter, JobFailure, JobNumber, LeasedJob, NewJob, Pushed, QueueError,
 };
 use crate::wire::Work;
+
+/// How long a job that cannot be read waits before it is tried again, while others are sent.
+const READ_AGAIN: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub(super) struct State<S> {
@@ -76,26 +79,11 @@ impl<S: Shelf> State<S> {
         group: GroupIndex,
         session: u64,
         credit: Credit,
-    ) -> Vec<LeasedJob> {
-        let sent = self.machine.lease(now, group, session, credit);
-        let mut jobs = Vec::with_capacity(sent.len());
-        for sent in sent {
-            let Some(Stored { job, .. }) = self.shelf.fetch(sent.number) else {
-                self.machine.damaged(now, sent.number);
-                continue;
-            };
-            jobs.push(LeasedJob {
-                number: sent.number,
-                token: sent.token,
-                earlier: sent.earlier,
-                identity: job.identity,
-                id: job.id,
-                key: job.key,
-                priority: job.priority,
-                body: job.body,
-            });
-        }
-        jobs
+    ) -> Result<Vec<LeasedJob>, StorageError> {
+        let Self { machine, shelf, .. } = self;
+        lease(machine, now, group, session, credit, |number, bytes| {
+            shelf.fetch(number, bytes)
+        })
     }
 
     pub fn dead_letter(
@@ -103,10 +91,11 @@ impl<S: Shelf> State<S> {
         now: Moment,
         group: GroupIndex,
         number: JobNumber,
-    ) -> Option<DeadLetter> {
-        let Some(Stored { job, pushed }) = self.shelf.fetch(number) else {
+    ) -> Result<Option<DeadLetter>, StorageError> {
+        let bytes = self.machine.bytes_of(number);
+        let Some(Stored { job, pushed }) = self.shelf.fetch(number, bytes)? else {
             self.machine.damaged(now, number);
-            return None;
+            return Ok(None);
         };
         let (attempts, failures) = self.machine.failures(group, number);
         let failures = failures.into_iter().map(|(kind, cause, at)| JobFailure {
@@ -114,7 +103,7 @@ impl<S: Shelf> State<S> {
             cause,
             age: at.since(pushed),
         });
-        Some(DeadLetter {
+        Ok(Some(DeadLetter {
             number,
             identity: job.identity,
             id: job.id,
@@ -123,6 +112,54 @@ impl<S: Shelf> State<S> {
             attempts,
             failures: failures.collect(),
             body: job.body,
-        })
+        }))
     }
+}
+
+/// Leases jobs, and fetches what is stored of them: of a number, and of so many bytes. One that is damaged is over; one
+/// that cannot be read waits, unsent, while others are sent.
+///
+/// # Errors
+/// Where there were jobs, and none could be read.
+pub(super) fn lease(
+    machine: &mut Machine,
+    now: Moment,
+    group: GroupIndex,
+    session: u64,
+    credit: Credit,
+    mut fetch: impl FnMut(JobNumber, usize) -> Result<Option<Stored>, StorageError>,
+) -> Result<Vec<LeasedJob>, StorageError> {
+    let sent = machine.lease(now, group, session, credit);
+    let (mut jobs, mut unreadable) = (Vec::with_capacity(sent.len()), None);
+    for sent in sent {
+        let job = match fetch(sent.number, machine.bytes_of(sent.number)) {
+            Ok(Some(Stored { job, .. })) => job,
+            Ok(None) => {
+                machine.damaged(now, sent.number);
+                continue;
+            }
+            Err(error) => {
+                machine.unreadable(now, group, sent.number, READ_AGAIN);
+                unreadable = Some(error);
+                continue;
+            }
+        };
+        jobs.push(LeasedJob {
+            number: sent.number,
+            token: sent.token,
+            earlier: sent.earlier,
+            identity: job.identity,
+            id: job.id,
+            key: job.key,
+            priority: job.priority,
+            body: job.body,
+        });
+    }
+    if let Some(error) = unreadable {
+        tracing::error!(%error, "a part of a queue's log cannot be read");
+        if jobs.is_empty() {
+            return Err(error);
+        }
+    }
+    Ok(jobs)
 }

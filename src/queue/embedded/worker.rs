@@ -11,6 +11,7 @@ use crate::queue::{
     Answer, Credit, EngineFuture, EngineWorker, FailureKind, JobNumber, LeasedJob, QueueError,
     Stale, Token,
 };
+use crate::wire::Work;
 
 /// A worker in the same process as its queue.
 pub(super) struct Worker<S: Shelf> {
@@ -32,6 +33,14 @@ impl<S: Shelf> Worker<S> {
                 let has_more = state.machine.has_ready(self.group);
                 (jobs, next.map(|next| next.since(now)), has_more)
             })?;
+            let jobs = match jobs {
+                Ok(jobs) => jobs,
+                Err(error) => {
+                    // What came of it is written first: who asks again at once asks no faster than that.
+                    let _ = safe(commit).await;
+                    return Err(QueueError::unavailable(error, Work::NotDone));
+                }
+            };
             if !jobs.is_empty() || has_more {
                 // What is not safe yet must not be seen: its push may still fail.
                 let given = Given { worker: self, jobs };

@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 use super::progress::Progress;
 use super::{QueueClock, StorageError};
 use crate::queue::QueueOptions;
-use crate::queue::log::{Batch, Flusher, Opened, Storage, Tail, open};
+use crate::queue::log::{Batch, Damage, Flusher, Opened, Storage, Tail, open};
 use crate::queue::machine::Machine;
 
 /// How long to wait before a log that failed is tried again.
@@ -61,7 +61,16 @@ enum Health {
     Good,
     Failed(StorageError),
     /// What storage has, for the queue to go on with.
-    Recovered(Option<Box<(Machine, Tail)>>),
+    Recovered(Option<Box<Recovered>>),
+}
+
+/// A log that has failed and is back.
+#[derive(Debug)]
+pub(super) struct Recovered {
+    pub machine: Machine,
+    pub tail: Tail,
+    /// What of it is damaged.
+    pub damage: Vec<Damage>,
 }
 
 impl Writing {
@@ -165,7 +174,7 @@ impl Writer {
     ///
     /// # Errors
     /// Where it has failed and is not back.
-    pub fn repaired(&self) -> Result<Option<(Machine, Tail, Arc<Progress>)>, StorageError> {
+    pub fn repaired(&self) -> Result<Option<(Recovered, Arc<Progress>)>, StorageError> {
         if !self.shared.has_failed.load(Ordering::Relaxed) {
             return Ok(None);
         }
@@ -177,11 +186,10 @@ impl Writer {
                 let Some(recovered) = recovered.take() else {
                     return Ok(None);
                 };
-                let (machine, tail) = *recovered;
                 state.health = Health::Good;
                 state.critical = 0;
                 self.shared.has_failed.store(false, Ordering::Relaxed);
-                Ok(Some((machine, tail, Arc::clone(&state.progress))))
+                Ok(Some((*recovered, Arc::clone(&state.progress))))
             }
         }
     }
@@ -355,11 +363,17 @@ impl Thread {
             let recovered = self.flusher.back_to_safe().and_then(|()| self.open_again());
             let mut state = self.shared.lock();
             match recovered {
-                Ok(Opened { machine, tail, .. }) => {
+                Ok(opened) => {
+                    let recovered = Recovered {
+                        machine: opened.machine,
+                        tail: opened.tail,
+                        damage: opened.recovery.damage,
+                    };
+                    let tail = &recovered.tail;
                     self.progress = Progress::new(tail.position());
                     state.progress = Arc::clone(&self.progress);
                     state.segment = tail.segment();
-                    state.health = Health::Recovered(Some(Box::new((machine, tail))));
+                    state.health = Health::Recovered(Some(Box::new(recovered)));
                     self.shared.is_next_ready.store(false, Ordering::Relaxed);
                     return true;
                 }

@@ -1,6 +1,6 @@
 //! Writes batches, and makes them safe.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -29,6 +29,9 @@ pub(crate) struct Flusher {
     created: u32,
     /// Its length, where it was made here.
     created_bytes: u64,
+    /// Segments that can go, the oldest first. What is said of the jobs of one is in those behind it, so that none goes
+    /// before it.
+    removals: VecDeque<u32>,
     preparing: Option<(u32, JoinHandle<io::Result<()>>)>,
     /// Segments that are sealed, safe and without an index.
     unindexed: BTreeSet<u32>,
@@ -50,6 +53,7 @@ impl Flusher {
             unsynced: None,
             created: safe.segment,
             created_bytes: 0,
+            removals: VecDeque::new(),
             preparing: None,
             unindexed: unindexed.into_iter().collect(),
             indexing: None,
@@ -78,14 +82,26 @@ impl Flusher {
         if batch.is_critical {
             self.sync()?;
         }
-        for segment in &batch.removals {
-            // One that cannot be removed now is empty when it is read again, and removed then.
-            let _ = self.storage.remove(&segment_name(*segment));
-            if !self.unindexed.remove(segment) {
-                let _ = self.storage.remove(&index_name(*segment));
-            }
-        }
+        self.removals.extend(&batch.removals);
+        self.remove();
         Ok(())
+    }
+
+    /// Removes what can go. What cannot be removed now is tried again with the next batch, and takes only room until then.
+    fn remove(&mut self) {
+        while let Some(segment) = self.removals.front().copied() {
+            self.unindexed.remove(&segment);
+            match self.storage.remove(&segment_name(segment)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    tracing::warn!(segment, %error, "an old segment of a queue's log stays");
+                    return;
+                }
+                _ => {}
+            }
+            // There may be none. One that stays is removed when the queue is opened.
+            let _ = self.storage.remove(&index_name(segment));
+            self.removals.pop_front();
+        }
     }
 
     fn sync(&mut self) -> io::Result<()> {
@@ -192,6 +208,8 @@ impl Flusher {
     /// Goes on in a log that was read anew.
     pub fn go_on(&mut self, safe: SafeEnd, unindexed: Vec<u32>) {
         self.unindexed = unindexed.into_iter().collect();
+        // What can go is found again.
+        self.removals.clear();
         self.safe = safe;
         self.created = safe.segment;
         self.created_bytes = 0;

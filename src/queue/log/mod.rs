@@ -22,12 +22,17 @@ pub(crate) use flush::{Flusher, SafeEnd};
 pub use open::{Damage, Recovery};
 pub(crate) use open::{Opened, open, set_aside_job};
 pub use storage::{Directory, Storage};
-pub(crate) use tail::{Tail, Times, read_job};
+pub(crate) use tail::{StoredJob, Tail, Times};
 
+/// The version of the format, in the header of each segment: higher whenever a program that knows only this one would take
+/// what is new for damage.
+const VERSION: u32 = 0;
 /// Bytes of the header of a segment.
 const SEGMENT_HEADER: u64 = 64;
 /// What claims to be longer is no record.
 const RECORD_BYTES_MAX: usize = 256 << 20;
+/// Body, ID and key of the largest job that a record can hold.
+pub(crate) const JOB_BYTES_MAX: usize = RECORD_BYTES_MAX - (4 << 10);
 const MAGIC: [u8; 8] = *b"BOWLINEQ";
 
 /// Where a job's record is.
@@ -74,10 +79,11 @@ fn segment_of(name: &str) -> Option<u32> {
 }
 
 /// The header of a segment: twice the same 32 bytes.
-fn segment_header(segment: u32, salt: u64) -> [u8; SEGMENT_HEADER as usize] {
+fn segment_header(segment: u32, version: u32, salt: u64) -> [u8; SEGMENT_HEADER as usize] {
     let mut half = [0; 32];
     half[..8].copy_from_slice(&MAGIC);
     half[8..12].copy_from_slice(&segment.to_le_bytes());
+    half[12..16].copy_from_slice(&version.to_le_bytes());
     half[16..24].copy_from_slice(&salt.to_le_bytes());
     let checksum = twox_hash::XxHash3_64::oneshot(&half[..24]);
     half[24..].copy_from_slice(&checksum.to_le_bytes());
@@ -87,11 +93,18 @@ fn segment_header(segment: u32, salt: u64) -> [u8; SEGMENT_HEADER as usize] {
     header
 }
 
-/// The salt of the segment that begins with these bytes, where one half of them is whole.
+/// The salt of the segment of this version that begins with these bytes, where one half of them is whole.
 fn salt_of(header: &[u8], segment: u32) -> Option<u64> {
+    let (version, salt) = version_and_salt_of(header, segment)?;
+    (version == VERSION).then_some(salt)
+}
+
+/// The same, of any version whose segments begin like this.
+fn version_and_salt_of(header: &[u8], segment: u32) -> Option<(u32, u64)> {
     header.chunks_exact(32).find_map(|half| {
+        let version = u32::from_le_bytes(half[12..16].try_into().ok()?);
         let salt = u64::from_le_bytes(half[16..24].try_into().ok()?);
-        (*half == segment_header(segment, salt)[..32]).then_some(salt)
+        (*half == segment_header(segment, version, salt)[..32]).then_some((version, salt))
     })
 }
 

@@ -7,8 +7,11 @@ use std::num::NonZeroU32;
 use super::index::{Index, indexed_by};
 use super::record::{self, Begun, Position, Pushed, Record};
 use super::tail::{Segment, Tail, Times};
-use super::window::{READ, Window};
-use super::{Place, SEGMENT_HEADER, SafeEnd, Storage, salt_of, segment_name, segment_of};
+use super::window::Window;
+use super::{
+    Place, SEGMENT_HEADER, SafeEnd, Storage, VERSION, salt_of, segment_name, segment_of,
+    version_and_salt_of,
+};
 use crate::queue::QueueOptions;
 use crate::queue::machine::{Fact, Machine, Moment, Table};
 
@@ -45,7 +48,7 @@ pub struct Damage {
     pub segment: u32,
     /// From this byte.
     pub offset: u64,
-    /// So many bytes.
+    /// So many bytes; none where the whole segment is missing, and perhaps others behind it.
     pub bytes: u64,
 }
 
@@ -62,6 +65,10 @@ pub(crate) fn open(
     let mut names = storage.list()?;
     names.sort_unstable();
     let mut numbers: Vec<u32> = names.iter().filter_map(|name| segment_of(name)).collect();
+    // Before anything is changed.
+    for number in &numbers {
+        check_version(storage, *number)?;
+    }
     // Made ahead of their time, and never begun: the last is the one before.
     while let Some(last) = numbers.last()
         && is_unused(storage, *last)?
@@ -89,6 +96,12 @@ pub(crate) fn open(
     for (index, number) in numbers.iter().enumerate() {
         let is_last = index + 1 == numbers.len();
         replay.segment(*number, is_last)?;
+        if let Some(next) = numbers.get(index + 1)
+            && *next > number + 1
+        {
+            // They are made and thrown away in their order.
+            replay.is_missing(number + 1);
+        }
     }
     let Replay {
         mut machine,
@@ -127,7 +140,8 @@ pub(crate) fn open(
         segment: last_segment.unwrap_or(0),
         offset: last_segment.map_or(0, |last| segments[&last].end),
     };
-    let newest = numbers.last().copied().unwrap_or(0).max(safe.segment);
+    // A later one was never begun, whatever is in it: its number is used again, so that none is missing.
+    let newest = safe.segment;
     let mut tail = Tail::new(segment_bytes, seed, opening, newest, segments, places);
     tail.begin(Times { now, wall }, &machine);
     Ok(Opened {
@@ -252,6 +266,16 @@ impl Replay<'_> {
         Ok(())
     }
 
+    /// A segment is not there, and perhaps more behind it.
+    fn is_missing(&mut self, segment: u32) {
+        tracing::error!(segment, "a segment of a queue's log is missing");
+        self.recovery.damage.push(Damage {
+            segment,
+            offset: 0,
+            bytes: 0,
+        });
+    }
+
     fn set_end(&mut self, segment: u32, end: u64) {
         if let Some(segment) = self.segments.get_mut(&segment) {
             segment.end = end;
@@ -349,6 +373,22 @@ impl Replay<'_> {
     }
 }
 
+/// Refuses what another version of this code has written.
+fn check_version(storage: &dyn Storage, segment: u32) -> io::Result<()> {
+    let mut header = [0; SEGMENT_HEADER as usize];
+    storage.read(&segment_name(segment), 0, &mut header)?;
+    match version_and_salt_of(&header, segment) {
+        Some((version, _)) if version != VERSION => Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            format!(
+                "segment {segment} of the queue's log has version {version} of the format, and this program reads \
+                 version {VERSION}; nothing was changed"
+            ),
+        )),
+        _ => Ok(()),
+    }
+}
+
 /// Whether a segment's first bytes are what it was made of.
 fn is_unused(storage: &dyn Storage, segment: u32) -> io::Result<bool> {
     let mut header = [0; SEGMENT_HEADER as usize];
@@ -356,36 +396,51 @@ fn is_unused(storage: &dyn Storage, segment: u32) -> io::Result<bool> {
     Ok(header == [0; SEGMENT_HEADER as usize])
 }
 
-/// Copies a part of a segment into a file of its own, once.
+/// Copies a part of a segment into a file of its own, once. Where there is another of this name, as when the power
+/// failed while it was written, that stays as it is.
 fn set_aside(storage: &dyn Storage, segment: u32, offset: u64, bytes: u64) -> io::Result<()> {
     tracing::error!(segment, offset, bytes, "a part of a queue's log is damaged");
-    let name = format!("damaged-{segment:010}-{offset:010}");
-    if bytes == 0 || storage.list()?.contains(&name) {
+    if bytes == 0 {
         return Ok(());
     }
     let mut copy = vec![0; bytes as usize];
     let read = storage.read(&segment_name(segment), offset, &mut copy)?;
-    storage.create(&name, read as u64)?;
-    storage.write(&name, 0, &copy[..read])?;
-    storage.sync(&name)
+    copy.truncate(read);
+    let names = storage.list()?;
+    let name = format!("damaged-{segment:010}-{offset:010}");
+    let numbered = |number: u32| format!("{name}-{number}");
+    let candidates = std::iter::once(name.clone()).chain((2..).map(numbered));
+    for name in candidates {
+        if !names.contains(&name) {
+            storage.create(&name, copy.len() as u64)?;
+            storage.write(&name, 0, &copy)?;
+            return storage.sync(&name);
+        }
+        let mut there = vec![0; copy.len() + 1];
+        let length = storage.read(&name, 0, &mut there)?;
+        if there[..length] == copy {
+            return Ok(());
+        }
+    }
+    Ok(())
 }
 
-/// Copies the damaged record of a job.
-pub(crate) fn set_aside_job(storage: &dyn Storage, place: Place) -> Damage {
+/// Copies the damaged record of a job of so many bytes.
+///
+/// # Errors
+/// Where it cannot be copied, and so is not to be taken out of the log.
+pub(crate) fn set_aside_job(
+    storage: &dyn Storage,
+    place: Place,
+    job_bytes: usize,
+) -> io::Result<Damage> {
     let (segment, offset) = (place.segment(), place.offset());
-    let mut header = [0; record::HEADER];
-    let read = storage.read(&segment_name(segment), offset, &mut header);
-    let bytes = match read {
-        // A damaged length may claim anything.
-        Ok(_) => record::bytes_of(&header).unwrap_or(0).min(READ) as u64,
-        Err(_) => 0,
-    };
-    if let Err(error) = set_aside(storage, segment, offset, bytes) {
-        tracing::error!(%error, "and it could not be copied");
-    }
-    Damage {
+    // Its own length may be what is damaged.
+    let bytes = record::bytes_of_push(job_bytes) as u64;
+    set_aside(storage, segment, offset, bytes)?;
+    Ok(Damage {
         segment,
         offset,
         bytes,
-    }
+    })
 }

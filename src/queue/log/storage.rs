@@ -2,7 +2,7 @@
 //!
 //! A simulated disk stands in for it in tests: one that loses or tears what was not synced.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -57,14 +57,17 @@ impl Directory {
     /// What the file system says; [`ErrorKind::WouldBlock`] where another process has it.
     pub fn open(path: impl AsRef<Path>) -> io::Result<Self> {
         let path = path.as_ref().to_owned();
-        std::fs::create_dir_all(&path)?;
+        make_directory(&path)?;
         let lock = OpenOptions::new()
             .create(true)
             .truncate(false)
             .write(true)
             .open(path.join(LOCK))?;
-        lock.try_lock().map_err(|_| {
-            io::Error::new(ErrorKind::WouldBlock, "another process has this queue open")
+        lock.try_lock().map_err(|error| match error {
+            TryLockError::WouldBlock => {
+                io::Error::new(ErrorKind::WouldBlock, "another process has this queue open")
+            }
+            TryLockError::Error(error) => error,
         })?;
         Ok(Self {
             path,
@@ -95,6 +98,24 @@ impl Directory {
     fn sync_directory(&self) -> io::Result<()> {
         File::open(&self.path)?.sync_all()
     }
+}
+
+/// Makes it with all that it is in, where they are not there, and returns when their names are safe.
+fn make_directory(path: &Path) -> io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    let parent = path.parent().unwrap_or(Path::new(""));
+    let parent = match parent.as_os_str().is_empty() {
+        true => Path::new("."),
+        false => parent,
+    };
+    make_directory(parent)?;
+    match std::fs::create_dir(path) {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    File::open(parent)?.sync_all()
 }
 
 impl Storage for Directory {

@@ -1,6 +1,7 @@
 //! What is appended to the log, and what of it may be thrown away. No I/O but reading what is moved.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::io;
 use std::num::NonZeroU32;
 
 use twox_hash::XxHash3_64;
@@ -8,7 +9,7 @@ use twox_hash::XxHash3_64;
 use super::batch::Batch;
 use super::record::{self, Begun, Position, Pushed, Record};
 use super::{
-    Place, RECORD_BYTES_MAX, SEGMENT_HEADER, Storage, next_segment_bytes, segment_header,
+    Place, RECORD_BYTES_MAX, SEGMENT_HEADER, Storage, VERSION, next_segment_bytes, segment_header,
     segment_name,
 };
 use crate::queue::machine::{Arrival, Digest, Fact, Machine, Moment, Table};
@@ -136,12 +137,27 @@ impl Tail {
         self.batch.position
     }
 
-    pub fn place(&self, number: JobNumber) -> Option<Place> {
-        self.places.get(number.0).copied()
+    /// A job that is not finished, as it is in the log.
+    ///
+    /// # Errors
+    /// What the storage says: then nothing is known of it.
+    pub fn read_job(&self, storage: &dyn Storage, number: JobNumber) -> io::Result<StoredJob> {
+        let Some(place) = self.place(number) else {
+            return Ok(StoredJob::Unknown);
+        };
+        let Some(of) = self.segments.get(&place.segment()) else {
+            return Ok(StoredJob::Unknown);
+        };
+        let read = RecordBytes::read(storage, place.segment(), of.salt, place.offset())?;
+        let job = read.and_then(|read| read.push());
+        Ok(match job {
+            Some((pushed, job)) if pushed.number == number => StoredJob::Whole(pushed.now, job),
+            _ => StoredJob::Damaged(place),
+        })
     }
 
-    pub fn salt(&self, segment: u32) -> Option<u64> {
-        self.segments.get(&segment).map(|segment| segment.salt)
+    fn place(&self, number: JobNumber) -> Option<Place> {
+        self.places.get(number.0).copied()
     }
 
     /// Begins a segment, with what must be known although older ones are thrown away.
@@ -164,7 +180,7 @@ impl Tail {
         self.segment_bytes = next_segment_bytes(self.segment_bytes, self.segment_bytes_max);
         self.salt = XxHash3_64::oneshot_with_seed(self.seed, &self.segment.to_le_bytes());
         self.offset = 0;
-        let header = segment_header(self.segment, self.salt);
+        let header = segment_header(self.segment, VERSION, self.salt);
         let _ = self.append_within(u64::MAX, |into, _| into.extend(header));
         let segment = Segment {
             salt: self.salt,
@@ -399,6 +415,17 @@ impl Tail {
     }
 }
 
+/// What the log has of a job.
+#[derive(Debug)]
+pub(crate) enum StoredJob {
+    /// When it was pushed, and all of it.
+    Whole(Moment, NewJob),
+    /// Here is something else.
+    Damaged(Place),
+    /// No such job is in the log.
+    Unknown,
+}
+
 /// What may be a record of a segment on disk.
 struct RecordBytes {
     bytes: Vec<u8>,
@@ -412,7 +439,7 @@ impl RecordBytes {
         segment: u32,
         salt: u64,
         offset: u64,
-    ) -> std::io::Result<Option<Self>> {
+    ) -> io::Result<Option<Self>> {
         const GUESS: usize = 4096;
         let name = segment_name(segment);
         let mut bytes = vec![0; GUESS];
@@ -443,16 +470,4 @@ impl RecordBytes {
     fn push(&self) -> Option<(Pushed, NewJob)> {
         record::read_push(&self.bytes, self.at)
     }
-}
-
-/// The job at a place, if it is that job and whole.
-pub(crate) fn read_job(
-    storage: &dyn Storage,
-    salt: u64,
-    place: Place,
-    number: JobNumber,
-) -> Option<(Moment, NewJob)> {
-    let read = RecordBytes::read(storage, place.segment.get(), salt, place.offset());
-    let (pushed, job) = read.ok()??.push()?;
-    (pushed.number == number).then_some((pushed.now, job))
 }

@@ -6,7 +6,7 @@ use super::record::{self, Brief, Position, Record};
 use super::{RECORD_BYTES_MAX, Storage};
 
 /// Bytes that are read at a time.
-pub(super) const READ: usize = 128 << 10;
+const READ: usize = 128 << 10;
 
 /// A part of a segment in memory.
 pub(super) struct Window<'a> {

@@ -74,6 +74,11 @@ impl Machine {
         }
     }
 
+    /// How large a job is: its body, ID and key.
+    pub fn bytes_of(&self, number: JobNumber) -> usize {
+        self.jobs.get(number.0).map_or(0, |job| job.bytes as usize)
+    }
+
     /// Whether any group still has to do with it.
     pub fn is_live(&self, number: JobNumber) -> bool {
         self.jobs.get(number.0).is_some()

@@ -26,6 +26,7 @@ mod table;
 mod terms;
 
 use std::collections::{BTreeSet, HashMap};
+use std::time::Duration;
 
 pub(crate) use fact::{Arrival, Digest, Fact, Finish, GroupIndex, Moment};
 #[cfg(feature = "durable")]
@@ -158,7 +159,7 @@ impl Machine {
                 self.finish(now, group, number, Finish::Expired);
                 continue;
             }
-            bytes += self.jobs.get(number).map_or(0, |job| job.bytes as usize);
+            bytes += self.bytes_of(JobNumber(number));
             if bytes > credit.bytes && !(sent.is_empty() && credit.takes_any_first) {
                 break;
             }
@@ -320,7 +321,20 @@ impl Machine {
         is_dead
     }
 
-    /// What is stored of a job cannot be read: it is over for every group.
+    /// What is stored of a job that this step has sent cannot be read at present: it was not sent, uses up no attempt, and
+    /// waits so long before it is sent.
+    pub fn unreadable(
+        &mut self,
+        now: Moment,
+        group: GroupIndex,
+        number: JobNumber,
+        wait: Duration,
+    ) {
+        let kind = FailureKind::Released;
+        self.put_back(now, group, number, now + wait, kind, String::new());
+    }
+
+    /// What is stored of a job is damaged: it is over for every group.
     pub fn damaged(&mut self, now: Moment, number: JobNumber) {
         for group in 0..self.groups.len() {
             if self.is_open(group, number.0) {

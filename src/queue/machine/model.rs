@@ -242,6 +242,10 @@ enum Op {
     Renew {
         which: usize,
     },
+    Unreadable {
+        which: usize,
+        wait: u64,
+    },
     Gone {
         session: u64,
         kind: FailureKind,
@@ -284,6 +288,7 @@ fn op() -> impl Strategy<Value = Op> {
         6 => (0..64usize, 0..5u8, prop::bool::weighted(0.1))
             .prop_map(|(which, answer, is_late)| Op::Answer { which, answer, is_late }),
         2 => (0..64usize).prop_map(|which| Op::Renew { which }),
+        1 => (0..64usize, 0..15u64).prop_map(|(which, wait)| Op::Unreadable { which, wait }),
         1 => (0..3u64, kind).prop_map(|(session, kind)| Op::Gone { session, kind }),
         1 => (0..64usize).prop_map(|which| Op::Revive { which }),
         1 => (0..64usize).prop_map(|which| Op::Delete { which }),
@@ -437,6 +442,14 @@ fn check(poison: Poison, ops: &[Op]) -> Result<(), TestCaseError> {
                 }
                 let renewed = machine.renew(at, 0, JobNumber(number as u64), token);
                 prop_assert_eq!(renewed, Ok(()));
+            }
+            Op::Unreadable { which, wait } => {
+                let Some((number, _)) = chosen(*which) else {
+                    continue;
+                };
+                model.back(now, number, now + wait);
+                let wait = Duration::from_millis(*wait);
+                machine.unreadable(at, 0, JobNumber(number as u64), wait);
             }
             Op::Gone { session, kind } => {
                 for (number, _) in leased {

@@ -11,6 +11,7 @@ use redb::TableDefinition;
 
 bowline::include_schemas!();
 
+pub mod failing;
 pub mod suite;
 
 /// What the ledger of `role ledger` keeps: how often a note of each text was entered.

@@ -112,7 +112,7 @@ fn log() -> (Files, Vec<u64>) {
     }
     queue.flush().expect("it writes");
     let mut left = Vec::new();
-    for job in queue.lease(0, 1, ALL) {
+    for job in queue.lease(0, 1, ALL).expect("it reads") {
         let answer = match job.number.0.is_multiple_of(4) {
             true => Answer::Done,
             false => Answer::Release,
@@ -157,7 +157,7 @@ fn nothing_damaged_is_served_as_good() {
         let mut served = Vec::new();
         // Leases from before begin anew: they are over after that.
         for now in [0, 31_000, 62_000] {
-            for job in queue.lease(now, 2, ALL) {
+            for job in queue.lease(now, 2, ALL).expect("it reads") {
                 let index = job.identity.sequence;
                 assert_eq!(job.body, body(index), "round {round}: damaged, and served");
                 served.push(job.number.0);

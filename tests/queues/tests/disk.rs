@@ -4,17 +4,14 @@
 //! `BOWLINE_FAULT_SECONDS=10 cargo test --release -p bowline-test-queues --test disk` is the long form.
 
 use std::collections::BTreeSet;
-use std::io;
 use std::process::Command;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 use bowline::queue::{
     Answer, Credit, Durable, Engine, EngineWorker, LeasedJob, Queue, QueueError, QueueOptions,
-    Storage,
 };
 use bowline::{Msg, Work};
+use bowline_test_queues::failing::{Failing, Fault};
 use bowline_test_queues::jobs::Note;
 use tokio::time::sleep;
 
@@ -27,63 +24,6 @@ const RECOVERY: Duration = Duration::from_secs(5);
 fn fault_seconds() -> u64 {
     let value = std::env::var("BOWLINE_FAULT_SECONDS").ok();
     value.and_then(|value| value.parse().ok()).unwrap_or(2)
-}
-
-/// A directory that fails as it is told to.
-#[derive(Debug)]
-struct Failing {
-    directory: bowline::queue::Directory,
-    how: AtomicU8,
-}
-
-const WELL: u8 = 0;
-const NO_SPACE: u8 = 1;
-const NO_SYNC: u8 = 2;
-
-impl Failing {
-    fn check(&self, at: u8) -> io::Result<()> {
-        if self.how.load(Ordering::SeqCst) != at {
-            return Ok(());
-        }
-        Err(match at {
-            NO_SPACE => io::ErrorKind::StorageFull.into(),
-            _ => io::Error::other("input/output error"),
-        })
-    }
-}
-
-impl Storage for Failing {
-    fn list(&self) -> io::Result<Vec<String>> {
-        self.directory.list()
-    }
-
-    fn create(&self, name: &str, bytes: u64) -> io::Result<()> {
-        self.check(NO_SPACE)?;
-        self.check(NO_SYNC)?;
-        self.directory.create(name, bytes)
-    }
-
-    fn read(&self, name: &str, offset: u64, into: &mut [u8]) -> io::Result<usize> {
-        self.directory.read(name, offset, into)
-    }
-
-    fn write(&self, name: &str, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.directory.write(name, offset, bytes)
-    }
-
-    fn sync(&self, name: &str) -> io::Result<()> {
-        self.check(NO_SYNC)?;
-        self.directory.sync(name)
-    }
-
-    fn truncate(&self, name: &str, bytes: u64) -> io::Result<()> {
-        self.check(NO_SYNC)?;
-        self.directory.truncate(name, bytes)
-    }
-
-    fn remove(&self, name: &str) -> io::Result<()> {
-        self.directory.remove(name)
-    }
 }
 
 /// Who pushes, and what was acknowledged.
@@ -156,9 +96,7 @@ fn read(job: &LeasedJob) -> Note {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_disk_that_is_full_and_then_fails_acknowledges_nothing_and_comes_back() {
     let folder = tempfile::tempdir().expect("a directory");
-    let directory = bowline::queue::Directory::open(folder.path()).expect("it opens");
-    let how = AtomicU8::new(WELL);
-    let storage = Arc::new(Failing { directory, how });
+    let storage = Failing::open(folder.path()).expect("it opens");
     let builder = Durable::builder(QueueOptions::default()).segment_bytes(64 << 10);
     let queue = Queue::<Note>::on(builder.open_on(storage.clone()).expect("it opens"));
     let worker = queue.engine().worker("workers").await.expect("the group");
@@ -176,7 +114,7 @@ async fn a_disk_that_is_full_and_then_fails_acknowledges_nothing_and_comes_back(
     }
 
     // No room for another segment.
-    storage.how.store(NO_SPACE, Ordering::SeqCst);
+    storage.fail(Fault::Full);
     while producer.push().await.is_ok() {
         assert!(producer.number < 2000, "a disk without room takes no more");
     }
@@ -185,15 +123,15 @@ async fn a_disk_that_is_full_and_then_fails_acknowledges_nothing_and_comes_back(
     let full = producer.is_refused(is_told).await;
     // Answers still find room: they make it.
     assert_eq!(answer(&*worker, &held[..2]).await, Some(2));
-    storage.how.store(WELL, Ordering::SeqCst);
+    storage.mend();
     let after_full = producer.is_taken_again().await;
 
     // What is written is not safe.
-    storage.how.store(NO_SYNC, Ordering::SeqCst);
+    storage.fail(Fault::NoSync);
     let is_told = |error: &QueueError| matches!(error, QueueError::Unavailable { .. });
     let failed = producer.is_refused(is_told).await;
     assert_eq!(answer(&*worker, &held[2..]).await, None);
-    storage.how.store(WELL, Ordering::SeqCst);
+    storage.mend();
     let after_failure = producer.is_taken_again().await;
     println!(
         "{} s each: {full} pushes refused while it was full, back after {after_full:.1?}; \

@@ -151,7 +151,7 @@ fn damage_behind_an_index_is_found_when_the_job_is_sent() {
     {
         let mut queue = open(&Counting::open(path.path()));
         assert!(queue.recovery().damage.is_empty(), "no body was read");
-        let sent = queue.lease(0, 1, ALL);
+        let sent = queue.lease(0, 1, ALL).expect("it reads");
         assert_eq!(sent.len() as u64, JOBS - 1);
         assert_eq!(queue.counters(0).damaged, 1);
     }

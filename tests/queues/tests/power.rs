@@ -1,4 +1,4 @@
-//! A queue on a disk that loses power at its syncs, and loses or tears what was not synced: what was acknowledged
+//! A queue on a disk that loses power at its syncs, loses or tears what was not synced, and now and then cannot be read: what was acknowledged
 //! is there, what is done stays done, and one worker at a time has a job. One seed is one history.
 //!
 //! `BOWLINE_SEEDS=20000 cargo test --release -p bowline-test-queues --test power` is the long form.
@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bowline::RequestKey;
@@ -22,7 +23,15 @@ const LEASE: u64 = 1000;
 
 /// The simulator's disk as a queue's storage.
 #[derive(Debug)]
-struct OnDisk(Disk);
+struct OnDisk(Disk, Arc<Reads>);
+
+/// What becomes of reads at present.
+#[derive(Debug, Default)]
+struct Reads {
+    fail: AtomicBool,
+    /// They give zeros and say nothing.
+    lie: AtomicBool,
+}
 
 impl Storage for OnDisk {
     fn list(&self) -> io::Result<Vec<String>> {
@@ -38,6 +47,13 @@ impl Storage for OnDisk {
     }
 
     fn read(&self, name: &str, offset: u64, into: &mut [u8]) -> io::Result<usize> {
+        if self.1.lie.load(Ordering::Relaxed) {
+            into.fill(0);
+            return Ok(into.len());
+        }
+        if self.1.fail.load(Ordering::Relaxed) {
+            return Err(io::Error::other("the disk cannot be read"));
+        }
         let file = self.0.open(name)?;
         let all = file.read_all()?;
         let from = (offset as usize).min(all.len());
@@ -73,12 +89,14 @@ enum Mutant {
     AcknowledgesBeforeSync,
     DoesNotFence,
     DoesNotDeduplicate,
+    TakesUnreadableForDamaged,
 }
 
 /// The world: one queue, a producer that pushes again what it was not told of, and workers.
 struct World {
     simulation: Simulation<()>,
     disk: Disk,
+    reads: Arc<Reads>,
     mutant: Mutant,
     queue: Option<SimulatedQueue>,
     now: u64,
@@ -130,6 +148,7 @@ impl World {
         Self {
             simulation,
             disk,
+            reads: Arc::default(),
             mutant,
             queue: None,
             now: 0,
@@ -159,7 +178,7 @@ impl World {
     fn queue(&mut self) -> Option<&mut SimulatedQueue> {
         if self.queue.is_none() {
             self.disk.turn_on();
-            let storage = Arc::new(OnDisk(self.disk.clone()));
+            let storage = Arc::new(OnDisk(self.disk.clone(), Arc::clone(&self.reads)));
             let seed = self.simulation.random().u64(..);
             let opened = SimulatedQueue::open(storage, &Self::options(), SEGMENT, 0, seed);
             match opened {
@@ -194,7 +213,7 @@ impl World {
         };
     }
 
-    fn lease(&mut self) {
+    fn lease(&mut self, is_unreadable: bool) {
         // A queue gives out nothing whose push could still fail.
         if !self.flush() {
             return;
@@ -207,8 +226,21 @@ impl World {
             takes_any_first: true,
         };
         let now = self.now;
+        let reads = Arc::clone(&self.reads);
+        // As if the queue took what the disk could not give for what it gave.
+        let is_lying = self.mutant == Mutant::TakesUnreadableForDamaged;
         let Some(queue) = self.queue() else { return };
+        let how = match is_lying {
+            true => &reads.lie,
+            false => &reads.fail,
+        };
+        how.store(is_unreadable, Ordering::Relaxed);
         let leased = queue.lease(now, session, credit);
+        how.store(false, Ordering::Relaxed);
+        let Ok(leased) = leased else {
+            self.simulation.faults().count("disk: failed read");
+            return;
+        };
         for job in leased {
             let index = index_of(&job);
             let is_done = self.done.contains(&index);
@@ -293,7 +325,10 @@ impl World {
                     self.push(again);
                 }
             }
-            40..60 => self.lease(),
+            40..60 => {
+                let is_unreadable = self.simulation.chance(0.1);
+                self.lease(is_unreadable);
+            }
             60..80 => self.answer(Answer::Done),
             80..85 => self.answer(Answer::Refuse("no".into())),
             85..92 => {
@@ -331,7 +366,7 @@ impl World {
                 break;
             }
             let before = self.leases.len();
-            self.lease();
+            self.lease(false);
             for (index, number, token) in self.leases.split_off(before) {
                 let now = self.now;
                 if let Some(queue) = self.queue()
@@ -368,7 +403,12 @@ fn history(seed: Seed, mutant: Mutant) -> History {
 
 #[test]
 fn what_is_acknowledged_survives_power_cuts_at_any_sync() {
-    let faults = ["disk: power cut", "disk: torn write", "disk: lost write"];
+    let faults = [
+        "disk: power cut",
+        "disk: torn write",
+        "disk: lost write",
+        "disk: failed read",
+    ];
     prove(
         "power",
         "what_is_acknowledged_survives_power_cuts_at_any_sync",
@@ -384,6 +424,7 @@ fn queues_that_break_a_promise_are_caught() {
         Mutant::AcknowledgesBeforeSync,
         Mutant::DoesNotFence,
         Mutant::DoesNotDeduplicate,
+        Mutant::TakesUnreadableForDamaged,
     ] {
         let found = caught(0..500, |seed| history(seed, mutant));
         let (seed, report) = found.unwrap_or_else(|| panic!("{mutant:?} gets away with it"));

@@ -198,6 +198,11 @@ fn check(bytes: &[u8], at: Position) -> Option<(usize, u32, &[u8])> {
     is_right.then_some((length as usize, kind, content))
 }
 
+/// How many bytes the record of a push takes.
+pub(super) fn bytes_of_push(job_bytes: usize) -> usize {
+    (HEADER + PUSH_FIXED + job_bytes).next_multiple_of(ALIGN)
+}
+
 /// How many bytes a record takes that begins like this; to know how many to read.
 pub(super) fn bytes_of(header: &[u8]) -> Option<usize> {
     let length = Reader(header).u32()? as usize;
