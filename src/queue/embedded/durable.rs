@@ -240,7 +240,14 @@ impl Shelf for Disk {
         if std::mem::take(&mut self.retire) {
             let times = self.times(now);
             self.tail.retire(times, machine);
-            self.tail.clean(times, machine, &*self.storage, CLEAN_JOBS);
+            if self.recent.has_room_for_moved() {
+                let (recent, pushed) = (&mut self.recent, times.now);
+                let moved = |number, job, position| {
+                    recent.keep_moved(number, Stored { job, pushed }, position);
+                };
+                let storage = &*self.storage;
+                self.tail.clean(times, machine, storage, CLEAN_JOBS, moved);
+            }
         }
         let safe = self.progress.safe();
         self.tail.safe_up_to(safe);

@@ -1,19 +1,26 @@
-//! Jobs that were pushed a moment ago, in memory besides: most are sent soon, and need not be read from the log.
+//! Jobs that were pushed a moment ago, in memory besides: most are sent soon, and need not be read from the log. And jobs
+//! that were moved to its end, until they are there.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 
 use super::Stored;
 use crate::queue::JobNumber;
 
-/// Bytes of jobs that are kept; more only where they are not written yet.
+/// Bytes of pushed jobs that are kept; more only where they are not written yet. And of moved jobs, beyond which no more
+/// are to be moved.
 const RECENT_BYTES: usize = 8 << 20;
 
-/// Jobs whose numbers follow each other.
+/// What is in memory of the jobs.
 #[derive(Debug, Default)]
 pub(super) struct Recent {
+    /// Pushed jobs, whose numbers follow each other from here.
     first: u64,
     jobs: VecDeque<Option<Kept>>,
     bytes: usize,
+    moved: HashMap<JobNumber, Kept>,
+    moved_bytes: usize,
+    /// In the order of their new places.
+    moves: VecDeque<JobNumber>,
 }
 
 #[derive(Debug)]
@@ -43,12 +50,33 @@ impl Recent {
         self.jobs.push_back(Some(kept));
     }
 
+    /// Whether any more may be moved, before those that were are written.
+    pub fn has_room_for_moved(&self) -> bool {
+        self.moved_bytes <= RECENT_BYTES
+    }
+
+    /// A job that is to be read from a place where it is not yet.
+    pub fn keep_moved(&mut self, number: JobNumber, stored: Stored, position: u64) {
+        let kept = Kept { stored, position };
+        self.moved_bytes += kept.bytes();
+        if let Some(before) = self.moved.insert(number, kept) {
+            self.moved_bytes -= before.bytes();
+        }
+        self.moves.push_back(number);
+    }
+
     pub fn get(&self, number: JobNumber) -> Option<Stored> {
+        if let Some(kept) = self.moved.get(&number) {
+            return Some(kept.stored.clone());
+        }
         let kept = self.jobs.get(self.index(number)?)?.as_ref()?;
         Some(kept.stored.clone())
     }
 
     pub fn forget(&mut self, number: JobNumber) {
+        if let Some(kept) = self.moved.remove(&number) {
+            self.moved_bytes -= kept.bytes();
+        }
         let index = self.index(number);
         let job = index.and_then(|index| self.jobs.get_mut(index));
         if let Some(kept) = job.and_then(Option::take) {
@@ -58,6 +86,17 @@ impl Recent {
 
     /// Lets the oldest go that can be read from the log.
     pub fn let_go(&mut self, written: u64) {
+        while let Some(number) = self.moves.front() {
+            // It may have been finished; or moved once more, and is further behind too.
+            if let Some(kept) = self.moved.get(number) {
+                if kept.position > written {
+                    break;
+                }
+                self.moved_bytes -= kept.bytes();
+                self.moved.remove(number);
+            }
+            self.moves.pop_front();
+        }
         while let Some(oldest) = self.jobs.front() {
             if let Some(kept) = oldest {
                 if self.bytes <= RECENT_BYTES || kept.position > written {

@@ -74,7 +74,10 @@ impl SimulatedQueue {
             self.tail.note(times, &self.machine, fact);
         }
         self.tail.retire(times, &self.machine);
-        self.tail.clean(times, &self.machine, &*self.storage, 2);
+        let storage = &*self.storage;
+        // What is moved is written before a lease.
+        self.tail
+            .clean(times, &self.machine, storage, 2, |_, _, _| {});
     }
 
     /// A push; safe after the next [`flush`](Self::flush).

@@ -301,13 +301,15 @@ impl Tail {
         }
     }
 
-    /// Moves a few jobs out of the oldest segment, where little of the log is still needed.
+    /// Moves a few jobs out of the oldest segment, where little of the log is still needed. Gives each, which cannot be
+    /// [read](Self::read_job) before what is to be written up to now is; and that position.
     pub fn clean(
         &mut self,
         times: Times,
         machine: &Machine,
         storage: &dyn Storage,
         jobs_max: usize,
+        mut moved_to: impl FnMut(JobNumber, NewJob, u64),
     ) {
         let log_bytes: u64 = self.segments.values().map(|segment| segment.end).sum();
         let live_bytes = machine.bytes() + 128 * machine.len() as u64;
@@ -343,6 +345,7 @@ impl Tail {
                 && let Some((open, restored)) = machine.standing(number)
             {
                 self.append_push(times, machine, number, open, &arrival, &job);
+                moved_to(number, job, self.position());
                 for fact in restored {
                     self.append_record(times, machine, &Record::Fact(times.now, fact));
                 }

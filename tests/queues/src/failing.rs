@@ -3,7 +3,7 @@
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use bowline::queue::{Directory, Storage};
 
@@ -18,6 +18,8 @@ pub enum Fault {
     Unreadable(&'static str),
     /// Files cannot be removed whose names end like this.
     Stays(&'static str),
+    /// Whoever writes to a segment or syncs one waits until all is well again.
+    Stalled,
     /// Of all that is asked of it from now on, only the n-th fails, counted from 0.
     Nth(u64),
     /// The same, and all that follow.
@@ -29,6 +31,7 @@ pub enum Fault {
 pub struct Failing {
     directory: Directory,
     fault: Mutex<Option<Fault>>,
+    mended: Condvar,
     asked: AtomicU64,
 }
 
@@ -37,6 +40,7 @@ pub struct Failing {
 enum Asked {
     ToMake,
     ToRead,
+    ToWrite,
     ToSync,
     ToRemove,
     Other,
@@ -48,6 +52,7 @@ impl Failing {
         Ok(Arc::new(Self {
             directory: Directory::open(path)?,
             fault: Mutex::new(None),
+            mended: Condvar::new(),
             asked: AtomicU64::new(0),
         }))
     }
@@ -62,6 +67,7 @@ impl Failing {
     /// All is well again. Returns how much was asked since it was not.
     pub fn mend(&self) -> u64 {
         *self.lock() = None;
+        self.mended.notify_all();
         self.asked.load(Ordering::SeqCst)
     }
 
@@ -71,10 +77,15 @@ impl Failing {
 
     fn check(&self, asked: Asked, name: &str) -> io::Result<()> {
         const INPUT_OUTPUT_ERROR: i32 = 5;
-        let fault = self.lock();
+        let mut fault = self.lock();
+        let makes_safe = matches!(asked, Asked::ToWrite | Asked::ToSync);
+        while *fault == Some(Fault::Stalled) && makes_safe && name.ends_with(".log") {
+            let waited = self.mended.wait(fault);
+            fault = waited.unwrap_or_else(PoisonError::into_inner);
+        }
         let nth = self.asked.fetch_add(1, Ordering::SeqCst);
         let fails = match *fault {
-            None => false,
+            None | Some(Fault::Stalled) => false,
             Some(Fault::Full) if asked == Asked::ToMake => {
                 return Err(io::ErrorKind::StorageFull.into());
             }
@@ -109,7 +120,7 @@ impl Storage for Failing {
     }
 
     fn write(&self, name: &str, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.check(Asked::Other, name)?;
+        self.check(Asked::ToWrite, name)?;
         self.directory.write(name, offset, bytes)
     }
 

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::process::Command;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bowline::queue::{
@@ -159,6 +160,68 @@ async fn a_disk_that_is_full_and_then_fails_acknowledges_nothing_and_comes_back(
         }
     }
     assert!(told.is_subset(&found), "acknowledged, and lost");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_that_is_moved_to_the_end_of_the_log_can_be_sent_before_it_is_there() {
+    const JOBS: u64 = 600;
+    const LEFT: usize = 8;
+    let folder = tempfile::tempdir().expect("a directory");
+    let queue = Queue::<Note>::on(reopen(folder.path()).await);
+    let notes: Vec<Note> = (0..JOBS).map(note).collect();
+    let pushed = queue.push_all(&notes).await.expect("all is well");
+    assert!(pushed.iter().all(Result::is_ok));
+    queue.close().await.expect("it is safe");
+    drop(queue);
+
+    // Opened again, so that no job is in memory.
+    let until = Instant::now() + LONG;
+    let storage = loop {
+        match Failing::open(folder.path()) {
+            Ok(storage) => break storage,
+            Err(error) => assert!(Instant::now() < until, "{error}"),
+        }
+        sleep(10 * MILLISECOND).await;
+    };
+    let builder = Durable::builder(QueueOptions::default()).segment_bytes(64 << 10);
+    let engine = builder.open_on(storage.clone()).expect("it opens");
+    let worker = engine.worker("workers").await.expect("the group");
+    let worker: Arc<dyn EngineWorker> = Arc::from(worker);
+    let leased = lease(&*worker, 1000, LONG).await;
+    assert_eq!(leased.len() as u64, JOBS);
+    storage.fail(Fault::Stalled);
+    // The first stay, alone in the oldest of many segments, and so are moved; and they can be sent.
+    let answers: Vec<_> = leased
+        .iter()
+        .enumerate()
+        .map(|(index, job)| match index < LEFT {
+            true => (job.number, job.token, Answer::Release),
+            false => (job.number, job.token, Answer::Done),
+        })
+        .collect();
+    let counters = async || engine.counters("workers").await.expect("they are known");
+    let answering = tokio::spawn({
+        let worker = Arc::clone(&worker);
+        async move { worker.answer(answers).await }
+    });
+    let is_late = Instant::now() + LONG;
+    while counters().await.jobs > LEFT && Instant::now() < is_late {
+        sleep(MILLISECOND).await;
+    }
+    let leasing = tokio::spawn({
+        let worker = Arc::clone(&worker);
+        async move { lease(&*worker, 1000, LONG).await }
+    });
+    while counters().await.ready > 0 && Instant::now() < is_late {
+        sleep(MILLISECOND).await;
+    }
+    let damaged = counters().await.damaged;
+    storage.mend();
+    assert_eq!(damaged, 0, "not there yet is not damaged");
+    answering.await.expect("it ends").expect("it is safe");
+    let again = leasing.await.expect("it ends");
+    let numbers: Vec<u64> = again.iter().map(|job| read(job).number).collect();
+    assert_eq!(numbers, (0..LEFT as u64).collect::<Vec<_>>());
 }
 
 /// How many of these answers were taken; none where they could not be written down.
