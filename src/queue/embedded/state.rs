@@ -50,7 +50,9 @@ impl<S: Shelf> State<S> {
             expires_after: job.expires_after,
             bytes: job.bytes(),
         };
-        if !self.shelf.has_room(push.bytes) {
+        // There never is room for one that is too large: that is said, and not waited for.
+        let may_fit = push.bytes <= self.machine.options().job_bytes_max;
+        if may_fit && !self.shelf.has_room(push.bytes) {
             return None;
         }
         Some(match self.machine.push(now, push) {

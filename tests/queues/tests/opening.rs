@@ -1,12 +1,15 @@
-//! What opening a queue on disk costs, in bytes: little is made, and of a segment with an index little is read.
+//! Opening a queue on disk: what it costs, in bytes, and what it finds: segments that are damaged, missing, of another
+//! version, or cannot be read; options that are not those of the last time.
 
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bowline::queue::{
-    Credit, Directory, Durable, Identity, NewJob, QueueOptions, SimulatedQueue, Storage,
+    Answer, Credit, Directory, Durable, Engine, Groups, Identity, NewJob, QueueError, QueueOptions,
+    SimulatedQueue, Storage,
 };
+use bowline_test_queues::failing::{Failing, Fault};
 use bytes::Bytes;
 use uuid::Uuid;
 
@@ -158,4 +161,264 @@ fn damage_behind_an_index_is_found_when_the_job_is_sent() {
     std::fs::remove_file(&files(path.path(), "0000000001.index")[0]).expect("it is there");
     let queue = open(&Counting::open(path.path()));
     assert_eq!(queue.recovery().damage.len(), 1);
+}
+
+/// What a process sees that opens this queue now.
+fn opened(storage: &Arc<Failing>) -> std::io::Result<SimulatedQueue> {
+    let storage: Arc<dyn Storage> = Arc::clone(storage) as _;
+    SimulatedQueue::open(storage, &QueueOptions::default(), SHORT, 0, 315)
+}
+
+const SHORT: u64 = 4 << 10;
+
+/// A log of many short segments, whose jobs say who they are.
+fn fill_short(storage: &Arc<Failing>, jobs: u64) -> SimulatedQueue {
+    let mut queue = opened(storage).expect("it opens");
+    for sequence in 0..jobs {
+        let identity = Identity {
+            producer: Uuid::nil(),
+            epoch: 0,
+            sequence,
+        };
+        let job = NewJob::new(identity, Bytes::from(vec![sequence as u8; 500]));
+        queue.push(0, &job).expect("there is room");
+        queue.flush().expect("it writes");
+    }
+    queue
+}
+
+fn bodies(queue: &mut SimulatedQueue, now: u64) -> Vec<u64> {
+    let leased = queue.lease(now, 1, ALL).expect("it reads");
+    let sequences = leased.iter().map(|job| {
+        let sequence = job.identity.sequence;
+        assert_eq!(job.body, vec![sequence as u8; 500]);
+        sequence
+    });
+    sequences.collect()
+}
+
+#[test]
+fn a_disk_that_fails_at_any_step_of_opening_loses_nothing() {
+    const JOBS: u64 = 12;
+    const BROKEN: u64 = 6;
+    let path = tempfile::tempdir().expect("a directory");
+    let storage = Failing::open(path.path()).expect("nobody else has it");
+    drop(fill_short(&storage, JOBS));
+    let body_at = |bytes: &[u8]| {
+        bytes
+            .windows(500)
+            .position(|part| part == [BROKEN as u8; 500])
+    };
+    // Without indexes, so that all of it is read; and one job is to be set aside.
+    let log = files(path.path(), ".log").into_iter().map(|file| {
+        let mut bytes = std::fs::read(&file).expect("it is there");
+        if let Some(body) = body_at(&bytes) {
+            bytes[body + 100] ^= 1;
+        }
+        (file.file_name().expect("a name").to_owned(), bytes)
+    });
+    let log: Vec<_> = log.collect();
+    let left: Vec<u64> = (0..JOBS).filter(|sequence| *sequence != BROKEN).collect();
+    for fault in [Fault::Nth, Fault::FromNth] {
+        let mut failed = 0;
+        for nth in 0.. {
+            let path = tempfile::tempdir().expect("a directory");
+            for (name, bytes) in &log {
+                std::fs::write(path.path().join(name), bytes).expect("written");
+            }
+            let storage = Failing::open(path.path()).expect("nobody else has it");
+            storage.fail(fault(nth));
+            let is_refused = opened(&storage).is_err();
+            let asked = storage.mend();
+            failed += u64::from(is_refused);
+            // As the next process finds it.
+            let mut queue = opened(&storage).expect("all is well again");
+            assert_eq!(queue.recovery().damage.len(), 1, "after {nth}");
+            assert_eq!(bodies(&mut queue, 0), left, "after {nth}");
+            let mut copies = files(path.path(), "").into_iter();
+            let is_whole = |path: std::path::PathBuf| {
+                let is_copy = path.to_string_lossy().contains("damaged-");
+                let bytes = std::fs::read(path).expect("it is there");
+                is_copy && bytes.windows(399).any(|part| part == [BROKEN as u8; 399])
+            };
+            assert!(copies.any(is_whole), "not set aside: {nth}");
+            if asked <= nth {
+                assert!(!is_refused, "nothing failed");
+                break;
+            }
+        }
+        assert!(failed > 10, "only {failed} openings failed");
+    }
+}
+
+#[test]
+fn a_segment_that_is_missing_is_reported() {
+    let path = tempfile::tempdir().expect("a directory");
+    let storage = Failing::open(path.path()).expect("nobody else has it");
+    drop(fill_short(&storage, 40));
+    let segments = files(path.path(), ".log");
+    assert!(segments.len() > 4, "{segments:?}");
+    std::fs::remove_file(&segments[2]).expect("it is there");
+    for _ in 0..2 {
+        let mut queue = opened(&storage).expect("the others are there");
+        let damage = &queue.recovery().damage;
+        assert_eq!(damage.len(), 1, "{damage:?}");
+        assert_eq!((damage[0].segment, damage[0].bytes), (3, 0));
+        let left = queue.counters(0).ready;
+        assert!((20..40).contains(&left), "{left}");
+    }
+}
+
+#[test]
+fn an_old_segment_that_cannot_be_removed_brings_no_job_back() {
+    let path = tempfile::tempdir().expect("a directory");
+    let storage = Failing::open(path.path()).expect("nobody else has it");
+    let mut queue = fill_short(&storage, 40);
+    storage.fail(Fault::Stays("0000000001.log"));
+    for job in queue.lease(0, 1, ALL).expect("it reads") {
+        let told = queue.answer(0, job.number, job.token, Answer::Done);
+        told.expect("it has the lease");
+    }
+    queue.flush().expect("all but one can be removed");
+    assert_eq!(queue.counters(0).jobs, 0);
+    assert!(files(path.path(), ".log")[0].ends_with("0000000001.log"));
+    drop(queue);
+    // Every job of it is done, as later segments say; so they stay as well.
+    let mut queue = opened(&storage).expect("it opens");
+    assert!(queue.recovery().damage.is_empty());
+    assert_eq!(queue.counters(0).jobs, 0, "what is done stays done");
+    // Once it can be removed, all of them are.
+    storage.mend();
+    drop(fill_and_do(queue, 40));
+    let segments = files(path.path(), ".log");
+    assert!(segments.len() < 5, "{segments:?}");
+}
+
+/// Pushes a job from this sequence number on, and does it.
+fn fill_and_do(mut queue: SimulatedQueue, sequence: u64) -> SimulatedQueue {
+    for sequence in sequence..sequence + 10 {
+        let identity = Identity {
+            producer: Uuid::nil(),
+            epoch: 0,
+            sequence,
+        };
+        let job = NewJob::new(identity, Bytes::from(vec![sequence as u8; 500]));
+        queue.push(0, &job).expect("there is room");
+        queue.flush().expect("it writes");
+        for job in queue.lease(0, 1, ALL).expect("it reads") {
+            let told = queue.answer(0, job.number, job.token, Answer::Done);
+            told.expect("it has the lease");
+        }
+        queue.flush().expect("it writes");
+    }
+    queue
+}
+
+#[test]
+fn a_log_of_another_version_is_refused_and_left_as_it_is() {
+    let path = tempfile::tempdir().expect("a directory");
+    let storage = Failing::open(path.path()).expect("nobody else has it");
+    drop(fill_short(&storage, 40));
+    let segments = files(path.path(), ".log");
+    let newest = segments.last().expect("some");
+    let mut bytes = std::fs::read(newest).expect("it is there");
+    let mut half = bytes[..32].to_vec();
+    half[12] = 1;
+    let checksum = twox_hash::XxHash3_64::oneshot(&half[..24]);
+    half[24..].copy_from_slice(&checksum.to_le_bytes());
+    bytes[..64].copy_from_slice(&[half.clone(), half].concat());
+    std::fs::write(newest, bytes).expect("written");
+    let contents = || {
+        let files = files(path.path(), "").into_iter();
+        let with_bytes = files.map(|file| (std::fs::read(&file).expect("it is there"), file));
+        with_bytes.collect::<Vec<_>>()
+    };
+    let before = contents();
+    let refused = opened(&storage).expect_err("it cannot be read");
+    assert_eq!(refused.kind(), io::ErrorKind::Unsupported);
+    assert!(refused.to_string().contains("version 1"), "{refused}");
+    assert!(contents() == before, "nothing was changed");
+}
+
+#[test]
+fn a_queue_is_open_once_and_says_what_is_wrong_with_its_options() {
+    let path = tempfile::tempdir().expect("a directory");
+    let directory = path.path().join("made/with/all/that/it/is/in");
+    let queue = Durable::open(&directory, QueueOptions::default()).expect("it opens");
+    let again = Durable::open(&directory, QueueOptions::default());
+    let again = again.expect_err("it is open").to_string();
+    assert!(again.contains("has this queue open"), "{again}");
+    drop(queue);
+    let groups = |names: &[&str]| {
+        let groups = Groups::new(names.iter().copied()).expect("names");
+        QueueOptions::default().with_groups(groups)
+    };
+    let more = Durable::open(&directory, groups(&["workers", "audit"]));
+    drop(more.expect("one behind those that were there"));
+    for fewer in [groups(&["workers"]), groups(&["audit", "workers"])] {
+        let refused = Durable::open(&directory, fewer).expect_err("one is taken away");
+        let refused = refused.to_string();
+        assert!(refused.contains("none taken away"), "{refused}");
+    }
+    drop(Durable::open(&directory, groups(&["workers", "audit"])).expect("it is as it was"));
+}
+
+#[tokio::test]
+async fn a_smaller_limit_keeps_what_is_there_and_takes_no_more() {
+    let path = tempfile::tempdir().expect("a directory");
+    let new = |sequence, bytes| {
+        let identity = Identity {
+            producer: Uuid::nil(),
+            epoch: 0,
+            sequence,
+        };
+        NewJob::new(identity, Bytes::from(vec![1; bytes]))
+    };
+    let queue = Durable::open(path.path(), QueueOptions::default()).expect("it opens");
+    let now = tokio::time::Instant::now;
+    let pushed = queue.push(vec![new(0, 5000), new(1, 10)], now()).await;
+    assert!(pushed.expect("it is safe").iter().all(Result::is_ok));
+    queue.close().await.expect("it is safe");
+    drop(queue);
+    let smaller = QueueOptions::default()
+        .with_job_bytes_max(1000)
+        .with_jobs_max(1);
+    let queue = Durable::open(path.path(), smaller).expect("it opens");
+    let pushed = queue.push(vec![new(2, 1001)], now()).await.expect("told");
+    let is_too_large = |error| matches!(error, QueueError::TooLarge { max: 1000, .. });
+    assert!(
+        pushed[0]
+            .as_ref()
+            .is_err_and(|error| is_too_large(error.clone()))
+    );
+    let pushed = queue.push(vec![new(3, 1)], now()).await.expect("told");
+    assert!(matches!(pushed[0], Err(QueueError::Full)));
+    let worker = queue.worker("workers").await.expect("the group");
+    let until = now() + std::time::Duration::from_secs(30);
+    let leased = worker.lease(ALL, until).await.expect("jobs");
+    let bytes: Vec<usize> = leased.iter().map(|job| job.body.len()).collect();
+    assert_eq!(bytes, [5000, 10]);
+}
+
+#[tokio::test]
+async fn a_job_is_no_larger_than_a_record_can_be() {
+    const LARGEST: usize = (256 << 20) - (4 << 10);
+    let path = tempfile::tempdir().expect("a directory");
+    let options = QueueOptions::default()
+        .with_job_bytes_max(usize::MAX)
+        .with_bytes_max(u64::MAX);
+    let queue = Durable::open(path.path(), options).expect("it opens");
+    assert_eq!(queue.capabilities().job_bytes_max, LARGEST);
+    let identity = Identity {
+        producer: Uuid::nil(),
+        epoch: 0,
+        sequence: 0,
+    };
+    let job = NewJob::new(identity, Bytes::from(vec![0; LARGEST + 1]));
+    let pushed = queue.push(vec![job], tokio::time::Instant::now()).await;
+    let pushed = pushed.expect("told");
+    assert!(matches!(
+        pushed[0],
+        Err(QueueError::TooLarge { max: LARGEST, .. })
+    ));
 }
