@@ -48,6 +48,10 @@ pub(super) struct Seen {
     pub now: Timestamp,
 }
 
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one lives as long as a round trip"
+)]
 pub(super) enum Begun {
     /// Nothing was there, and the claim is now.
     Inserted,

@@ -13,7 +13,7 @@ impl Record {
     /// Its bytes, as [`from_bytes`](Self::from_bytes) reads them.
     pub fn to_bytes(&self) -> Bytes {
         let built = message::build::<record::Owned, std::convert::Infallible>(|mut to| {
-            to.set_fingerprint(self.fingerprint.as_bytes());
+            to.set_fingerprint(&self.fingerprint.to_bytes());
             to.set_owner(self.epoch.owner);
             to.set_number(self.epoch.number);
             to.set_recovery(match self.recovery {
@@ -95,7 +95,7 @@ fn write_outcome(from: &Recorded, mut to: outcome::Builder<'_>) {
         } => {
             to.set_is_application_error(*outcome == Outcome::ApplicationError);
             let mut not_retained = to.init_kept().init_not_retained();
-            not_retained.set_digest(digest.as_bytes());
+            not_retained.set_digest(&digest.to_bytes());
             not_retained.set_bytes(*bytes);
         }
     }

@@ -6,7 +6,6 @@ use std::fmt;
 use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher, RandomState};
 use std::num::NonZeroU64;
 use std::sync::{Arc, LazyLock};
-use std::time::Duration;
 
 use super::Timestamp;
 use crate::wire::RequestId;
@@ -18,12 +17,25 @@ use crate::wire::RequestId;
 /// order that an embedded store likes best.
 #[derive(Clone)]
 pub struct Key {
-    bytes: Arc<[u8]>,
+    bytes: KeyBytes,
     /// Of the bytes, so that tables which move their keys need not read them.
     hash: u64,
     /// In milliseconds since 1970.
     created: Option<NonZeroU64>,
 }
+
+/// Nearly all are short, and need no memory of their own.
+#[derive(Clone)]
+enum KeyBytes {
+    Short {
+        length: u8,
+        bytes: [u8; SHORT_BYTES_MAX],
+    },
+    Long(Arc<[u8]>),
+}
+
+/// A call with a UUID takes 30, and its principal's name.
+const SHORT_BYTES_MAX: usize = 54;
 
 /// Keyed at random in each process: callers choose what is hashed.
 static HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::new);
@@ -74,40 +86,62 @@ impl Key {
         let (id_kind, id, created) = id_bytes(id);
         let [high, low] = (scope.len().min(usize::from(u16::MAX)) as u16).to_be_bytes();
         let parts = [&[kind, high, low], scope.as_bytes(), rest, &[id_kind], id];
-        let length = parts.iter().map(|part| part.len()).sum();
-        // Nearly all fit into this, and take no more memory than what is kept of them.
-        let mut buffer = [0; 128];
-        let key = match buffer.get_mut(..length) {
-            Some(buffer) => {
+        let length: usize = parts.iter().map(|part| part.len()).sum();
+        let mut bytes = [0; SHORT_BYTES_MAX];
+        let bytes = match length <= SHORT_BYTES_MAX {
+            true => {
                 let mut at = 0;
                 for part in parts {
-                    buffer[at..at + part.len()].copy_from_slice(part);
+                    bytes[at..at + part.len()].copy_from_slice(part);
                     at += part.len();
                 }
-                Self::from_bytes(buffer)
+                let length = length as u8;
+                KeyBytes::Short { length, bytes }
             }
-            None => Self::from_bytes(&parts.concat()),
+            false => KeyBytes::Long(parts.concat().into()),
         };
+        Self::with_hash(bytes, created)
+    }
+
+    fn with_hash(bytes: KeyBytes, created: Option<NonZeroU64>) -> Self {
+        let mut hasher = HASHER.build_hasher();
+        hasher.write(bytes.as_slice());
         Self {
-            created: created.and_then(|at| NonZeroU64::new(at.milliseconds())),
-            ..key
+            bytes,
+            hash: hasher.finish(),
+            created,
         }
     }
 
     /// Its bytes, as a store keeps them.
     pub fn as_bytes(&self) -> &[u8] {
-        &self.bytes
+        self.bytes.as_slice()
     }
 
     /// From the bytes of a store. What it says of its age is lost.
-    pub fn from_bytes(bytes: &[u8]) -> Self {
-        let mut hasher = HASHER.build_hasher();
-        hasher.write(bytes);
-        Self {
-            bytes: bytes.into(),
-            hash: hasher.finish(),
-            created: None,
-        }
+    pub fn from_bytes(from: &[u8]) -> Self {
+        let mut bytes = [0; SHORT_BYTES_MAX];
+        let bytes = match bytes.get_mut(..from.len()) {
+            Some(short) => {
+                short.copy_from_slice(from);
+                let length = from.len() as u8;
+                KeyBytes::Short { length, bytes }
+            }
+            None => KeyBytes::Long(from.into()),
+        };
+        Self::with_hash(bytes, None)
+    }
+
+    /// The hash that it brings along.
+    pub(super) fn hash(&self) -> u64 {
+        self.hash
+    }
+
+    /// With the hash of another key, which is one in 2^64.
+    #[cfg(test)]
+    pub(super) fn with_hash_of(mut self, other: &Self) -> Self {
+        self.hash = other.hash;
+        self
     }
 
     /// When the call began, which a UUIDv7 says and a caller's own key does not.
@@ -117,16 +151,25 @@ impl Key {
     }
 }
 
-type Id<'a> = (u8, &'a [u8], Option<Timestamp>);
+impl KeyBytes {
+    fn as_slice(&self) -> &[u8] {
+        match self {
+            Self::Short { length, bytes } => &bytes[..usize::from(*length)],
+            Self::Long(bytes) => bytes,
+        }
+    }
+}
+
+/// Its kind, its bytes, and its milliseconds since 1970.
+type Id<'a> = (u8, &'a [u8], Option<NonZeroU64>);
 
 fn id_bytes(id: &RequestId) -> Id<'_> {
     match id {
         RequestId::Uuid(uuid) => {
-            let created = uuid.get_timestamp().filter(|_| uuid.get_version_num() == 7);
-            let created = created.map(|time| {
-                let (seconds, nanoseconds) = time.to_unix();
-                Timestamp::EPOCH + Duration::new(seconds, nanoseconds)
-            });
+            // Its first 48 bits are that, by RFC 9562.
+            let milliseconds = (uuid.as_u128() >> 80) as u64;
+            let is_v7 = uuid.get_version_num() == 7;
+            let created = NonZeroU64::new(milliseconds).filter(|_| is_v7);
             (UUID, uuid.as_bytes(), created)
         }
         RequestId::Key(key) => (CALLERS_OWN, key.as_bytes(), None),
@@ -137,7 +180,7 @@ fn id_bytes(id: &RequestId) -> Id<'_> {
 
 impl PartialEq for Key {
     fn eq(&self, other: &Self) -> bool {
-        self.hash == other.hash && self.bytes == other.bytes
+        self.hash == other.hash && self.as_bytes() == other.as_bytes()
     }
 }
 
@@ -151,7 +194,7 @@ impl PartialOrd for Key {
 
 impl Ord for Key {
     fn cmp(&self, other: &Self) -> Ordering {
-        self.bytes.cmp(&other.bytes)
+        self.as_bytes().cmp(other.as_bytes())
     }
 }
 
@@ -163,7 +206,7 @@ impl Hash for Key {
 
 impl fmt::Debug for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Key({})", self.bytes.escape_ascii())
+        write!(f, "Key({})", self.as_bytes().escape_ascii())
     }
 }
 
@@ -173,6 +216,7 @@ mod tests {
     use crate::wire::RequestKey;
     use proptest::prelude::*;
     use std::collections::HashMap;
+    use std::time::Duration;
 
     fn id() -> impl Strategy<Value = RequestId> {
         prop_oneof![
@@ -193,6 +237,17 @@ mod tests {
                 let before = seen.insert(key, call.clone());
                 prop_assert!(before.is_none() || before == Some(call));
             }
+        }
+    }
+
+    #[test]
+    fn a_key_is_its_bytes_however_long_it_is() {
+        for length in [0, 24, 25, 1000] {
+            let principal = "p".repeat(length);
+            let key = Key::of_call(&principal, 1, 2, &RequestId::new());
+            let again = Key::from_bytes(key.as_bytes());
+            assert_eq!((&again, again.hash()), (&key, key.hash()));
+            assert_eq!(key.as_bytes().len(), 30 + length);
         }
     }
 

@@ -7,7 +7,8 @@ use tokio::time::Instant;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::attempt::{Ended, keeps_no_outcomes};
+use super::attempt::keeps_no_outcomes;
+use super::driver::Handler;
 use super::{Once, OnceError, Store};
 use crate::call::{CallService, RawReply, RawRequest, ReplyFuture, Route};
 use crate::schema::{Effect, MethodInfo};
@@ -71,11 +72,7 @@ where
     }
 }
 
-fn answer<S: Store>(
-    once: &Once<S>,
-    request: RawRequest,
-    work: impl FnOnce(RawRequest) -> ReplyFuture + Send + 'static,
-) -> Pin<Box<dyn Future<Output = Ended> + Send>> {
+fn answer<S: Store>(once: &Once<S>, request: RawRequest, work: impl Handler) -> ReplyFuture {
     match request.effect {
         Effect::Once(recovery) => {
             let principal = request.principal.clone();
@@ -83,7 +80,21 @@ fn answer<S: Store>(
             once.answer(principal, request, recovery, work)
         }
         _ if request.outcome_only => Box::pin(std::future::ready(Err(keeps_no_outcomes()))),
-        _ => work(request),
+        _ => work.call(request),
+    }
+}
+
+/// Copied only where it has to wait for the store.
+struct OfRoute<'a>(&'a Route);
+
+impl Handler for OfRoute<'_> {
+    fn call(self, request: RawRequest) -> ReplyFuture {
+        self.0.call(request)
+    }
+
+    fn keep(self) -> Box<dyn FnOnce(RawRequest) -> ReplyFuture + Send> {
+        let route = self.0.clone();
+        Box::new(move |request| route.call(request))
     }
 }
 
@@ -102,10 +113,7 @@ pub(crate) trait Keeper: Send + Sync + std::fmt::Debug {
 impl<S: Store> Keeper for Once<S> {
     fn wrap(&self, route: Route) -> Route {
         let once = self.clone();
-        Route::new(move |request| {
-            let route = route.clone();
-            answer(&once, request, move |request| route.call(request))
-        })
+        Route::new(move |request| answer(&once, request, OfRoute(&route)))
     }
 
     fn check(&self, method: &MethodInfo) -> Result<(), OnceError> {

@@ -283,6 +283,10 @@ pub enum Verdict {
 
 /// What becomes of the record.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it is moved into its place at once"
+)]
 pub enum Write {
     /// It stays as it is.
     Nothing,

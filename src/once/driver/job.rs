@@ -29,14 +29,32 @@ pub struct Job<S: Store> {
     pub deadline: Option<Instant>,
 }
 
-/// What an attempt runs.
+/// What an attempt runs: called where it is, or kept until the store has answered.
+pub trait Handler {
+    /// Runs it.
+    fn call(self, request: RawRequest) -> ReplyFuture;
+
+    /// To run it later.
+    fn keep(self) -> Kept;
+}
+
+type Kept = Box<dyn FnOnce(RawRequest) -> ReplyFuture + Send>;
+
+impl<F: FnOnce(RawRequest) -> ReplyFuture + Send + 'static> Handler for F {
+    fn call(self, request: RawRequest) -> ReplyFuture {
+        self(request)
+    }
+
+    fn keep(self) -> Kept {
+        Box::new(self)
+    }
+}
+
+/// How far its work is.
 #[derive(Default)]
 pub enum Work {
     /// Its handler, if it comes to that.
-    Handler {
-        request: RawRequest,
-        handler: Box<dyn FnOnce(RawRequest) -> ReplyFuture + Send>,
-    },
+    Handler { request: RawRequest, handler: Kept },
     /// A handler that was begun, and was not ready at once.
     Begun(ReplyFuture),
     /// Nothing yet, or nothing any more: its handler has ended or panicked.
@@ -56,20 +74,17 @@ impl<S: Store> Job<S> {
         action
     }
 
-    /// The same, and polls the handler once.
-    pub fn go_on_now(&mut self, mut action: Action) -> Action {
-        loop {
-            let input = match self.go_on_until_run(action) {
-                Action::Run => {
-                    // The waker of this first poll is lost. Whoever polls next asks again.
-                    match self.poll_handler(&mut Context::from_waker(Waker::noop())) {
-                        Poll::Ready(ended) => self.ran(ended),
-                        Poll::Pending => return Action::Run,
-                    }
-                }
-                other => return other,
-            };
-            action = self.attempt.step(input);
+    /// Runs the handler as far as it comes without waiting, and has the store apply what it can then.
+    pub fn run_now(&mut self, request: RawRequest, handler: impl Handler) -> Action {
+        // The waker of this first poll is lost. Whoever polls next asks again.
+        let mut nobody = Context::from_waker(Waker::noop());
+        match self.begin(request, |request| handler.call(request), &mut nobody) {
+            Poll::Pending => Action::Run,
+            Poll::Ready(ended) => {
+                let input = self.ran(ended);
+                let action = self.attempt.step(input);
+                self.go_on_until_run(action)
+            }
         }
     }
 
@@ -126,7 +141,7 @@ impl<S: Store> Job<S> {
         if let Work::Handler { .. } = self.work
             && let Work::Handler { request, handler } = std::mem::take(&mut self.work)
         {
-            self.begin(request, handler);
+            return self.begin(request, handler, cx);
         }
         let Work::Begun(handler) = &mut self.work else {
             return Poll::Ready(Err(panicked()));
@@ -135,12 +150,13 @@ impl<S: Store> Job<S> {
         catch_unwind(AssertUnwindSafe(poll)).unwrap_or_else(|_| Poll::Ready(Err(panicked())))
     }
 
-    /// Calls the handler, which panics or gives its future.
-    pub fn begin(
+    /// Calls the handler and polls it for the first time.
+    fn begin(
         &mut self,
         mut request: RawRequest,
         handler: impl FnOnce(RawRequest) -> ReplyFuture,
-    ) {
+        cx: &mut Context<'_>,
+    ) -> Poll<Ended> {
         self.shared.counters.ran.fetch_add(1, Ordering::Relaxed);
         if let Some(claim) = self.attempt.claim()
             && claim.recovery == Recovery::Atomic
@@ -158,10 +174,19 @@ impl<S: Store> Job<S> {
                 request.transaction = Some(Transaction(transaction));
             }
         }
-        let begun = catch_unwind(AssertUnwindSafe(|| {
-            within(self.deadline, || handler(request))
-        }));
-        self.work = begun.map_or(Work::None, Work::Begun);
+        let begin = || {
+            let mut begun = handler(request);
+            let poll = begun.as_mut().poll(cx);
+            (poll, begun)
+        };
+        match catch_unwind(AssertUnwindSafe(|| within(self.deadline, begin))) {
+            Ok((Poll::Ready(ended), _)) => Poll::Ready(ended),
+            Ok((Poll::Pending, begun)) => {
+                self.work = Work::Begun(begun);
+                Poll::Pending
+            }
+            Err(_) => Poll::Ready(Err(panicked())),
+        }
     }
 }
 

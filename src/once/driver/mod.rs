@@ -28,6 +28,7 @@ use super::{
 use crate::call::{RawRequest, ReplyFuture};
 use crate::schema::{Effect, MethodInfo, Recovery};
 use crate::wire::Status;
+pub(super) use job::Handler;
 use job::{Job, Work};
 pub(super) use shared::Settings;
 use shared::{Detached, Shared};
@@ -137,7 +138,7 @@ impl<S: Store> Once<S> {
         principal: &str,
         request: RawRequest,
         recovery: Recovery,
-        handler: impl FnOnce(RawRequest) -> ReplyFuture + Send + 'static,
+        handler: impl Handler,
     ) -> ReplyFuture {
         let answer = |ended: Ended| -> ReplyFuture { Box::pin(std::future::ready(ended)) };
         if let Some(status) = needs_an_id(&request) {
@@ -179,7 +180,7 @@ impl<S: Store> Once<S> {
         fingerprint: Fingerprint,
         recovery: Recovery,
         request: RawRequest,
-        handler: impl FnOnce(RawRequest) -> ReplyFuture + Send + 'static,
+        handler: impl Handler,
     ) -> ReplyFuture {
         let shared = &self.0.shared;
         let terms = shared.settings.terms;
@@ -206,10 +207,9 @@ impl<S: Store> Once<S> {
             action = job.attempt.step(Input::Ran(Err(too_many())));
             action = job.go_on_until_run(action);
         } else if let Action::Run = action {
-            job.begin(request, handler);
-            action = job.go_on_now(action);
+            action = job.run_now(request, handler);
         } else {
-            let handler = Box::new(handler);
+            let handler = handler.keep();
             job.work = Work::Handler { request, handler };
         }
         match action {

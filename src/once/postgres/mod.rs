@@ -179,7 +179,9 @@ impl PostgresBuilder {
         check_name(&self.table)?;
         let mut config: Config = url.parse().map_err(failed)?;
         config.target_session_attrs(TargetSessionAttrs::ReadWrite);
-        config.connect_timeout(self.common.operation_timeout);
+        // One host that says nothing leaves time for the others.
+        let hosts = config.get_hosts().len().max(1) as u32;
+        config.connect_timeout(self.common.operation_timeout / hosts);
         config.keepalives_idle(config.get_keepalives_idle().min(KEEPALIVE_IDLE));
         if config.get_application_name().is_none() {
             config.application_name("bowline");
@@ -278,7 +280,7 @@ async fn make_table(connector: &Connector) -> Result<(), StoreError> {
     let Some(row) = found else {
         // One implicit transaction: whoever comes second waits for the first to commit.
         let lock = Fingerprint::of_bytes(table.as_bytes());
-        let lock = i64::from_le_bytes(*lock.as_bytes().first_chunk().unwrap_or(&[0; 8]));
+        let lock = i64::from_le_bytes(*lock.to_bytes().first_chunk().unwrap_or(&[0; 8]));
         let schema = statements::schema(table);
         let make = format!("select pg_advisory_xact_lock({lock}); {schema}");
         return client.batch_execute(&make).await.map_err(failed);

@@ -54,12 +54,13 @@ impl Rows for Operation<'_> {
     async fn begin(&self, key: &Key, claim: &Claim) -> Result<Begun, StoreError> {
         let is_full = !self.inner.has_room().await?;
         let connection = self.connection().await?;
+        let fingerprint = claim.fingerprint.to_bytes();
         let begin = async {
             let statement = &connection.statements.begin;
             let parameters: &Parameters<'_> = &[
                 &self.inner.set_time(),
                 &key.as_bytes(),
-                &&claim.fingerprint.as_bytes()[..],
+                &&fingerprint[..],
                 &claim.epoch.owner.cast_signed(),
                 &claim.epoch.number.cast_signed(),
                 &recovery_number(claim.recovery),
@@ -151,7 +152,7 @@ impl Rows for Operation<'_> {
                 let is = Columns::of(new);
                 let outcome = is.outcome.as_deref();
                 let parameters_of_new: [&(dyn ToSql + Sync); 8] = [
-                    &is.fingerprint,
+                    &&is.fingerprint[..],
                     &is.owner,
                     &is.number,
                     &is.recovery,

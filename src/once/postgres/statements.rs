@@ -219,8 +219,8 @@ impl Statements {
 }
 
 /// A record's columns, as they are written.
-pub struct Columns<'a> {
-    pub fingerprint: &'a [u8],
+pub struct Columns {
+    pub fingerprint: [u8; 32],
     pub owner: i64,
     pub number: i64,
     pub recovery: i16,
@@ -230,8 +230,8 @@ pub struct Columns<'a> {
     pub reply_bytes: i64,
 }
 
-impl<'a> Columns<'a> {
-    pub fn of(record: &'a Record) -> Self {
+impl Columns {
+    pub fn of(record: &Record) -> Self {
         let (state, until, outcome) = match &record.state {
             State::InFlight { until } => (0, milliseconds(*until), None),
             State::InDoubt => (1, 0, None),
@@ -240,7 +240,7 @@ impl<'a> Columns<'a> {
             }
         };
         Self {
-            fingerprint: record.fingerprint.as_bytes(),
+            fingerprint: record.fingerprint.to_bytes(),
             owner: record.epoch.owner.cast_signed(),
             number: record.epoch.number.cast_signed(),
             recovery: recovery_number(record.recovery),

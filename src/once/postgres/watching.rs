@@ -46,7 +46,7 @@ impl Watching {
 /// What a notification says of a key, which itself may be too long for one.
 pub fn payload(key: &Key) -> String {
     let hash = Fingerprint::of_bytes(key.as_bytes());
-    let half = hash.as_bytes().first_chunk().copied().unwrap_or([0; 16]);
+    let half = hash.to_bytes().first_chunk().copied().unwrap_or([0; 16]);
     format!("{:032x}", u128::from_be_bytes(half))
 }
 

@@ -333,7 +333,7 @@ impl Rows for Operation<'_> {
             .set_time()
             .unwrap_or_else(|| connection.clock.now());
         begin
-            .arg(claim.fingerprint.as_bytes())
+            .arg(&claim.fingerprint.to_bytes())
             .arg(&epoch_bytes(claim.epoch))
             .arg(recovery_number(claim.recovery))
             .arg(duration(claim.lease))
@@ -398,7 +398,7 @@ impl Rows for Operation<'_> {
         if let Some(new) = new {
             let (state, until) = state_and_time(&new.state);
             replace
-                .arg(new.fingerprint.as_bytes())
+                .arg(&new.fingerprint.to_bytes())
                 .arg(&epoch_bytes(new.epoch))
                 .arg(recovery_number(new.recovery))
                 .arg(state)

@@ -108,7 +108,7 @@ impl Promises {
     ) -> usize {
         if let Some(fingerprint) = fingerprint {
             let ledger = self.ledgers.entry(scope).or_default();
-            ledger.fingerprints.insert(*fingerprint.as_bytes());
+            ledger.fingerprints.insert(fingerprint.to_bytes());
         }
         self.copies.push(Copy {
             call,
@@ -363,7 +363,7 @@ impl Promises {
         }
         match status.reason() {
             Some(Reason::KeyReused) => {
-                let own = fingerprint.map(|fingerprint| *fingerprint.as_bytes());
+                let own = fingerprint.map(|fingerprint| fingerprint.to_bytes());
                 let mut others = ledger.fingerprints.iter();
                 time.require(others.any(|other| Some(*other) != own), || {
                     format!("{scope:?}: {status}, and it was not")

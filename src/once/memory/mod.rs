@@ -1,7 +1,9 @@
 //! Records in the memory of this process: the default store.
 //!
 //! Safe against lost, repeated and reordered messages, for as long as the process lives. It is not
-//! shared, and it forgets everything when the process ends.
+//! shared, and it forgets everything when the process ends. `records` is how they lie in memory.
+
+mod records;
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,13 +12,13 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 
-use super::key::KeyMap;
 use super::store::{AtOnce, Bounds, Clock, NoTransaction, WhenFull};
 use super::waiters::Waiters;
 use super::{
     Change, Key, Record, Recorded, State, Store, StoreError, Timestamp, Verdict, Write, step,
 };
 use crate::schema::Recovery;
+use records::{Records, Ticket};
 
 /// Shards, so that callers on different threads seldom meet.
 const SHARDS: usize = 16;
@@ -52,14 +54,13 @@ struct Inner {
 
 #[derive(Debug, Default)]
 struct Shard {
-    /// Boxed, so that the map is small to move when it grows.
-    records: KeyMap<Box<Record>>,
+    records: Records,
     /// When each is over, the next one first. An entry whose record has changed since is passed over.
     expiry: Expiry,
     bodies: Bodies,
 }
 
-type Expiry = VecDeque<(Timestamp, Key)>;
+type Expiry = VecDeque<(Timestamp, Ticket)>;
 
 impl MemoryStore {
     /// With default bounds.
@@ -104,23 +105,28 @@ impl Inner {
         let mut guard = self.shard(key);
         let shard = &mut *guard;
         self.forget(shard, now, FORGOTTEN_IN_PASSING_MAX);
-        let Some(record) = shard.records.get_mut(key) else {
+        let Some(ticket) = shard.records.find(key) else {
             return self.apply_first(shard, now, key, change);
+        };
+        let Some(record) = shard.records.get_mut(ticket) else {
+            return Verdict::Unknown;
         };
         let (verdict, write) = step(Some(record), now, change);
         match write {
             Write::Nothing => return verdict,
-            Write::Remove => self.remove(shard, key),
-            Write::Put(new) => {
-                let new = shard.bodies.keep(new);
-                self.reply_bytes.fetch_add(new.bytes(), Ordering::Relaxed);
-                self.reply_bytes
-                    .fetch_sub(record.bytes(), Ordering::Relaxed);
+            Write::Remove => self.remove(shard, ticket),
+            Write::Put(mut new) => {
+                shard.bodies.keep(&mut new);
+                // As often as not this wraps around, and is a difference all the same.
+                let more = new.bytes().wrapping_sub(record.bytes());
+                if more != 0 {
+                    self.reply_bytes.fetch_add(more, Ordering::Relaxed);
+                }
                 // A lease that is renewed keeps its entry, which leads to the later time.
                 if matches!(new.state, State::Done { .. }) {
-                    note_expiry(&mut shard.expiry, key, &new);
+                    note_expiry(&mut shard.expiry, ticket, &new);
                 }
-                **record = new;
+                *record = new;
             }
         }
         drop(guard);
@@ -135,17 +141,20 @@ impl Inner {
         }
         let (verdict, write) = step(None, now, change);
         if let Write::Put(record) = write {
-            note_expiry(&mut shard.expiry, key, &record);
-            shard.records.insert(key.clone(), Box::new(record));
+            let over = record.forgettable(ABANDONED_RETENTION);
+            let ticket = shard.records.insert(key, record);
+            note(&mut shard.expiry, over, ticket);
             self.records.fetch_add(1, Ordering::Relaxed);
         }
         verdict
     }
 
-    fn remove(&self, shard: &mut Shard, key: &Key) {
-        if let Some(old) = shard.records.remove(key) {
+    fn remove(&self, shard: &mut Shard, ticket: Ticket) {
+        if let Some(bytes) = shard.records.remove(ticket) {
             self.records.fetch_sub(1, Ordering::Relaxed);
-            self.reply_bytes.fetch_sub(old.bytes(), Ordering::Relaxed);
+            if bytes != 0 {
+                self.reply_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            }
         }
     }
 
@@ -161,11 +170,11 @@ impl Inner {
                 let done = |record: &Record| matches!(record.state, State::Done { .. });
                 let mut running = Vec::new();
                 while full()
-                    && let Some((over, key)) = shard.expiry.pop_front()
+                    && let Some((over, ticket)) = shard.expiry.pop_front()
                 {
-                    match shard.records.get(&key) {
-                        Some(record) if done(record) => self.remove(shard, &key),
-                        Some(_) => running.push((over, key)),
+                    match shard.records.get(ticket) {
+                        Some(record) if done(record) => self.remove(shard, ticket),
+                        Some(_) => running.push((over, ticket)),
                         None => {}
                     }
                 }
@@ -180,14 +189,14 @@ impl Inner {
     fn forget(&self, shard: &mut Shard, now: Timestamp, max: usize) -> usize {
         let mut forgotten = 0;
         while forgotten < max
-            && let Some((_, key)) = shard.expiry.pop_front_if(|(over, _)| *over <= now)
+            && let Some((_, ticket)) = shard.expiry.pop_front_if(|(over, _)| *over <= now)
         {
-            match shard.records.get(&key) {
+            match shard.records.get(ticket) {
                 Some(record) if is_over(record, now) => {
-                    self.remove(shard, &key);
+                    self.remove(shard, ticket);
                     forgotten += 1;
                 }
-                Some(record) => note_expiry(&mut shard.expiry, &key, record),
+                Some(record) => note_expiry(&mut shard.expiry, ticket, record),
                 None => {}
             }
         }
@@ -203,7 +212,7 @@ impl Inner {
 struct Bodies(BytesMut);
 
 impl Bodies {
-    fn keep(&mut self, mut record: Record) -> Record {
+    fn keep(&mut self, record: &mut Record) {
         if let State::Done {
             outcome: Recorded::Reply { body, .. },
             ..
@@ -211,7 +220,6 @@ impl Bodies {
         {
             *body = self.copy(body);
         }
-        record
     }
 
     fn copy(&mut self, body: &[u8]) -> Bytes {
@@ -231,18 +239,21 @@ fn is_over(record: &Record, now: Timestamp) -> bool {
     over.is_some_and(|over| over <= now)
 }
 
-fn note_expiry(expiry: &mut Expiry, key: &Key, record: &Record) {
-    let Some(over) = record.forgettable(ABANDONED_RETENTION) else {
+fn note_expiry(expiry: &mut Expiry, ticket: Ticket, record: &Record) {
+    note(expiry, record.forgettable(ABANDONED_RETENTION), ticket);
+}
+
+fn note(expiry: &mut Expiry, over: Option<Timestamp>, ticket: Ticket) {
+    let Some(over) = over else {
         return;
     };
-    let entry = (over, key.clone());
     // Almost always the last: they are kept equally long.
     match expiry.back() {
         Some((last, _)) if *last > over => {
             let index = expiry.partition_point(|(at, _)| *at <= over);
-            expiry.insert(index, entry);
+            expiry.insert(index, (over, ticket));
         }
-        _ => expiry.push_back(entry),
+        _ => expiry.push_back((over, ticket)),
     }
 }
 
@@ -265,7 +276,8 @@ impl Store for MemoryStore {
     async fn watch(&self, key: &Key) -> Result<(), StoreError> {
         let is_in_flight = async {
             let shard = self.0.shard(key);
-            let record = shard.records.get(key);
+            let record = shard.records.find(key);
+            let record = record.and_then(|ticket| shard.records.get(ticket));
             Ok(record.is_some_and(|record| matches!(record.state, State::InFlight { .. })))
         };
         self.0.waiters.wait(key, is_in_flight).await
