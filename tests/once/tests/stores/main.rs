@@ -4,6 +4,8 @@
 //! `tests/once/servers cargo test -p bowline-test-once --features postgres,redis`
 
 mod alone;
+#[cfg(any(feature = "postgres", feature = "redis"))]
+mod failover;
 mod model;
 #[cfg(any(feature = "postgres", feature = "redis"))]
 mod outage;

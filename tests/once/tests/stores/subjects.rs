@@ -88,10 +88,17 @@ mod servers {
     use super::*;
     /// Has `tests/once/servers` do something to a server.
     pub async fn do_to(server: &'static str, what: &'static str) {
+        have(&[what, server]).await;
+    }
+
+    /// Has `tests/once/servers` do something. Returns what it says.
+    pub async fn have(arguments: &[&str]) -> String {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/servers");
         let mut command = tokio::process::Command::new(script);
-        let done = command.args([what, server]).status().await;
-        assert!(done.expect("it runs").success());
+        let done = command.args(arguments).output().await.expect("it runs");
+        let error = String::from_utf8_lossy(&done.stderr);
+        assert!(done.status.success(), "{arguments:?}: {error}");
+        String::from_utf8_lossy(&done.stdout).into_owned()
     }
 
     pub fn url(variable: &str) -> String {
