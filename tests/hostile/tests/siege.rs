@@ -1,4 +1,8 @@
-//! All attacks, one by one and together, against a service under limits, and against a bare socket.
+//! All attacks, one by one and together, against a service under limits. `bare.rs` has what they do without it.
+//!
+//! On two cores, attackers, service and client take the processor from each other. With a core for the attackers:
+//! `BOWLINE_HOSTILE_CORE=1 taskset -c 0 cargo test --release -p bowline-test-hostile --test siege -- --nocapture`
+//! With other settings of the service, which `besieged` has: `BOWLINE_HOSTILE_SERVICE="threads=4 handshakes=32"` before it.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -16,7 +20,6 @@ use bowline_test_hostile::target::{
     EchoParams, EchoResults, GrowParams, GrowResults, LargeParams, LargeResults, Target,
     TargetClient, TargetServer, Tick,
 };
-use bowline_test_hostile::zmtp::{Wire, message};
 use rustix::process::{Signal, kill_process};
 
 const LIMITS: [&str; 2] = ["memory=2147483648", "files=512"];
@@ -49,15 +52,11 @@ fn service() -> Victim {
         format!("liar={liar}"),
         format!("news={news}"),
     ];
+    let tried = std::env::var("BOWLINE_HOSTILE_SERVICE").unwrap_or_default();
     let mut arguments = LIMITS.to_vec();
+    arguments.extend(tried.split_whitespace());
     arguments.extend(others.iter().map(String::as_str));
     Victim::start(program, &arguments, 6, Stdio::inherit()).unwrap()
-}
-
-fn bare() -> Victim {
-    // It dies with a long story.
-    let program = Path::new(env!("CARGO_BIN_EXE_bare"));
-    Victim::start(program, &LIMITS, 1, Stdio::null()).unwrap()
 }
 
 /// What became of an attack.
@@ -70,7 +69,15 @@ struct Struck {
 
 /// Runs the attack to its end; how often each part of it struck.
 async fn attack(which: &str, time: Duration, victim: &Victim) -> Vec<Struck> {
-    let mut hostile = Command::new(env!("CARGO_BIN_EXE_hostile"));
+    let program = env!("CARGO_BIN_EXE_hostile");
+    let mut hostile = match std::env::var("BOWLINE_HOSTILE_CORE") {
+        Ok(core) => {
+            let mut pinned = Command::new("taskset");
+            pinned.args(["-c", &core, program]);
+            pinned
+        }
+        Err(_) => Command::new(program),
+    };
     hostile
         .args([&time.as_secs_f64().to_string(), which])
         .args(victim.arguments())
@@ -264,37 +271,4 @@ async fn besiege_alone(name: &str) {
     let seconds = if name.starts_with("lying") { 6 } else { 2 };
     let (_, during) = besiege(&name.replace('_', "-"), Duration::from_secs(seconds)).await;
     assert!(during.share() >= 0.9, "{:?}", during.failures);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-#[expect(clippy::await_holding_lock, reason = "a test at a time is the purpose")]
-async fn a_bare_socket_dies_of_them() {
-    let _alone = alone();
-    let mut victim = bare();
-    attack("all", Duration::from_secs(5), &victim).await;
-    let ended = victim.ended();
-    println!("bare zeromq: {ended:?}");
-    assert!(ended.is_some_and(|status| !status.success()), "it lives");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-#[ignore = "a table to read, no check: cargo test -p bowline-test-hostile --test siege what_each -- --ignored --nocapture"]
-async fn what_each_does_to_a_bare_socket() {
-    for of in ALL {
-        let mut victim = bare();
-        attack(of.name, Duration::from_secs(4), &victim).await;
-        let memory = victim.resident_max() >> 20;
-        let address = victim.address("calls");
-        let answers = tokio::task::spawn_blocking(move || {
-            let mut wire = Wire::connect([127, 0, 0, 1].into(), address)?.handshake("REQ", b"")?;
-            wire.send(&message(&[b"", b"alive"]))?;
-            wire.receive_message()
-        });
-        let answers = answers.await.unwrap().is_ok();
-        println!(
-            "{}: ended {:?}, {memory} MiB, answers afterwards: {answers}",
-            of.name,
-            victim.ended()
-        );
-    }
 }

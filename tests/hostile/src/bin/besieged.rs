@@ -5,12 +5,17 @@
 //! Prints where it listens, and whom it looks for; then `answered` and `heard` when the liar or the news say the password, at last. Ends when
 //! its input does, or at the first reply from upstream that is not to its own call. With `subscribers` it waits for so
 //! many, then publishes `events` ticks, `rate` a second.
+//!
+//! To try what else helps: `threads=<n>` of its runtime, `handshakes=<n>` at once, `send_wait=<milliseconds>` for a client that does not
+//! read, `connections=<n>` of one address.
 
 use std::time::Duration;
 
 use bowline::security::{AccessRules, AllowedKeys, ServerSecurity};
 use bowline::topic::{Event, Keys};
-use bowline::{Client, Publisher, Reply, Request, Server, Status, Subscriber, TransportOptions};
+use bowline::{
+    Client, Publisher, Reply, Request, Server, ServerBuilder, Status, Subscriber, TransportOptions,
+};
 use bowline_test_hostile::curve::{client_keys, server_keys};
 use bowline_test_hostile::good::unix_nanoseconds;
 use bowline_test_hostile::process::{argument, limit_from_arguments, say, until_input_ends};
@@ -53,19 +58,39 @@ fn count(node: &Node) -> u64 {
     1 + node.children.iter().map(count).sum::<u64>()
 }
 
-#[tokio::main]
-async fn main() -> Result<(), Box<dyn std::error::Error>> {
+fn main() -> Result<(), Box<dyn std::error::Error>> {
     limit_from_arguments()?;
-    let server = Server::builder()
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    if let Some(threads) = argument("threads") {
+        runtime.worker_threads(threads.parse()?);
+    }
+    runtime.enable_all().build()?.block_on(serve())
+}
+
+/// A server with its defaults, but for what is to be tried.
+fn builder() -> Result<ServerBuilder, Box<dyn std::error::Error>> {
+    let mut options = TransportOptions::default();
+    if let Some(handshakes) = argument("handshakes") {
+        options = options.with_handshakes(Duration::from_secs(5), handshakes.parse()?);
+    }
+    if let Some(connections) = argument("connections") {
+        options = options.with_connections_max(1024, connections.parse()?);
+    }
+    let mut server = Server::builder()
         .service(TargetServer::new(Answers))
-        .bind("tcp://127.0.0.1:0")
-        .await?
-        .spawn();
+        .transport(options);
+    if let Some(milliseconds) = argument("send_wait") {
+        server = server.send_wait_max(Duration::from_millis(milliseconds.parse()?));
+    }
+    Ok(server)
+}
+
+async fn serve() -> Result<(), Box<dyn std::error::Error>> {
+    let server = builder()?.bind("tcp://127.0.0.1:0").await?.spawn();
     let allowed = AllowedKeys::new();
     allowed.allow("good", client_keys()?.public())?;
     let rules = AccessRules::new().call("good", "target", "*");
-    let locked = Server::builder()
-        .service(TargetServer::new(Answers))
+    let locked = builder()?
         .security(ServerSecurity::new(server_keys()?, allowed).with_access(rules))
         .bind("tcp://127.0.0.1:0")
         .await?
