@@ -69,6 +69,7 @@ pub(crate) struct Stored {
 #[error("the queue's storage failed: {0}")]
 pub(crate) struct StorageError(pub String);
 
+#[cfg(feature = "durable")]
 impl StorageError {
     pub fn unreadable(number: JobNumber, error: &std::io::Error) -> Self {
         Self(format!("job {number} cannot be read: {error}"))
