@@ -2,7 +2,10 @@
 //!
 //! A request that is the first since the driver's last turn leaves at once, from its caller's task:
 //! a call that is alone waits for nobody. Those after it wait for the driver's next turn and leave
-//! in one message. Only small requests do, and only where the server has said that it takes them.
+//! in one message. Where that turn has woken several callers, who may all call again, the first
+//! waits as well: else it would split off a message of its own each time, and calls that came
+//! together would not stay together. Only small requests wait, and only where the server has said
+//! that it takes them.
 
 use crate::wire::{Packed, Packer, is_compactable};
 
@@ -10,8 +13,8 @@ use crate::wire::{Packed, Packer, is_compactable};
 #[derive(Debug)]
 pub(super) struct Departures {
     server: Server,
-    /// A request has left since the driver's last turn.
-    has_left: bool,
+    /// Requests wait for company until the driver's next turn.
+    gathers: bool,
     waiting: Packer,
     /// What the socket had no room for. Nothing waits behind it.
     unsent: Option<Packed>,
@@ -50,7 +53,7 @@ impl Departures {
                 true => Server::Unknown,
                 false => Server::Never,
             },
-            has_left: false,
+            gathers: false,
             waiting: Packer::default(),
             unsent: None,
             numbers: Vec::new(),
@@ -62,8 +65,8 @@ impl Departures {
         if self.server != Server::Takes || !is_compactable(header, body) {
             return Way::Classic;
         }
-        if self.unsent.is_none() && self.waiting.is_empty() && !self.has_left {
-            self.has_left = true;
+        if self.unsent.is_none() && self.waiting.is_empty() && !self.gathers {
+            self.gathers = true;
             return Way::Alone;
         }
         if self.unsent.is_some() || !self.waiting.has_room(header.len() + body.len()) {
@@ -75,9 +78,9 @@ impl Departures {
         Way::Waits { is_first }
     }
 
-    /// The driver has its turn: the next request is the first again.
-    pub fn turn(&mut self) {
-        self.has_left = false;
+    /// The driver has its turn, in which it ends so many calls: the next request is the first again.
+    pub fn turn(&mut self, ended: usize) {
+        self.gathers = ended > 1;
     }
 
     /// What is to leave now. Then it [has left](Self::left), is [put back](Self::put_back), or
@@ -144,6 +147,7 @@ mod tests {
         },
         /// The driver's turn, with whether the socket has room.
         Turn {
+            ended: usize,
             has_room: bool,
         },
         Lost,
@@ -155,7 +159,7 @@ mod tests {
         prop_oneof![
             20 => (0..600u32).prop_map(|words| Step::Request { words }),
             20 => (0..8u32).prop_map(|words| Step::Request { words }),
-            4 => any::<bool>().prop_map(|has_room| Step::Turn { has_room }),
+            4 => (0..4usize, any::<bool>()).prop_map(|(ended, has_room)| Step::Turn { ended, has_room }),
             1 => Just(Step::Lost),
             2 => Just(Step::Announced),
             1 => Just(Step::Refused),
@@ -169,8 +173,8 @@ mod tests {
         ) {
             let mut departures = Departures::new(true);
             let mut next = 0;
-            // What a list would say: those that wait, and whether one has left since the last turn.
-            let (mut waits, mut has_left, mut is_blocked) = (Vec::new(), false, false);
+            // What a list would say: those that wait, and whether the next waits as well.
+            let (mut waits, mut gathers, mut is_blocked) = (Vec::new(), false, false);
             let (mut takes, mut refused) = (false, false);
             for step in steps {
                 match step {
@@ -181,20 +185,20 @@ mod tests {
                         match way {
                             Way::Classic => prop_assert!(!takes || 16 + body.len() > 4096),
                             Way::Alone => {
-                                prop_assert!(waits.is_empty() && !has_left);
-                                has_left = true;
+                                prop_assert!(waits.is_empty() && !gathers);
+                                gathers = true;
                             }
                             Way::Waits { is_first } => {
                                 prop_assert_eq!(is_first, waits.is_empty());
-                                prop_assert!(!is_blocked && (has_left || !is_first));
+                                prop_assert!(!is_blocked && (gathers || !is_first));
                                 waits.push(next);
                             }
                             Way::NoRoom => prop_assert!(!waits.is_empty()),
                         }
                     }
-                    Step::Turn { has_room } => {
-                        departures.turn();
-                        has_left = false;
+                    Step::Turn { ended, has_room } => {
+                        departures.turn(ended);
+                        gathers = ended > 1;
                         let packed = departures.take();
                         prop_assert_eq!(packed.as_ref().map(numbers).unwrap_or_default(), &waits[..]);
                         match packed {
@@ -214,7 +218,7 @@ mod tests {
                         prop_assert_eq!(&given_up, &waits);
                         waits.clear();
                         departures = Departures::new(true);
-                        (has_left, is_blocked, takes, refused) = (false, false, false, false);
+                        (gathers, is_blocked, takes, refused) = (false, false, false, false);
                     }
                     Step::Announced => {
                         departures.server_takes();
@@ -226,6 +230,26 @@ mod tests {
                     }
                 }
             }
+        }
+    }
+
+    #[test]
+    fn calls_that_were_answered_together_leave_together_again() {
+        let mut departures = Departures::new(true);
+        departures.server_takes();
+        for (ended, first) in [
+            (2, Way::Waits { is_first: true }),
+            (1, Way::Alone),
+            (0, Way::Alone),
+        ] {
+            departures.turn(ended);
+            assert_eq!(departures.way(1, &header(1), &framed(0)), first);
+            let second = Way::Waits {
+                is_first: first == Way::Alone,
+            };
+            assert_eq!(departures.way(2, &header(2), &framed(0)), second);
+            departures.take();
+            departures.left();
         }
     }
 

@@ -105,7 +105,6 @@ fn lost(endpoint: &Endpoint) -> Status {
 /// Hands replies to their callers, and sends what waits; whether it has to wait on.
 fn accept(shared: &Shared, batch: &mut Vec<Received>, wake: &mut Vec<Waker>) -> bool {
     let mut calls = shared.lock();
-    calls.departures.turn();
     for received in batch.drain(..) {
         let Some(reply) = read(received, &shared.limits) else {
             calls.malformed += 1;
@@ -120,13 +119,14 @@ fn accept(shared: &Shared, batch: &mut Vec<Received>, wake: &mut Vec<Waker>) -> 
         }
         wake.extend(calls.correlation.end(reply.correlation, reply.ended));
     }
+    calls.departures.turn(wake.len());
     matches!(shared.flush(&mut calls, wake), Err(NotBegun::Full))
 }
 
 /// Sends what waits; whether it has to wait on.
 fn flush(shared: &Shared, wake: &mut Vec<Waker>) -> bool {
     let mut calls = shared.lock();
-    calls.departures.turn();
+    calls.departures.turn(0);
     matches!(shared.flush(&mut calls, wake), Err(NotBegun::Full))
 }
 
