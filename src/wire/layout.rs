@@ -34,8 +34,9 @@ pub(super) fn read(bytes: &[u8]) -> Option<Data<'_>> {
         return None;
     }
     let (data, rest) = content.split_at(data_words * WORD);
-    let pointers = &rest[..pointer_words * WORD];
-    pointers.iter().all(|byte| *byte == 0).then_some(Data(data))
+    let pointers = rest[..pointer_words * WORD].chunks_exact(WORD);
+    let are_null = pointers.fold(true, |null, word| null & (u64_at(word, 0) == 0));
+    are_null.then_some(Data(data))
 }
 
 impl Data<'_> {
