@@ -144,14 +144,14 @@ pub(crate) fn aligned(bytes: Bytes) -> Bytes {
 
 /// A copy of few bytes, aligned, in what this thread has left of its chunk.
 pub(crate) fn copied(bytes: &[u8]) -> Bytes {
-    joined(bytes, &[])
+    joined([bytes])
 }
 
-/// The same of two in one, aligned where they are small.
-pub(crate) fn joined(first: &[u8], second: &[u8]) -> Bytes {
-    let len = first.len() + second.len();
+/// The same of several in one, aligned where they are small.
+pub(crate) fn joined<const PARTS: usize>(parts: [&[u8]; PARTS]) -> Bytes {
+    let len: usize = parts.iter().map(|part| part.len()).sum();
     if len > COPIED_BYTES_MAX {
-        return [first, second].concat().into();
+        return parts.concat().into();
     }
     let padded = len.next_multiple_of(align_of::<Word>());
     let copy = CHUNK.try_with(|chunk| {
@@ -163,15 +163,19 @@ pub(crate) fn joined(first: &[u8], second: &[u8]) -> Bytes {
             chunk.resize(before_first, 0);
             drop(chunk.split());
         }
-        chunk.extend_from_slice(first);
-        chunk.extend_from_slice(second);
+        for part in parts {
+            chunk.extend_from_slice(part);
+        }
+        if len == padded {
+            return chunk.split().freeze();
+        }
         chunk.resize(padded, 0);
         let mut copy = chunk.split();
         copy.truncate(len);
         copy.freeze()
     });
     // A thread that is ending has no chunk any more.
-    copy.unwrap_or_else(|_| [first, second].concat().into())
+    copy.unwrap_or_else(|_| parts.concat().into())
 }
 
 /// A part of a message that holds others: a small one is copied, so that it does not keep them all.

@@ -43,7 +43,7 @@ pub(crate) fn is_compactable(header: &[u8], body: &[u8]) -> bool {
 /// One call, [compactable](is_compactable), in a message of its own.
 pub(crate) fn pack_one(header: &[u8], body: &[u8]) -> Packed {
     Packed {
-        bytes: message::joined(header, body),
+        bytes: message::joined([header, body]),
         calls: 1,
     }
 }
