@@ -15,6 +15,7 @@ mod endpoint;
 mod memory;
 mod omq;
 mod options;
+mod requests;
 mod sockets;
 #[cfg(feature = "zeromq")]
 mod zeromq;
@@ -29,6 +30,7 @@ use crate::wire::{self, COMPACT_BYTES_MAX, HeaderBytes, Packed};
 
 pub use endpoint::{Endpoint, EndpointError};
 pub use options::{Carrier, Prefer, TransportOptions};
+pub(crate) use requests::Requests;
 pub(crate) use sockets::{
     DealerReceiver, DealerSender, Peer, PublishSender, RouterReceiver, RouterSender,
     SubscribeReceiver, SubscribeSender, SubscriptionWatch,

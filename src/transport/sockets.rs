@@ -5,7 +5,7 @@ use bytes::Bytes;
 #[cfg(feature = "zeromq")]
 use super::zeromq;
 use super::{
-    Closed, DoorCounters, Malformed, Outgoing, PublishRefused, Received, Refused,
+    Closed, DoorCounters, Malformed, Outgoing, PublishRefused, Received, Refused, Requests,
     SubscriptionChange, TopicFrames, TopicMessage, memory, omq,
 };
 use crate::security::Principal;
@@ -94,13 +94,21 @@ impl Peer {
         }
     }
 
-    /// Counts one more of its requests in flight; `Err` where it has `max` already. Carriers
-    /// whose peers are of this machine do not count.
-    pub fn enter(&self, max: usize) -> Result<InFlight, ()> {
+    /// Whether it has `max` requests in flight already. Carriers whose peers are of this machine do
+    /// not count.
+    pub fn is_busy(&self, max: usize) -> bool {
         match self {
-            Self::Omq(peer) => peer.enter(max).map(|entered| InFlight(Some(entered))),
-            _ => Ok(InFlight(None)),
+            Self::Omq(peer) => peer.is_busy(max),
+            _ => false,
         }
+    }
+
+    /// Counts one more of its requests in flight.
+    pub fn enter(&self) -> InFlight {
+        InFlight(match self {
+            Self::Omq(peer) => Some(peer.enter()),
+            _ => None,
+        })
     }
 }
 
@@ -193,7 +201,7 @@ impl RouterSender {
 impl RouterReceiver {
     /// Waits for a message, then appends those that are there to `batch`, apart, until it has some
     /// hundred. Cancel safe.
-    pub async fn receive(&mut self, batch: &mut Vec<(Peer, Received)>) -> Result<(), Closed> {
+    pub async fn receive(&mut self, batch: &mut Requests) -> Result<(), Closed> {
         carried!(self, socket => socket.receive(batch).await)
     }
 }

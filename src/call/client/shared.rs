@@ -304,7 +304,7 @@ mod tests {
     }
 
     async fn arrived(router: &mut RouterReceiver) -> usize {
-        let mut batch = Vec::new();
+        let mut batch = transport::Requests::default();
         router.receive(&mut batch).await.unwrap();
         batch.len()
     }

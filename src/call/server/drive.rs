@@ -18,7 +18,9 @@ use crate::call::{RawRequest, ReplyFuture};
 use crate::message::Limits;
 use crate::once::Keeper;
 use crate::security::{AccessList, Principal, Tally};
-use crate::transport::{Endpoint, Form, Frames, Peer, Received, RouterReceiver, RouterSender};
+use crate::transport::{
+    Endpoint, Form, Frames, Peer, Received, Requests, RouterReceiver, RouterSender,
+};
 use crate::wire::{Code, HeaderError, RequestHeader, Status, Work};
 
 #[derive(Debug)]
@@ -55,7 +57,7 @@ enum Begun {
 
 impl Drive {
     pub async fn run(mut self, shutdown: impl Future<Output = ()>) {
-        let mut batch = Vec::new();
+        let mut batch = Requests::default();
         let mut hands = Hands {
             handlers: JoinSet::new(),
             gathered: Gathered::default(),
@@ -71,9 +73,7 @@ impl Drive {
                         return;
                     }
                     hands.since = Instant::now();
-                    for (peer, received) in batch.drain(..) {
-                        self.shared.accept(peer, received, &mut hands);
-                    }
+                    batch.hand_over(|peer, received| self.shared.accept(peer, received, &mut hands));
                     self.shared.send_gathered(&mut hands);
                 }
                 Some(_) = hands.handlers.join_next(), if !hands.handlers.is_empty() => {}
@@ -85,7 +85,7 @@ impl Drive {
     async fn drain(mut self, mut handlers: JoinSet<()>) {
         self.shared.sender.stop_accepting().await;
         let stop = deadline_after(self.shared.drain_max);
-        let mut batch = Vec::new();
+        let mut batch = Requests::default();
         while !handlers.is_empty() {
             tokio::select! {
                 _ = handlers.join_next() => {}
@@ -111,33 +111,33 @@ impl Drive {
 }
 
 impl Shared {
-    fn accept(self: &Arc<Self>, peer: Peer, received: Received, hands: &mut Hands) {
+    fn accept(self: &Arc<Self>, peer: &Peer, received: Received, hands: &mut Hands) {
         let handlers = &mut hands.handlers;
         while !handlers.is_empty() && handlers.try_join_next().is_some() {}
         let (to, mut request) = match self.read(peer, received, hands.since) {
             Ok(read) => read,
-            Err((to, status)) => return self.reply(&to, Err(status), hands),
+            Err((to, status)) => return self.reply(to, Err(status), hands),
         };
         let Some(found) = self.routes.find(request.interface, request.method) else {
             self.counters.unknown.count_and_log(|count| {
                 tracing::warn!(endpoint = %self.endpoint, count, "unknown method");
             });
             let status = Status::unknown_method(request.interface, request.method);
-            return self.reply(&to, Err(status), hands);
+            return self.reply(to, Err(status), hands);
         };
-        if let Some(status) = self.denied(&to.peer, &found, &request) {
-            return self.reply(&to, Err(status), hands);
+        if let Some(status) = self.denied(peer, &found, &request) {
+            return self.reply(to, Err(status), hands);
         }
         if hands.handlers.len() >= self.concurrency_max {
-            let status = self.too_many(&to.peer, "the server has too many requests at once");
-            return self.reply(&to, Err(status), hands);
+            let status = self.too_many(peer, "the server has too many requests at once");
+            return self.reply(to, Err(status), hands);
         }
-        let Ok(in_flight) = to.peer.enter(self.concurrency_per_connection_max) else {
-            let status = self.too_many(&to.peer, "this connection has too many requests at once");
-            return self.reply(&to, Err(status), hands);
-        };
+        if peer.is_busy(self.concurrency_per_connection_max) {
+            let status = self.too_many(peer, "this connection has too many requests at once");
+            return self.reply(to, Err(status), hands);
+        }
         self.counters.handled.count();
-        self.count_of(&to.peer, |of| &of.handled);
+        self.count_of(peer, |of| &of.handled);
         let deadline = request.deadline;
         request.effect = found.method.effect;
         let begin = || {
@@ -150,11 +150,23 @@ impl Shared {
             }
         };
         match catch_unwind(AssertUnwindSafe(|| within(deadline, begin))) {
-            Err(_) => self.reply(&to, Err(self.panicked()), hands),
-            Ok(Begun::Ended(ended)) => self.reply(&to, ended, hands),
+            Err(_) => self.reply(to, Err(self.panicked()), hands),
+            Ok(Begun::Ended(ended)) => self.reply(to, ended, hands),
             Ok(Begun::Waits(future)) => {
+                // Counted from here on: all that comes before is in this task, which is the only one
+                // that asks.
+                let in_flight = peer.enter();
                 let shared = Arc::clone(self);
+                let peer = peer.clone();
+                let ReplyTo {
+                    correlation, form, ..
+                } = to;
                 hands.handlers.spawn(async move {
+                    let to = ReplyTo {
+                        peer: &peer,
+                        correlation,
+                        form,
+                    };
                     shared.finish(to, future, deadline).await;
                     drop(in_flight);
                 });
@@ -210,13 +222,13 @@ impl Shared {
     /// Runs a handler that was not ready at once.
     async fn finish(
         self: Arc<Self>,
-        to: ReplyTo,
+        to: ReplyTo<'_>,
         mut future: ReplyFuture,
         deadline: Option<Instant>,
     ) {
         let unless_dropped = RefuseOnDrop {
             shared: &self,
-            to: Some(to.clone()),
+            to: Some(to),
         };
         let handler = std::future::poll_fn(|cx| self.poll(&mut future, deadline, cx));
         let in_time = async {
@@ -231,14 +243,14 @@ impl Shared {
         let ended = tokio::select! {
             biased;
             ended = in_time => Some(ended),
-            () = self.sender.gone(&to.peer) => None,
+            () = self.sender.gone(to.peer) => None,
         };
         unless_dropped.disarm();
         let Some(ended) = ended else {
             // Nobody is there to hear of it. What must go on in spite of that is not in this task.
             return self.counters.abandoned.count();
         };
-        self.reply_alone(&to, ended).await;
+        self.reply_alone(to, ended).await;
     }
 
     fn poll(
@@ -261,13 +273,13 @@ impl Shared {
         Status::internal("the handler panicked")
     }
 
-    fn read(
+    fn read<'a>(
         &self,
-        peer: Peer,
+        peer: &'a Peer,
         received: Received,
         now: Instant,
-    ) -> Result<(ReplyTo, RawRequest), (ReplyTo, Status)> {
-        let invalid = |peer, correlation, form, reason: String| {
+    ) -> Result<(ReplyTo<'a>, RawRequest), (ReplyTo<'a>, Status)> {
+        let invalid = |correlation, form, reason: String| {
             self.counters.malformed.count_and_log(|count| {
                 tracing::warn!(endpoint = %self.endpoint, count, reason, "no request");
             });
@@ -280,7 +292,7 @@ impl Shared {
         };
         let (form, Frames { header, body }) = match received {
             Ok(received) => received,
-            Err(malformed) => return Err(invalid(peer, 0, Form::Classic, malformed.to_string())),
+            Err(malformed) => return Err(invalid(0, Form::Classic, malformed.to_string())),
         };
         let header = match RequestHeader::decode(&header) {
             Ok(header) => header,
@@ -289,7 +301,7 @@ impl Shared {
                     HeaderError::Version { correlation, .. } => correlation,
                     _ => 0,
                 };
-                return Err(invalid(peer, correlation, form, error.to_string()));
+                return Err(invalid(correlation, form, error.to_string()));
             }
         };
         let principal = peer.principal().cloned();
@@ -326,8 +338,8 @@ impl Shared {
     }
 
     /// Tells all of a batch that the server is leaving.
-    fn refuse(self: &Arc<Self>, batch: &mut Vec<(Peer, Received)>) {
-        for (peer, received) in batch.drain(..) {
+    fn refuse(self: &Arc<Self>, batch: &mut Requests) {
+        batch.hand_over(|peer, received| {
             let (to, status) = match self.read(peer, received, Instant::now()) {
                 Ok((to, _)) => {
                     self.counters.refused.count();
@@ -335,7 +347,7 @@ impl Shared {
                 }
                 Err(invalid) => invalid,
             };
-            self.reply_once(&to, status);
-        }
+            self.reply_once(to, status);
+        });
     }
 }

@@ -22,9 +22,9 @@ const GATHER_MAX: Duration = Duration::from_micros(500);
 const LOOK_EVERY: usize = 8;
 
 /// Where a reply goes, and in the form of its request.
-#[derive(Clone, Debug)]
-pub(super) struct ReplyTo {
-    pub peer: Peer,
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ReplyTo<'a> {
+    pub peer: &'a Peer,
     pub correlation: u64,
     pub form: Form,
 }
@@ -69,17 +69,17 @@ impl Gathered {
 impl Shared {
     /// Gathers a reply, or sends it from this task where the socket takes it, and otherwise waits
     /// in another.
-    pub fn reply(self: &Arc<Self>, to: &ReplyTo, ended: Ended, hands: &mut Hands) {
+    pub fn reply(self: &Arc<Self>, to: ReplyTo<'_>, ended: Ended, hands: &mut Hands) {
         let frames = self.encode(to, ended);
         if to.form == Form::Classic || !is_compactable(&frames.header, &frames.body) {
             let message = Outgoing::Classic(frames);
-            return self.send_or_wait(to.peer.clone(), message, &mut hands.handlers);
+            return self.send_or_wait(to.peer, message, &mut hands.handlers);
         }
         let bytes = frames.header.len() + frames.body.len();
-        if !hands.gathered.has_room(&to.peer, bytes) {
+        if !hands.gathered.has_room(to.peer, bytes) {
             self.send_gathered(hands);
         }
-        hands.gathered.push(&to.peer, &frames);
+        hands.gathered.push(to.peer, &frames);
         if hands.gathered.is_due(hands.since) {
             self.send_gathered(hands);
         }
@@ -91,12 +91,12 @@ impl Shared {
             gathered, handlers, ..
         } = hands;
         if let (Some(packed), Some(peer)) = (gathered.waiting.take(), gathered.peer.take()) {
-            self.send_or_wait(peer, Outgoing::Compact(packed), handlers);
+            self.send_or_wait(&peer, Outgoing::Compact(packed), handlers);
         }
     }
 
-    fn send_or_wait(self: &Arc<Self>, peer: Peer, message: Outgoing, handlers: &mut JoinSet<()>) {
-        let Err(Refused::Full(message)) = self.send(&peer, message) else {
+    fn send_or_wait(self: &Arc<Self>, peer: &Peer, message: Outgoing, handlers: &mut JoinSet<()>) {
+        let Err(Refused::Full(message)) = self.send(peer, message) else {
             return;
         };
         if handlers.len() >= self.concurrency_max {
@@ -105,7 +105,7 @@ impl Shared {
         let Some(place) = self.waiting_room.enter(message.payload().len()) else {
             return self.dropped(message.calls());
         };
-        let shared = Arc::clone(self);
+        let (shared, peer) = (Arc::clone(self), peer.clone());
         handlers.spawn(async move {
             shared.offer(&peer, *message).await;
             drop(place);
@@ -113,24 +113,24 @@ impl Shared {
     }
 
     /// Sends the reply of a handler that had to wait.
-    pub async fn reply_alone(&self, to: &ReplyTo, ended: Ended) {
+    pub async fn reply_alone(&self, to: ReplyTo<'_>, ended: Ended) {
         let message = self.alone(to, ended);
-        if let Err(Refused::Full(message)) = self.send(&to.peer, message) {
+        if let Err(Refused::Full(message)) = self.send(to.peer, message) {
             match self.waiting_room.enter(message.payload().len()) {
-                Some(_place) => self.offer(&to.peer, *message).await,
+                Some(_place) => self.offer(to.peer, *message).await,
                 None => self.dropped(message.calls()),
             }
         }
     }
 
     /// Sends a last word to a client that will not be waited for.
-    pub fn reply_once(&self, to: &ReplyTo, status: Status) {
+    pub fn reply_once(&self, to: ReplyTo<'_>, status: Status) {
         let message = self.alone(to, Err(status));
         // Nothing is left to do where it does not reach it.
-        let _ = self.send(&to.peer, message);
+        let _ = self.send(to.peer, message);
     }
 
-    fn alone(&self, to: &ReplyTo, ended: Ended) -> Outgoing {
+    fn alone(&self, to: ReplyTo<'_>, ended: Ended) -> Outgoing {
         let frames = self.encode(to, ended);
         match to.form {
             Form::Compact if is_compactable(&frames.header, &frames.body) => {
@@ -172,7 +172,7 @@ impl Shared {
         });
     }
 
-    fn encode(&self, to: &ReplyTo, ended: Ended) -> Frames {
+    fn encode(&self, to: ReplyTo<'_>, ended: Ended) -> Frames {
         let (status, replayed, metadata, body) = match ended {
             Ok(reply) => {
                 let status = match reply.outcome {
@@ -242,7 +242,7 @@ impl Drop for Place {
 /// Answers the caller of a handler that is ended before it is done, at the end of a drain.
 pub(super) struct RefuseOnDrop<'a> {
     pub shared: &'a Shared,
-    pub to: Option<ReplyTo>,
+    pub to: Option<ReplyTo<'a>>,
 }
 
 impl RefuseOnDrop<'_> {
@@ -259,7 +259,7 @@ impl Drop for RefuseOnDrop<'_> {
                 Work::OutcomeUnknown,
                 "the server shut down before the handler was done",
             );
-            self.shared.reply_once(&to, status);
+            self.shared.reply_once(to, status);
         }
     }
 }

@@ -8,8 +8,8 @@ use tokio::sync::{mpsc, watch};
 use super::{Registry, lock};
 use crate::transport::connection::Connection;
 use crate::transport::{
-    BATCH_MAX, Closed, Form, Outgoing, Peer, Received, Refused, TransportError, TransportOptions,
-    unpack,
+    BATCH_MAX, Closed, Form, Outgoing, Peer, Received, Refused, Requests, TransportError,
+    TransportOptions, unpack,
 };
 
 static ROUTERS: LazyLock<Registry<Router>> = LazyLock::new(Registry::new);
@@ -132,12 +132,10 @@ pub(crate) struct RouterReceiver {
 }
 
 impl RouterReceiver {
-    pub async fn receive(&mut self, batch: &mut Vec<(Peer, Received)>) -> Result<(), Closed> {
+    pub async fn receive(&mut self, batch: &mut Requests) -> Result<(), Closed> {
         let mut next = self.received.recv().await;
         while let Some((peer, message)) = next {
-            apart(message, |received| {
-                batch.push((Peer::Memory(peer), received))
-            });
+            apart(message, batch.of(Peer::Memory(peer)));
             if batch.len() >= BATCH_MAX {
                 return Ok(());
             }

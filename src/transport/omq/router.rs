@@ -12,7 +12,7 @@ use super::door::{Door, Keeper, key_of};
 use super::{TABLES_KEPT, actual, apart, given_back, options, receive, to_error, to_message};
 use crate::security::{Principal, PublicKey};
 use crate::transport::{
-    self, BATCH_MAX, Closed, DoorCounters, Endpoint, Outgoing, Received, Refused, TransportError,
+    self, BATCH_MAX, Closed, DoorCounters, Endpoint, Outgoing, Refused, Requests, TransportError,
     TransportOptions,
 };
 
@@ -69,11 +69,14 @@ impl Peer {
         while connected.changed().await.is_ok() {}
     }
 
-    /// `Err` where the connection has `max` in flight already.
-    pub fn enter(&self, max: usize) -> Result<InFlight, ()> {
-        let before = self.guest.running.fetch_add(1, Relaxed);
-        let entered = InFlight(Arc::clone(&self.guest));
-        if before < max { Ok(entered) } else { Err(()) }
+    /// Whether the connection has `max` in flight already.
+    pub fn is_busy(&self, max: usize) -> bool {
+        self.guest.running.load(Relaxed) >= max
+    }
+
+    pub fn enter(&self) -> InFlight {
+        self.guest.running.fetch_add(1, Relaxed);
+        InFlight(Arc::clone(&self.guest))
     }
 }
 
@@ -238,10 +241,7 @@ struct Known {
 }
 
 impl RouterReceiver {
-    pub async fn receive(
-        &mut self,
-        batch: &mut Vec<(transport::Peer, Received)>,
-    ) -> Result<(), Closed> {
+    pub async fn receive(&mut self, batch: &mut Requests) -> Result<(), Closed> {
         if self.messages.is_empty() {
             receive(&self.socket, &mut self.messages).await?;
             self.messages.reverse();
@@ -259,17 +259,12 @@ impl RouterReceiver {
     }
 
     /// Who is not let in any more, or sends what no peer would, is shown out and not heard.
-    fn accept(
-        &mut self,
-        identity: Identity,
-        message: &Message,
-        batch: &mut Vec<(transport::Peer, Received)>,
-    ) {
+    fn accept(&mut self, identity: Identity, message: &Message, batch: &mut Requests) {
         let connection = identity.peer_info().connection_id;
         match self.peer(identity) {
-            Ok(peer) if message.len() <= self.parts_max => apart(message, |received| {
-                batch.push((transport::Peer::Omq(peer.clone()), received));
-            }),
+            Ok(peer) if message.len() <= self.parts_max => {
+                apart(message, batch.of(transport::Peer::Omq(peer)));
+            }
             _ => self.door.show_out(connection),
         }
     }

@@ -13,7 +13,7 @@ use super::{actual, linger, message, options, to_error};
 use crate::transport::connection::Connection;
 use crate::transport::{
     BATCH_MAX, Closed, Endpoint, Form, Frames, Malformed, Outgoing, Peer, Received, Refused,
-    TransportError, TransportOptions, unpack,
+    Requests, TransportError, TransportOptions, unpack,
 };
 
 fn to_message(outgoing: Outgoing) -> ZmqMessage {
@@ -332,12 +332,10 @@ pub(crate) struct RouterReceiver {
 }
 
 impl RouterReceiver {
-    pub async fn receive(&mut self, batch: &mut Vec<(Peer, Received)>) -> Result<(), Closed> {
+    pub async fn receive(&mut self, batch: &mut Requests) -> Result<(), Closed> {
         let mut next = Some(self.incoming.recv().await.ok_or(Closed)?);
         while let Some((peer, parts)) = next {
-            apart(parts, |received| {
-                batch.push((Peer::Zeromq(peer.clone()), received));
-            });
+            apart(parts, batch.of(Peer::Zeromq(peer)));
             next = match batch.len() < BATCH_MAX {
                 true => self.incoming.try_recv().ok(),
                 false => None,
