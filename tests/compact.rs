@@ -260,13 +260,23 @@ async fn a_client_waits_for_the_word_of_the_server_and_then_sends_calls_together
     }
     in_time(calls.join_all()).await;
 
-    // The first leaves by itself, at once; all others together.
+    // One that is alone leaves by itself.
+    let calls = at_once(&client, [framed(&[7])]);
+    assert_eq!(server.answer(true).await, (1, true));
+    in_time(calls.join_all()).await;
+
+    // Of several, the first does so too, at once; all others leave together.
     let calls = at_once(&client, (0..10).map(|n| framed(&[n])));
     assert_eq!(server.answer(true).await, (1, true));
     assert_eq!(server.answer(true).await, (9, true));
     in_time(calls.join_all()).await;
 
-    // One that is alone does too.
+    // After several were answered at once, all leave together.
+    let calls = at_once(&client, (0..10).map(|n| framed(&[n])));
+    assert_eq!(server.answer(true).await, (10, true));
+    in_time(calls.join_all()).await;
+
+    // One that is alone still does not wait for others.
     let calls = at_once(&client, [framed(&[7])]);
     assert_eq!(server.answer(true).await, (1, true));
     in_time(calls.join_all()).await;

@@ -49,11 +49,10 @@ mod tests {
     fn every_request_is_handed_over_once_as_its_own_peers() {
         let mut requests = Requests::default();
         for _ in 0..2 {
-            for (peer, parts) in [(7, 1..=2), (8, 3..=3), (9, 4..=3), (7, 4..=4)] {
+            for (peer, parts) in [(7, &[1, 2][..]), (8, &[3]), (9, &[]), (7, &[4])] {
                 let of_peer = requests.of(Peer::Memory(peer));
-                parts
-                    .map(|parts| Err(Malformed { parts }))
-                    .for_each(of_peer);
+                let malformed = |parts: &usize| Err(Malformed { parts: *parts });
+                parts.iter().map(malformed).for_each(of_peer);
             }
             assert_eq!(requests.len(), 4);
             let mut handed_over = Vec::new();
