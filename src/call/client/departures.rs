@@ -83,6 +83,14 @@ impl Departures {
         self.gathers = ended > 1;
     }
 
+    /// The driver has a turn because some wait. Where a turn before has sent them already, what that
+    /// one said of the next request stays.
+    pub fn woken(&mut self) {
+        if self.unsent.is_some() || !self.waiting.is_empty() {
+            self.turn(0);
+        }
+    }
+
     /// What is to leave now. Then it [has left](Self::left), is [put back](Self::put_back), or
     /// [given up](Self::give_up).
     pub fn take(&mut self) -> Option<Packed> {
@@ -145,9 +153,10 @@ mod tests {
         Request {
             words: u32,
         },
-        /// The driver's turn, with whether the socket has room.
+        /// The driver's turn, with how many calls it has ended if replies were what it is for, and
+        /// whether the socket has room.
         Turn {
-            ended: usize,
+            ended: Option<usize>,
             has_room: bool,
         },
         Lost,
@@ -159,7 +168,7 @@ mod tests {
         prop_oneof![
             20 => (0..600u32).prop_map(|words| Step::Request { words }),
             20 => (0..8u32).prop_map(|words| Step::Request { words }),
-            4 => (0..4usize, any::<bool>()).prop_map(|(ended, has_room)| Step::Turn { ended, has_room }),
+            4 => (prop::option::of(0..4usize), any::<bool>()).prop_map(|(ended, has_room)| Step::Turn { ended, has_room }),
             1 => Just(Step::Lost),
             2 => Just(Step::Announced),
             1 => Just(Step::Refused),
@@ -197,8 +206,16 @@ mod tests {
                         }
                     }
                     Step::Turn { ended, has_room } => {
-                        departures.turn(ended);
-                        gathers = ended > 1;
+                        match ended {
+                            Some(ended) => {
+                                departures.turn(ended);
+                                gathers = ended > 1;
+                            }
+                            None => {
+                                departures.woken();
+                                gathers &= waits.is_empty();
+                            }
+                        }
                         let packed = departures.take();
                         prop_assert_eq!(packed.as_ref().map(numbers).unwrap_or_default(), &waits[..]);
                         match packed {

@@ -126,7 +126,7 @@ fn accept(shared: &Shared, batch: &mut Vec<Received>, wake: &mut Vec<Waker>) -> 
 /// Sends what waits; whether it has to wait on.
 fn flush(shared: &Shared, wake: &mut Vec<Waker>) -> bool {
     let mut calls = shared.lock();
-    calls.departures.turn(0);
+    calls.departures.woken();
     matches!(shared.flush(&mut calls, wake), Err(NotBegun::Full))
 }
 
