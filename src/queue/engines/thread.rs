@@ -46,7 +46,8 @@ impl EngineThread {
         &self.handle
     }
 
-    /// Runs this there.
+    /// Runs this there. RabbitMQ's client does so by itself.
+    #[cfg(any(feature = "kafka", feature = "nats"))]
     pub async fn run<T: Send + 'static>(
         &self,
         future: impl Future<Output = Result<T, QueueError>> + Send + 'static,
