@@ -286,6 +286,7 @@ unsafe impl Allocator for Buffer {
         (segment, available as u32) // a kept buffer is far below u32::MAX words
     }
 
+    // SAFETY: as the trait asks, `capnp` gives back what it was lent here, once, with the size that it was told.
     unsafe fn deallocate_segment(&mut self, segment: NonNull<u8>, size: u32, used: u32) {
         if self.lent && segment.as_ptr().cast_const() == self.words[1..].as_ptr().cast::<u8>() {
             self.lent = false;

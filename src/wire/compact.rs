@@ -187,18 +187,8 @@ pub(crate) fn unpack_any(bytes: &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::tests::{framed, message};
     use proptest::prelude::*;
-
-    /// A message of one segment of so many words.
-    fn framed(words: &[u64]) -> Vec<u8> {
-        let table = (words.len() as u64) << 32;
-        let words = std::iter::once(&table).chain(words);
-        words.flat_map(|word| word.to_le_bytes()).collect()
-    }
-
-    fn message(words_max: usize) -> impl Strategy<Value = Vec<u8>> {
-        prop::collection::vec(any::<u64>(), 0..words_max).prop_map(|words| framed(&words))
-    }
 
     /// A header and a body.
     type Call = (Vec<u8>, Vec<u8>);

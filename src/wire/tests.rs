@@ -7,6 +7,17 @@ use uuid::Uuid;
 
 use super::*;
 
+/// A message of one segment of so many words.
+pub(super) fn framed(words: &[u64]) -> Vec<u8> {
+    let table = (words.len() as u64) << 32;
+    let words = std::iter::once(&table).chain(words);
+    words.flat_map(|word| word.to_le_bytes()).collect()
+}
+
+pub(super) fn message(words_max: usize) -> impl Strategy<Value = Vec<u8>> {
+    prop::collection::vec(any::<u64>(), 0..words_max).prop_map(|words| framed(&words))
+}
+
 fn metadata() -> impl Strategy<Value = Metadata> {
     prop::collection::vec((".{0,10}", prop::collection::vec(any::<u8>(), 0..10)), 0..4).prop_map(
         |entries| {

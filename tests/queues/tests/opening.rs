@@ -171,18 +171,23 @@ fn opened(storage: &Arc<Failing>) -> std::io::Result<SimulatedQueue> {
 
 const SHORT: u64 = 4 << 10;
 
+/// Pushes the job of this sequence number, whose body says which it is.
+fn push(queue: &mut SimulatedQueue, sequence: u64) {
+    let identity = Identity {
+        producer: Uuid::nil(),
+        epoch: 0,
+        sequence,
+    };
+    let job = NewJob::new(identity, Bytes::from(vec![sequence as u8; 500]));
+    queue.push(0, &job).expect("there is room");
+    queue.flush().expect("it writes");
+}
+
 /// A log of many short segments, whose jobs say who they are.
 fn fill_short(storage: &Arc<Failing>, jobs: u64) -> SimulatedQueue {
     let mut queue = opened(storage).expect("it opens");
     for sequence in 0..jobs {
-        let identity = Identity {
-            producer: Uuid::nil(),
-            epoch: 0,
-            sequence,
-        };
-        let job = NewJob::new(identity, Bytes::from(vec![sequence as u8; 500]));
-        queue.push(0, &job).expect("there is room");
-        queue.flush().expect("it writes");
+        push(&mut queue, sequence);
     }
     queue
 }
@@ -297,14 +302,7 @@ fn an_old_segment_that_cannot_be_removed_brings_no_job_back() {
 /// Pushes a job from this sequence number on, and does it.
 fn fill_and_do(mut queue: SimulatedQueue, sequence: u64) -> SimulatedQueue {
     for sequence in sequence..sequence + 10 {
-        let identity = Identity {
-            producer: Uuid::nil(),
-            epoch: 0,
-            sequence,
-        };
-        let job = NewJob::new(identity, Bytes::from(vec![sequence as u8; 500]));
-        queue.push(0, &job).expect("there is room");
-        queue.flush().expect("it writes");
+        push(&mut queue, sequence);
         for job in queue.lease(0, 1, ALL).expect("it reads") {
             let told = queue.answer(0, job.number, job.token, Answer::Done);
             told.expect("it has the lease");
