@@ -1,10 +1,17 @@
 //! From the model to Rust. Nothing here can fail: what a schema can get wrong was found before.
 
+mod enums;
 mod plain;
 mod service;
 
 use crate::model::File;
 use crate::names::identifier;
+
+// Paths that generated code names.
+const MESSAGE: &str = "::bowline::message";
+const CAPNP: &str = "::bowline::__private::capnp";
+const SERDE: &str = "#[serde(crate = \"::bowline::__private::serde\")]";
+const DERIVES: &str = "Clone, PartialEq, ::bowline::__private::serde::Serialize, ::bowline::__private::serde::Deserialize";
 
 /// What the generated modules may do that hand-written ones would not.
 const ALLOW: &str = "#[allow(missing_docs, dead_code, unused_imports, unused_variables, unused_mut, unused_parens, \
@@ -22,7 +29,7 @@ pub(crate) fn file(file: &File) -> String {
         ));
     }
     for enum_ in &file.enums {
-        plain::enum_(&mut code, enum_);
+        enums::enum_(&mut code, enum_);
     }
     for struct_ in &file.structs {
         plain::struct_(&mut code, struct_);

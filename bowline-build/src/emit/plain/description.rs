@@ -1,0 +1,69 @@
+//! What the schema says about a struct: its description, its topic, its queue.
+
+use super::Emit;
+use crate::model::{FieldKind, Type};
+use crate::names::identifier;
+
+impl Emit<'_> {
+    pub(super) fn description(&self, code: &mut String) {
+        let Self {
+            of, declared, used, ..
+        } = self;
+        let option = |text: Option<&String>| match text {
+            Some(text) => format!("Some({text:?})"),
+            None => "None".to_owned(),
+        };
+        let secrets: Vec<String> = of
+            .fields
+            .iter()
+            .chain(&of.variants)
+            .filter(|field| field.is_secret)
+            .map(|field| format!("{:?}", field.name))
+            .collect();
+        *code += &format!(
+            "impl{declared} ::bowline::schema::Described for {}{used} {{\n\
+             const INFO: &'static ::bowline::schema::StructInfo = &::bowline::schema::StructInfo {{ \
+             name: {:?}, id: {:#x}, topic: {}, queue: {}, key: {}, secrets: &[{}] }};\n}}\n",
+            of.name,
+            of.schema_name,
+            of.id,
+            option(of.topic.as_ref()),
+            option(of.queue.as_ref()),
+            option(of.key().map(|field| &field.name)),
+            secrets.join(", "),
+        );
+        if let Some(topic) = &of.topic {
+            self.name_and_key(code, "::bowline::topic::Topic", topic);
+        }
+        if let Some(queue) = &of.queue {
+            self.name_and_key(code, "::bowline::queue::Queueable", queue);
+        }
+    }
+
+    /// The trait of what is published or pushed: under which name, and with which key.
+    fn name_and_key(&self, code: &mut String, of_trait: &str, name: &str) {
+        let Self {
+            of, declared, used, ..
+        } = self;
+        let key = match of.key() {
+            None => "::core::option::Option::None".to_owned(),
+            Some(field) => {
+                let value = format!("self.{}", identifier(&field.accessor));
+                match field.kind {
+                    FieldKind::Slot {
+                        type_: Type::Text, ..
+                    } => {
+                        format!("Some(::std::borrow::Cow::Borrowed(&{value}[..]))")
+                    }
+                    _ => format!("Some(::std::borrow::Cow::Owned({value}.to_string()))"),
+                }
+            }
+        };
+        *code += &format!(
+            "impl{declared} {of_trait} for {}{used} {{\n\
+             const NAME: &'static str = {name:?};\n\
+             fn key(&self) -> ::core::option::Option<::std::borrow::Cow<'_, str>> {{ {key} }}\n}}\n",
+            of.name
+        );
+    }
+}
