@@ -84,7 +84,7 @@ pub struct StructInfo {
     pub queue: Option<&'static str>,
     /// The name of the field with `$key`.
     pub key: Option<&'static str>,
-    /// The names of the fields with `$secret`.
+    /// The names of the fields with `$secret`; of one in a group, `group.field`.
     pub secrets: &'static [&'static str],
 }
 

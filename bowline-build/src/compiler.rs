@@ -1,6 +1,9 @@
 //! From schema files to a CodeGeneratorRequest: the embedded compiler, a command, or a request
 //! that was committed. Does not look into the request.
 
+#[cfg(feature = "embedded-compiler")]
+mod stderr;
+
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -66,8 +69,12 @@ fn embedded(input: &Input<'_>, imports: &Path) -> Result<Vec<u8>, Error> {
     for file in input.files {
         command.file(file);
     }
-    command.compile().map_err(|error| Error::Schema {
-        messages: error.to_string(),
+    let (compiled, said) = stderr::while_heard(input.scratch, || command.compile())?;
+    compiled.map_err(|error| Error::Schema {
+        messages: match said.trim_end() {
+            "" => error.to_string(),
+            said => said.to_owned(),
+        },
     })
 }
 

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use crate::place::Sources;
+
 /// Why a build failed. `Debug` reads like `Display`, since that is what a failed build.rs prints.
 #[derive(thiserror::Error)]
 #[non_exhaustive]
@@ -24,7 +26,7 @@ pub enum Error {
     /// An annotation's argument means nothing.
     #[error("{place}: ${annotation}{} {reason}", in_parentheses(.argument))]
     Annotation {
-        /// File and declaration.
+        /// File, line, column and declaration.
         place: String,
         /// The annotation's name.
         annotation: &'static str,
@@ -36,7 +38,7 @@ pub enum Error {
     /// Two declarations would get the same name in Rust.
     #[error("{place}: {first} and {second} would both be `{name}` in Rust; rename one")]
     NameClash {
-        /// File or declaration in which they meet.
+        /// File, line, column and name of the second.
         place: String,
         /// The name.
         name: String,
@@ -48,7 +50,7 @@ pub enum Error {
     /// The schema uses what Bowline has no Rust for.
     #[error("{place}: {what} is not supported")]
     Unsupported {
-        /// File and declaration.
+        /// File, line, column and declaration.
         place: String,
         /// What it is.
         what: String,
@@ -81,6 +83,17 @@ impl Error {
             place: place.into(),
             what: what.into(),
         }
+    }
+
+    /// The same with the line and column of its place.
+    pub(crate) fn located(mut self, sources: &Sources<'_>) -> Self {
+        match &mut self {
+            Self::Annotation { place, .. }
+            | Self::NameClash { place, .. }
+            | Self::Unsupported { place, .. } => *place = sources.locate(place),
+            _ => {}
+        }
+        self
     }
 
     pub(crate) fn file(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {

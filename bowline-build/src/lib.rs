@@ -35,7 +35,7 @@
 //! | const | a constant, of capnp's type |
 //!
 //! `AnyPointer`, capabilities as values, `-> stream`, and generic interfaces and methods are errors
-//! that name the place.
+//! that name the place, with line and column.
 
 mod annotations;
 mod compiler;
@@ -43,6 +43,7 @@ mod emit;
 mod error;
 mod model;
 mod names;
+mod place;
 mod reading;
 
 use std::collections::HashMap;
@@ -172,7 +173,11 @@ impl Builder {
             ),
             None => ("crate".to_owned(), Vec::new()),
         };
-        let files = reading::read(&context, &parent)?;
+        let sources = place::Sources {
+            directory: &self.directory,
+            import_paths: &self.import_paths,
+        };
+        let files = reading::read(&context, &parent).map_err(|error| error.located(&sources))?;
         CodeGenerationCommand::new()
             .output_directory(out_dir)
             .default_parent_module(parent_path)

@@ -27,6 +27,8 @@ pub(crate) struct Struct {
     pub is_group: bool,
     pub fields: Vec<Field>,
     pub variants: Vec<Field>,
+    /// The names of its secret fields, those of groups as `group.field`.
+    pub secrets: Vec<String>,
     pub docs: String,
     pub topic: Option<String>,
     pub queue: Option<String>,

@@ -74,31 +74,34 @@ pub(crate) fn module(name: &str) -> String {
 }
 
 /// The names of one Rust scope.
+#[derive(Default)]
 pub(crate) struct Scope {
-    place: String,
     taken: BTreeMap<String, String>,
 }
 
 impl Scope {
-    pub fn new(place: impl Into<String>) -> Self {
-        Self {
-            place: place.into(),
-            taken: BTreeMap::new(),
-        }
-    }
-
-    /// Takes a name for what the schema calls `owner`.
-    pub fn take(&mut self, name: impl Into<String>, owner: impl Into<String>) -> Result<(), Error> {
+    /// Takes a name for what the schema calls `owner`, at `place`.
+    pub fn take(
+        &mut self,
+        name: impl Into<String>,
+        owner: impl Into<String>,
+        place: &str,
+    ) -> Result<(), Error> {
         let (name, owner) = (name.into(), owner.into());
         match self.taken.insert(name.clone(), owner.clone()) {
             None => Ok(()),
             Some(first) => Err(Error::NameClash {
-                place: self.place.clone(),
+                place: place.to_owned(),
                 name,
                 first,
                 second: owner,
             }),
         }
+    }
+
+    /// Takes a name that no declaration may have.
+    pub fn reserve(&mut self, name: &str, owner: &str) {
+        self.taken.insert(name.to_owned(), owner.to_owned());
     }
 }
 
@@ -119,9 +122,11 @@ mod tests {
 
     #[test]
     fn the_second_owner_of_a_name_is_told_of_the_first() {
-        let mut scope = Scope::new("login.capnp");
-        scope.take("LogIn", "struct LogIn").unwrap();
-        let clash = scope.take("LogIn", "struct logIn").unwrap_err().to_string();
+        let mut scope = Scope::default();
+        scope.take("LogIn", "struct LogIn", "a.capnp").unwrap();
+        let clash = scope.take("LogIn", "struct logIn", "b.capnp");
+        let clash = clash.unwrap_err().to_string();
         assert!(clash.contains("struct LogIn and struct logIn"), "{clash}");
+        assert!(clash.starts_with("b.capnp"), "{clash}");
     }
 }

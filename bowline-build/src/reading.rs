@@ -33,11 +33,11 @@ pub(crate) fn read(context: &GeneratorContext<'_>, parent: &str) -> Result<Vec<F
     };
     reading.read_docs()?;
     let requested = context.request.get_requested_files()?;
-    let mut modules = Scope::new("the schema files");
+    let mut modules = Scope::default();
     for file in requested {
         let name = file.get_filename()?.to_str()?.to_owned();
-        let module = module_of(&name);
-        modules.take(module.clone(), format!("file {name}"))?;
+        let module = module_of(&name)?;
+        modules.take(module.clone(), format!("file {name}"), &name)?;
         reading.files.insert(file.get_id(), (name, module));
     }
     for file in requested {
@@ -51,11 +51,20 @@ pub(crate) fn read(context: &GeneratorContext<'_>, parent: &str) -> Result<Vec<F
 }
 
 /// `log-in.capnp` to `log_in`; capnpc appends `_capnp` to the same.
-fn module_of(file: &str) -> String {
+fn module_of(file: &str) -> Result<String, Error> {
     let stem = file.rsplit('/').next().unwrap_or(file);
-    stem.strip_suffix(".capnp")
+    let module = stem
+        .strip_suffix(".capnp")
         .unwrap_or(stem)
-        .replace('-', "_")
+        .replace('-', "_");
+    let is_word = module.chars().all(|c| c.is_alphanumeric() || c == '_');
+    match is_word && !module.starts_with(|c: char| c.is_numeric()) && !module.is_empty() {
+        true => Ok(module),
+        false => Err(Error::unsupported(
+            file,
+            "a file whose name cannot be that of a module",
+        )),
+    }
 }
 
 struct Reading<'a> {

@@ -1,43 +1,9 @@
 //! What is wrong with a schema is said at build time, with its place, and never with a panic.
 
-use std::path::{Path, PathBuf};
+mod common;
 
-use bowline_build::{Builder, Compiler, Error};
-
-/// A directory of schemas that goes away with the test.
-struct Schemas(PathBuf);
-
-impl Schemas {
-    fn new(name: &str, files: &[(&str, &str)]) -> Self {
-        let root =
-            std::env::temp_dir().join(format!("bowline-build-{}-{name}", std::process::id()));
-        for (file, text) in files {
-            let path = root.join("schema").join(file);
-            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-            let header = format!(
-                "@0xb0f1a3c5d7e9{:04x};\nusing Bowline = import \"/bowline/bowline.capnp\";\n",
-                0x500 + file.len()
-            );
-            std::fs::write(path, header + text).unwrap();
-        }
-        std::fs::create_dir_all(root.join("out")).unwrap();
-        Self(root)
-    }
-
-    fn builder(&self) -> Builder {
-        Builder::new(self.0.join("schema")).out_dir(self.out())
-    }
-
-    fn out(&self) -> PathBuf {
-        self.0.join("out")
-    }
-}
-
-impl Drop for Schemas {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
+use bowline_build::{Builder, Error};
+use common::Schemas;
 
 fn error_of(name: &str, text: &str) -> String {
     let schemas = Schemas::new(name, &[("a.capnp", text)]);
@@ -45,18 +11,63 @@ fn error_of(name: &str, text: &str) -> String {
 }
 
 #[test]
-fn a_good_schema_compiles_and_its_docs_become_rustdoc() {
-    let schemas = Schemas::new(
-        "good",
-        &[(
-            "a.capnp",
-            "struct A {\n  # What it is for.\n  name @0 :Text;\n  # Its name.\n}",
-        )],
-    );
+fn the_docs_of_every_kind_of_declaration_become_rustdoc() {
+    let text = r#"
+struct A {
+  # Docs of a struct.
+  name @0 :Text;
+  # Docs of a field.
+  union {
+    one @1 :Void;
+    # Docs of a member.
+    two @2 :Text;
+  }
+  struct Inner {
+    # Docs of a nested "struct" with a \\.
+    x @0 :Text;
+  }
+}
+enum E {
+  # Docs of an enum.
+  first @0;
+  # Docs of an enumerant.
+}
+interface I {
+  # Docs of an interface.
+  call @0 () -> ();
+  # Docs of a method,
+  # in two lines.
+}
+const c :UInt32 = 1;
+# Docs of a constant.
+"#;
+    let schemas = Schemas::new("docs", &[("a.capnp", text)]);
     schemas.builder().compile().unwrap();
-    let code = std::fs::read_to_string(schemas.out().join("a_bowline.rs")).unwrap();
-    assert!(code.contains(r#"#[doc = "What it is for."]"#), "{code}");
-    assert!(code.contains(r#"#[doc = "Its name."]"#), "{code}");
+    let code = schemas.code();
+    for (docs, of) in [
+        ("Docs of a struct.", "pub struct A "),
+        ("Docs of a field.", "pub name: "),
+        ("Docs of a member.", "One,"),
+        (
+            r#"Docs of a nested \"struct\" with a \\\\."#,
+            "pub struct AInner ",
+        ),
+        ("Docs of an enum.", "pub enum E "),
+        ("Docs of an enumerant.", "First,"),
+        ("Docs of an interface.", "pub trait I"),
+        ("in two lines.", "fn call(&self, request"),
+        ("in two lines.", "pub fn call(&self, build"),
+        ("in two lines.", "pub fn call_plain("),
+        ("Docs of a constant.", "pub use crate::a_capnp::C as C;"),
+    ] {
+        let docs = format!("#[doc = \"{docs}\"]");
+        // Nothing but other attributes may be in between.
+        let other = |line: &&str| !line.starts_with("#[serde") && !line.starts_with("#[derive");
+        let is_there = code
+            .match_indices(of)
+            .any(|(at, _)| code[..at].lines().rev().find(other) == Some(&docs));
+        assert!(is_there, "{docs} of {of}: {code}");
+    }
 }
 
 #[test]
@@ -73,51 +84,28 @@ fn the_same_schema_makes_the_same_code() {
 }
 
 #[test]
-fn a_committed_request_needs_no_compiler() {
-    let schemas = Schemas::new("request", &[("a.capnp", "struct A { name @0 :Text; }")]);
-    let request = schemas.0.join("request");
-    schemas.builder().write_request(&request).compile().unwrap();
-    let expected = std::fs::read_to_string(schemas.out().join("a_bowline.rs")).unwrap();
-    std::fs::remove_dir_all(schemas.0.join("schema")).unwrap();
-    std::fs::remove_file(schemas.out().join("a_bowline.rs")).unwrap();
-    schemas
-        .builder()
-        .compiler(Compiler::Request(request))
-        .compile()
-        .unwrap();
-    let code = std::fs::read_to_string(schemas.out().join("a_bowline.rs")).unwrap();
-    assert_eq!(code, expected);
-}
-
-#[test]
-fn a_damaged_request_is_an_error() {
-    let schemas = Schemas::new("damaged", &[("a.capnp", "struct A { name @0 :Text; }")]);
-    let request = schemas.0.join("request");
-    schemas.builder().write_request(&request).compile().unwrap();
-    let whole = std::fs::read(&request).unwrap();
-    for end in (0..whole.len()).step_by(97) {
-        std::fs::write(&request, &whole[..end]).unwrap();
-        let builder = schemas
-            .builder()
-            .compiler(Compiler::Request(request.clone()));
-        assert!(builder.compile().is_err(), "cut at {end}");
-    }
-}
-
-#[test]
-fn a_syntax_error_and_a_missing_import_are_errors_of_the_compiler() {
-    for (name, text) in [
-        ("syntax", "struct A { name @0 :Txet; }"),
+fn what_the_compiler_finds_reaches_the_person_with_file_line_and_column() {
+    for (name, text, expected) in [
+        (
+            "syntax",
+            "struct A {\n  name @0 :Txet;\n}",
+            "a.capnp:4:12-16: error: Not defined: Txet",
+        ),
+        (
+            "ordinals",
+            "struct A {\n  name @0 :Text;\n  age @2 :UInt8;\n}",
+            "a.capnp:5:8-9: error: Skipped ordinal @1",
+        ),
         (
             "import",
             "using B = import \"b.capnp\"; struct A { b @0 :B.B; }",
+            "a.capnp:3:18-27: error: Import failed: b.capnp",
         ),
     ] {
         let schemas = Schemas::new(name, &[("a.capnp", text)]);
-        assert!(
-            matches!(schemas.builder().compile(), Err(Error::Schema { .. })),
-            "{name}"
-        );
+        let error = schemas.builder().compile().unwrap_err();
+        assert!(matches!(error, Error::Schema { .. }), "{name}: {error}");
+        assert!(error.to_string().contains(expected), "{name}: {error}");
     }
 }
 
@@ -134,77 +122,52 @@ fn no_schemas_are_an_error() {
 }
 
 #[test]
-fn a_compiler_that_cannot_be_run_is_named() {
-    let schemas = Schemas::new("path", &[("a.capnp", "struct A {}")]);
-    if std::env::var_os("CAPNP").is_none() && which("capnp").is_none() {
-        let error = schemas
-            .builder()
-            .compiler(Compiler::Installed)
-            .compile()
-            .unwrap_err();
-        assert!(error.to_string().contains("`capnp`"), "{error}");
-    } else {
-        schemas
-            .builder()
-            .compiler(Compiler::Installed)
-            .compile()
-            .unwrap();
-    }
-}
-
-fn which(program: &str) -> Option<PathBuf> {
-    std::env::split_paths(&std::env::var_os("PATH")?)
-        .map(|directory| directory.join(program))
-        .find(|path| path.is_file())
-}
-
-#[test]
 fn annotations_that_mean_nothing_are_errors_with_their_place() {
     for (name, text, expected) in [
         (
             "parsecs",
             r#"interface A { b @0 () -> () $Bowline.timeout("5 parsecs"); }"#,
-            r#"a.capnp:A.b: $timeout("5 parsecs") has an unknown unit"#,
+            r#"a.capnp:3:15: A.b: $timeout("5 parsecs") has an unknown unit"#,
         ),
         (
             "nothing",
             r#"interface A $Bowline.timeout("0s") { b @0 () -> (); }"#,
-            r#"a.capnp:A: $timeout("0s") is no time at all"#,
+            r#"a.capnp:3:11: A: $timeout("0s") is no time at all"#,
         ),
         (
             "both",
             "interface A { b @0 () -> () $Bowline.once $Bowline.idempotent; }",
-            "a.capnp:A.b: $once",
+            "a.capnp:3:15: A.b: $once",
         ),
         (
             "rerun",
             "interface A { b @0 () -> () $Bowline.rerun; }",
-            "a.capnp:A.b: $rerun means something only beside $once",
+            "a.capnp:3:15: A.b: $rerun means something only beside $once",
         ),
         (
             "atomic",
             "interface A { b @0 () -> () $Bowline.once $Bowline.rerun $Bowline.atomic; }",
-            "a.capnp:A.b: $rerun is said already by $atomic",
+            "a.capnp:3:15: A.b: $rerun is said already by $atomic",
         ),
         (
             "fails",
             r#"interface A { b @0 () -> () $Bowline.fails("Nowhere"); }"#,
-            r#"$fails("Nowhere") names no struct"#,
+            r#"a.capnp:3:15: A.b: $fails("Nowhere") names no struct"#,
         ),
         (
             "topic",
             r#"struct A $Bowline.topic("") { b @0 :Text; }"#,
-            "$topic(\"\") is empty",
+            "a.capnp:3:8: A: $topic(\"\") is empty",
         ),
         (
             "key",
             r#"struct A $Bowline.topic("a") { b @0 :List(Text) $Bowline.key; }"#,
-            "$key(\"b\") must be Text",
+            "a.capnp:3:32: A.b: $key is for Text",
         ),
         (
             "keys",
             r#"struct A $Bowline.topic("a") { b @0 :Text $Bowline.key; c @1 :Text $Bowline.key; }"#,
-            "second key",
+            "a.capnp:3:57: A.c: $key is on another field",
         ),
     ] {
         let error = error_of(name, text);
@@ -218,35 +181,43 @@ fn what_is_not_supported_is_named() {
         (
             "any",
             "struct A { b @0 :AnyPointer; }",
-            "a.capnp:A.b: AnyPointer",
+            "a.capnp:3:12: A.b: AnyPointer",
         ),
         (
             "capability",
             "interface I {} struct A { b @0 :I; }",
-            "a.capnp:A.b: a capability",
+            "a.capnp:3:27: A.b: a capability",
         ),
         (
             "parameter",
             "interface I { b @0 (i :I) -> (); }",
-            "a capability",
+            "a.capnp:3:21: I.b$Params.i: a capability",
         ),
         (
             "stream",
             "interface I { b @0 () -> stream; }",
-            "a.capnp:I.b: `-> stream`",
+            "a.capnp:3:15: I.b: `-> stream`",
         ),
         (
             "generic",
             "interface I(T) { b @0 () -> (); }",
-            "a.capnp:I: a generic interface",
+            "a.capnp:3:11: I: a generic interface",
         ),
         (
             "method",
             "interface I { b @0 [T] (t :T) -> (); }",
-            "a.capnp:I.b: a generic method",
+            "a.capnp:3:15: I.b: a generic method",
         ),
-        ("void", "struct A { b @0 :List(Void); }", "a list of Void"),
-        ("self", "enum A { self @0; }", "a member of the name `self`"),
+        (
+            "void",
+            "struct A { b @0 :List(Void); }",
+            "a.capnp:3:12: A.b: a list of Void",
+        ),
+        (
+            "self",
+            "enum A { self @0; }",
+            "a.capnp:3:10: A.self: a member of the name `self`",
+        ),
     ] {
         let error = error_of(name, text);
         assert!(error.contains(expected), "{name}: {error}");
@@ -254,34 +225,48 @@ fn what_is_not_supported_is_named() {
 }
 
 #[test]
-fn names_that_meet_in_rust_are_errors_with_both_owners() {
+fn names_that_meet_in_rust_are_errors_with_both_owners_and_the_place_of_the_second() {
     for (name, text, expected) in [
         (
             "types",
             "struct AB {} struct A { struct B {} }",
-            "`AB` in Rust",
+            "a.capnp:3:32: A.B: `AB` and `B` would both be `AB` in Rust",
         ),
         (
             "client",
             "interface A {} struct AClient {}",
-            "`AClient` in Rust",
+            "a.capnp:3:23: AClient: `A` and `AClient` would both be `AClient` in Rust",
+        ),
+        (
+            "fields",
+            "struct A { fooBar @0 :Text; fooBAR @1 :Text; foo :group { x @2 :Text; } }\nstruct AFoo {}",
+            "a.capnp:4:8: AFoo: the group `foo` of `A` and `AFoo` would both be `AFoo` in Rust",
         ),
         (
             "which",
             "struct A { which @0 :Text; c @1 :Text; union { a @2 :Void; b @3 :Void; } }",
-            "`which` in Rust",
+            "a.capnp:3:12: A.which: the field for the union and `which` would both be `which` in Rust",
         ),
         (
             "own",
             "interface A { connect @0 () -> (); }",
-            "`connect` in Rust",
+            "a.capnp:3:15: A.connect: the client's own function and method `connect`",
         ),
         (
             "plain",
             "interface A { b @0 () -> (); bPlain @1 () -> (); }",
-            "`b_plain` in Rust",
+            "a.capnp:3:30: A.bPlain: method `b` and method `bPlain` would both be `b_plain` in Rust",
         ),
-        ("unknown", "enum A { unknown @0; }", "`Unknown` in Rust"),
+        (
+            "inherited",
+            "interface A { b @0 () -> (); } interface B extends(A) { b @0 () -> (); }",
+            "a.capnp:3:57: B.b: method `b` and method `b` would both be `b` in Rust",
+        ),
+        (
+            "unknown",
+            "enum A { unknown @0; }",
+            "a.capnp:3:10: A.unknown: the variant for what the schema does not have and `unknown`",
+        ),
     ] {
         let error = error_of(name, text);
         assert!(error.contains(expected), "{name}: {error}");
@@ -294,54 +279,53 @@ fn names_that_meet_in_rust_are_errors_with_both_owners() {
     assert!(error.contains("a.capnp and file other/a.capnp"), "{error}");
 }
 
-/// The runtime's own schemas are committed compiled: is what is committed what they say?
 #[test]
-fn the_committed_request_is_that_of_the_schemas() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let schemas = Schemas::new("committed", &[]);
-    let made = schemas.0.join("request");
-    Builder::new(root.join("schema"))
-        .out_dir(schemas.out())
-        .write_request(&made)
-        .compile()
-        .unwrap();
-    let nodes = |path: &Path| {
-        let bytes = std::fs::read(path).unwrap();
-        let message = capnp::serialize::read_message(&bytes[..], Default::default()).unwrap();
-        let request = message
-            .get_root::<capnp::schema_capnp::code_generator_request::Reader<'_>>()
-            .unwrap();
-        // By their text, without versions and positions in the source, which compilers add as they like.
-        let mut nodes: Vec<String> = request
-            .get_nodes()
-            .unwrap()
-            .iter()
-            .map(|node| {
-                let which = node
-                    .which()
-                    .ok()
-                    .map(|_| format!("{node:?}"))
-                    .unwrap_or_default();
-                without_positions(&which)
-            })
-            .collect();
-        nodes.sort();
-        nodes
-    };
-    assert_eq!(
-        nodes(&made),
-        nodes(&root.join("schema/bowline.request")),
-        "run `cargo run -p bowline-build --example request`"
+fn an_error_that_could_be_of_several_files_names_them_all() {
+    let schemas = Schemas::new(
+        "several",
+        &[
+            (
+                "a.capnp",
+                r#"interface A { b @0 () -> () $Bowline.fails("Denied"); }"#,
+            ),
+            ("bb.capnp", "struct Denied {}"),
+            ("ccc.capnp", "struct Denied {}"),
+        ],
     );
+    let error = schemas.builder().compile().unwrap_err().to_string();
+    let expected = r#"$fails("Denied") could be any of "#;
+    assert!(error.contains(expected), "{error}");
+    for place in ["bb.capnp:Denied", "ccc.capnp:Denied"] {
+        assert!(error.contains(place), "{error}");
+    }
 }
 
-fn without_positions(text: &str) -> String {
-    let mut kept = String::new();
-    let mut rest = text;
-    while let Some(start) = rest.find("startByte").or_else(|| rest.find("endByte")) {
-        kept.push_str(&rest[..start]);
-        let value = rest[start..].find([',', ')']).unwrap_or(0);
-        rest = &rest[start + value.max(1)..];
+#[test]
+fn a_file_that_is_no_module_is_named() {
+    for file in ["a.b.capnp", "1.capnp", "a b.capnp"] {
+        let schemas = Schemas::new("module", &[(file, "struct A {}")]);
+        let error = schemas.builder().compile().unwrap_err().to_string();
+        assert!(error.contains(file) && error.contains("module"), "{error}");
     }
-    kept + rest
+}
+
+#[test]
+fn a_type_of_a_file_that_is_not_compiled_along_is_named() {
+    let schemas = Schemas::new(
+        "along",
+        &[(
+            "a.capnp",
+            "using O = import \"/other.capnp\"; struct A { b @0 :O.B; }",
+        )],
+    );
+    let other = schemas.0.join("import");
+    std::fs::create_dir_all(&other).unwrap();
+    let text = "@0xb0f1a3c5d7e90599; struct B {}";
+    std::fs::write(other.join("other.capnp"), text).unwrap();
+    let error = schemas.builder().import_path(other).compile().unwrap_err();
+    let error = error.to_string();
+    assert!(
+        error.contains("a.capnp:3:45: A.b: `other.capnp:B`, of a file"),
+        "{error}"
+    );
 }

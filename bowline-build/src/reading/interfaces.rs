@@ -35,9 +35,9 @@ impl<'a> Reading<'a> {
             supertraits.push(self.rust_path(superclass.get_id(), &place)?);
             self.collect_bases(superclass.get_id(), &place, &mut bases)?;
         }
-        let mut names = Scope::new(place);
+        let mut names = Scope::default();
         for reserved in ["new", "connect"] {
-            names.take(reserved, "the client's own function")?;
+            names.reserve(reserved, "the client's own function");
         }
         for method in bases
             .iter()
@@ -45,10 +45,15 @@ impl<'a> Reading<'a> {
             .chain(&methods)
         {
             let owner = format!("method `{}`", method.name);
-            names.take(snake(&method.name), owner.clone())?;
-            names.take(format!("{}_plain", snake(&method.name)), owner.clone())?;
+            let place = format!("{}.{}", self.place(method.interface), method.name);
+            names.take(snake(&method.name), owner.clone(), &place)?;
+            names.take(
+                format!("{}_plain", snake(&method.name)),
+                owner.clone(),
+                &place,
+            )?;
             if method.effect.starts_with("Effect::Once") {
-                names.take(format!("{}_outcome", snake(&method.name)), owner)?;
+                names.take(format!("{}_outcome", snake(&method.name)), owner, &place)?;
             }
         }
         Ok(Interface {

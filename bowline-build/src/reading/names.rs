@@ -11,8 +11,7 @@ use crate::{Error, annotations};
 
 impl<'a> Reading<'a> {
     pub(super) fn name_file(&mut self, file: u64) -> Result<(), Error> {
-        let place = self.place(file);
-        let mut scope = Scope::new(place);
+        let mut scope = Scope::default();
         self.name_nested(file, file, "", &mut scope)?;
         self.name_anonymous(file, &mut scope)
     }
@@ -31,18 +30,19 @@ impl<'a> Reading<'a> {
             };
             let name = format!("{outer}{}", pascal(schema_name));
             let owner = format!("`{schema_name}`");
+            let place = self.place(nested.get_id());
             match node.which()? {
                 node::Struct(_) => {
                     self.name_struct(file, nested.get_id(), &name, &owner, scope)?;
                 }
-                node::Enum(_) => scope.take(name.clone(), owner)?,
+                node::Enum(_) => scope.take(name.clone(), owner, &place)?,
                 node::Interface(_) => {
                     for suffix in ["", "Client", "Server"] {
-                        scope.take(format!("{name}{suffix}"), owner.clone())?;
+                        scope.take(format!("{name}{suffix}"), owner.clone(), &place)?;
                     }
-                    scope.take(service_static(&name), owner)?;
+                    scope.take(service_static(&name), owner, &place)?;
                 }
-                node::Const(_) => scope.take(constant_name(outer, schema_name), owner)?,
+                node::Const(_) => scope.take(constant_name(outer, schema_name), owner, &place)?,
                 _ => {}
             }
             self.rust.insert(nested.get_id(), (file, name.clone()));
@@ -60,7 +60,8 @@ impl<'a> Reading<'a> {
         owner: &str,
         scope: &mut Scope,
     ) -> Result<(), Error> {
-        scope.take(name, owner)?;
+        let place = self.place(id);
+        scope.take(name, owner, &place)?;
         self.rust.insert(id, (file, name.to_owned()));
         let node::Struct(struct_) = self.node(id)?.which()? else {
             return Ok(());
@@ -68,7 +69,11 @@ impl<'a> Reading<'a> {
         let fields = struct_.get_fields()?;
         let in_union = |f: field::Reader<'_>| f.get_discriminant_value() != field::NO_DISCRIMINANT;
         if fields.iter().any(in_union) && !fields.iter().all(in_union) {
-            scope.take(format!("{name}Which"), format!("the union of {owner}"))?;
+            scope.take(
+                format!("{name}Which"),
+                format!("the union of {owner}"),
+                &place,
+            )?;
         }
         for field in fields {
             if let field::Group(group) = field.which()? {

@@ -22,32 +22,35 @@ impl<'a> Reading<'a> {
             reader.get_fields()?.iter().enumerate().collect();
         members.sort_by_key(|(_, field)| field.get_code_order());
         let (mut fields, mut variants) = (Vec::new(), Vec::new());
-        let mut field_names = Scope::new(place.clone());
-        let mut variant_names = Scope::new(place.clone());
+        let in_union = |(_, field): &(usize, field::Reader<'_>)| {
+            field.get_discriminant_value() != field::NO_DISCRIMINANT
+        };
+        let mut field_names = Scope::default();
+        let mut variant_names = Scope::default();
+        if members.iter().any(in_union) && !members.iter().all(in_union) {
+            field_names.reserve("which", "the field for the union");
+        }
+        variant_names.reserve("Unknown", "the variant for what the schema does not have");
         for (index, member) in members {
             let mut field = self.field(id, member)?;
             field.docs = self.docs_of_member(id, index);
             let owner = format!("`{}`", field.name);
+            let place = format!("{place}.{}", field.name);
             if member.get_discriminant_value() == field::NO_DISCRIMINANT {
-                field_names.take(field.accessor.clone(), owner)?;
+                field_names.take(field.accessor.clone(), owner, &place)?;
                 fields.push(field);
             } else {
-                variant_names.take(variant(&field.name, &place)?, owner)?;
+                variant_names.take(variant(&field.name, &place)?, owner, &place)?;
                 variants.push(field);
-            }
-        }
-        if !variants.is_empty() {
-            variant_names.take("Unknown", "the variant for what the schema does not have")?;
-            if !fields.is_empty() {
-                field_names.take("which", "the field for the union")?;
             }
         }
         let mut keys = fields.iter().chain(&variants).filter(|field| field.is_key);
         if let (Some(_), Some(second)) = (keys.next(), keys.next()) {
-            return Err(annotations.error(
+            let place = format!("{place}.{}", second.name);
+            return Err(Annotations::new(&place, node.get_annotations()?).error(
                 Annotation::Key,
-                &*second.name,
-                "is the second key of this struct; a struct has one",
+                None,
+                "is on another field too; a struct has one key",
             ));
         }
         Ok(Struct {
@@ -63,10 +66,32 @@ impl<'a> Reading<'a> {
             is_group: reader.get_is_group(),
             fields,
             variants,
+            secrets: self.secrets(id)?,
             docs: self.docs_of(id),
             topic: annotations.name(Annotation::Topic)?.map(str::to_owned),
             queue: annotations.name(Annotation::Queue)?.map(str::to_owned),
         })
+    }
+
+    /// The names of its secret fields; of those in its groups, `group.field`.
+    fn secrets(&self, id: u64) -> Result<Vec<String>, Error> {
+        let mut secrets = Vec::new();
+        let node::Struct(struct_) = self.node(id)?.which()? else {
+            return Ok(secrets);
+        };
+        let mut members: Vec<field::Reader<'a>> = struct_.get_fields()?.iter().collect();
+        members.sort_by_key(|field| field.get_code_order());
+        for member in members {
+            let name = member.get_name()?.to_str()?;
+            if Annotations::new("", member.get_annotations()?).has(Annotation::Secret) {
+                secrets.push(name.to_owned());
+            }
+            if let field::Group(group) = member.which()? {
+                let inner = self.secrets(group.get_type_id())?;
+                secrets.extend(inner.into_iter().map(|inner| format!("{name}.{inner}")));
+            }
+        }
+        Ok(secrets)
     }
 
     fn field(&self, struct_id: u64, field: field::Reader<'a>) -> Result<Field, Error> {
@@ -112,8 +137,8 @@ impl<'a> Reading<'a> {
         if is_key && (in_union || !can_be_key) {
             return Err(annotations.error(
                 Annotation::Key,
-                &*name,
-                "must be Text, an integer or Bool, and not in a union",
+                None,
+                "is for Text, integers and Bool, and not for members of a union",
             ));
         }
         Ok(Field {

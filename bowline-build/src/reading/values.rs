@@ -17,11 +17,12 @@ impl<'a> Reading<'a> {
     ) -> Result<Enum, Error> {
         let place = self.place(id);
         let mut enumerants = Vec::new();
-        let mut scope = Scope::new(&*place);
-        scope.take("Unknown", "the variant for what the schema does not have")?;
+        let mut scope = Scope::default();
+        scope.reserve("Unknown", "the variant for what the schema does not have");
         for (index, enumerant) in reader.get_enumerants()?.iter().enumerate() {
             let name = enumerant.get_name()?.to_str()?.to_owned();
-            scope.take(variant(&name, &place)?, format!("`{name}`"))?;
+            let place = format!("{place}.{name}");
+            scope.take(variant(&name, &place)?, format!("`{name}`"), &place)?;
             enumerants.push((name, self.docs_of_member(id, index)));
         }
         Ok(Enum {

@@ -13,13 +13,7 @@ impl Emit<'_> {
             Some(text) => format!("Some({text:?})"),
             None => "None".to_owned(),
         };
-        let secrets: Vec<String> = of
-            .fields
-            .iter()
-            .chain(&of.variants)
-            .filter(|field| field.is_secret)
-            .map(|field| format!("{:?}", field.name))
-            .collect();
+        let secrets: Vec<String> = of.secrets.iter().map(|name| format!("{name:?}")).collect();
         *code += &format!(
             "impl{declared} ::bowline::schema::Described for {}{used} {{\n\
              const INFO: &'static ::bowline::schema::StructInfo = &::bowline::schema::StructInfo {{ \
