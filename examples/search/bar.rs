@@ -11,10 +11,21 @@ use crate::AnyError;
 pub struct Bar(ProgressBar);
 
 impl Bar {
-    /// At nothing of so many documents.
-    pub fn new(documents: usize) -> Result<Self, AnyError> {
+    /// At nothing of nothing.
+    pub fn new() -> Result<Self, AnyError> {
         let style = ProgressStyle::with_template("{bar:40} {pos}/{len} documents, {msg}")?;
-        Ok(Self(ProgressBar::new(documents as u64).with_style(style)))
+        Ok(Self(ProgressBar::new(0).with_style(style)))
+    }
+
+    /// There are so many documents to come.
+    pub fn begin(&self, documents: usize) {
+        self.0.set_length(documents as u64);
+    }
+
+    /// How many documents it shows to be done.
+    #[cfg(test)]
+    pub fn shown(&self) -> u64 {
+        self.0.position()
     }
 
     /// Shows what is published, until it is ended.
@@ -56,7 +67,8 @@ mod tests {
 
     #[test]
     fn the_bar_never_goes_back() -> Result<(), AnyError> {
-        let bar = Bar::new(100)?;
+        let bar = Bar::new()?;
+        bar.begin(100);
         let mut before = 0;
         // As after a publisher that was killed, and from workers that finish in any order.
         for documents in [1, 3, 2, 2, 4, 0, 1, 5, 90, 6, 100, 99] {
@@ -66,7 +78,7 @@ mod tests {
                 documents,
                 bytes: 0,
             });
-            let shown = bar.0.position();
+            let shown = bar.shown();
             assert!(shown >= before, "{shown} after {before}");
             before = shown;
         }

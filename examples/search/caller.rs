@@ -22,7 +22,8 @@ const LINES_A_HIT: usize = 3;
 pub async fn run(arguments: &Arguments) -> Result<(), AnyError> {
     let mut latencies = Latencies::new()?;
     let session = log_in(arguments).await?;
-    upload(arguments, &session, Duration::ZERO, &mut latencies).await?;
+    let bar = Bar::new()?;
+    upload(arguments, &session, Duration::ZERO, &bar, &mut latencies).await?;
     ask(arguments, session, &mut latencies).await?;
     println!("\n{latencies}");
     Ok(())
@@ -43,12 +44,13 @@ pub async fn upload(
     arguments: &Arguments,
     session: &str,
     pause: Duration,
+    bar: &Bar,
     latencies: &mut Latencies,
 ) -> Result<u64, AnyError> {
     let queue = Queue::<Incoming>::connect(&arguments.index).await?;
     let upload = RequestId::new().to_string();
     let files = text_files(&arguments.path);
-    let bar = Bar::new(files.len())?;
+    bar.begin(files.len());
     let progress = Subscriber::<Progress>::connect(&arguments.progress).await?;
     progress.subscribe(Keys::Prefix(&upload)).await?;
     let watching = tokio::spawn(bar.clone().watch(progress));

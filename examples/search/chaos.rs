@@ -16,6 +16,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::oneshot;
 use tokio::time::sleep;
 
+use crate::bar::Bar;
 use crate::caller::{Latencies, ask, log_in, upload};
 use crate::worker::AGAIN;
 use crate::{AnyError, Arguments};
@@ -50,7 +51,8 @@ pub async fn run(mut arguments: Arguments) -> Result<(), AnyError> {
         Ok::<_, std::io::Error>(processes)
     });
     let mut latencies = Latencies::new()?;
-    let pushed = upload(&arguments, &session, PUSH_EVERY, &mut latencies).await?;
+    let bar = Bar::new()?;
+    let pushed = upload(&arguments, &session, PUSH_EVERY, &bar, &mut latencies).await?;
     let _ = stop.send(()); // it ended by itself only if a process did not start
     let processes = killing.await??;
     ask(&arguments, session, &mut latencies).await?;

@@ -18,6 +18,8 @@ mod chaos;
 mod index;
 mod login;
 mod ranking;
+#[cfg(test)]
+mod tests;
 mod words;
 mod worker;
 

@@ -29,6 +29,8 @@ pub struct QueueOptions {
     pub dead_max: usize,
     /// Bytes that are kept of each cause. Default: 1,024.
     pub cause_bytes_max: usize,
+    /// Failures that are kept of each job, the last ones; one at least. Default: 16.
+    pub failures_max: usize,
     /// How long the ID of a finished job is known. Default: 1 h.
     pub id_retention: Duration,
     /// IDs of finished jobs that are known, the latest. Default: 1,000,000.
@@ -122,6 +124,7 @@ impl Default for QueueOptions {
             backoff_max: Duration::from_secs(5 * 60),
             dead_max: 10_000,
             cause_bytes_max: 1024,
+            failures_max: 16,
             id_retention: Duration::from_secs(60 * 60),
             ids_max: 1_000_000,
             producer_retention: Duration::from_secs(7 * 24 * 60 * 60),
@@ -158,6 +161,7 @@ setters! {
     with_backoff_max backoff_max Duration;
     with_dead_max dead_max usize;
     with_cause_bytes_max cause_bytes_max usize;
+    with_failures_max failures_max usize;
     with_id_retention id_retention Duration;
     with_ids_max ids_max usize;
     with_producer_retention producer_retention Duration;

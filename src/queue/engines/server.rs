@@ -63,10 +63,11 @@ impl Default for Limits {
 impl Terms {
     pub fn new(
         options: QueueOptions,
-        capabilities: Capabilities,
+        mut capabilities: Capabilities,
         limits: Limits,
         carries_unkept: bool,
     ) -> Self {
+        capabilities.job_bytes_max = options.job_bytes_max;
         Self {
             options,
             capabilities,

@@ -39,8 +39,9 @@ impl Machine {
                 cause,
             } => {
                 if let Some(job) = self.open(*group, *number) {
+                    let failures_max = self.options.failures_max;
                     let group = &mut self.groups[*group];
-                    group.record(number.0, *kind, cause.clone(), now);
+                    group.record(number.0, *kind, cause.clone(), now, failures_max);
                     group.put_back(job, now, *due);
                 }
             }
@@ -51,8 +52,10 @@ impl Machine {
                 cause,
             } => {
                 if let Some(job) = self.open(*group, *number) {
-                    self.groups[*group].record(number.0, *kind, cause.clone(), now);
-                    self.groups[*group].bury(job);
+                    let failures_max = self.options.failures_max;
+                    let of = &mut self.groups[*group];
+                    of.record(number.0, *kind, cause.clone(), now, failures_max);
+                    of.bury(job);
                     if self.options.poison != Poison::Park {
                         self.advance(*group, job);
                     }

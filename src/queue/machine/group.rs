@@ -7,8 +7,6 @@ use super::fact::{Digest, Moment, Restored, Standing};
 use super::numbers::Numbers;
 use crate::queue::{Attempts, FailureKind, JobState, Priority, QueueOptions, Token};
 
-/// Failures that are kept of a job: the latest.
-const FAILURES_MAX: usize = 16;
 /// Of so many jobs …
 const TURNS: u32 = 21;
 /// … so many are sent from the high class first …
@@ -173,16 +171,23 @@ impl Group {
         numbers
     }
 
-    pub fn record(&mut self, number: u64, kind: FailureKind, cause: String, now: Moment) {
+    /// Of the failures, the last `failures_max` are kept, and one at least.
+    pub fn record(
+        &mut self,
+        number: u64,
+        kind: FailureKind,
+        cause: String,
+        now: Moment,
+        failures_max: usize,
+    ) {
         if kind == FailureKind::Released {
             return;
         }
         let history = self.histories.entry(number).or_default();
         history.attempts.count(kind);
-        if history.failures.len() == FAILURES_MAX {
-            history.failures.remove(0);
-        }
         history.failures.push((kind, cause, now));
+        let over = history.failures.len().saturating_sub(failures_max.max(1));
+        history.failures.drain(..over);
     }
 
     pub fn history(&self, number: u64) -> Option<&History> {

@@ -22,6 +22,14 @@ pub fn is_poison(number: u64) -> bool {
     number % 100 == 13
 }
 
+/// Somebody who takes connections and says nothing, until it is dropped; and where.
+pub fn silent() -> (std::net::TcpListener, std::net::SocketAddr) {
+    // The system takes them, and nobody looks.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("it is bound");
+    (listener, address)
+}
+
 /// The lease of queues on servers whose jobs `role hold` has.
 pub const HELD_LEASE: Duration = Duration::from_secs(1);
 

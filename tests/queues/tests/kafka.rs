@@ -11,10 +11,12 @@ use std::time::Duration;
 use bowline::Work;
 use bowline::message::Plain;
 use bowline::queue::engines::{Kafka, KafkaBuilder};
-use bowline::queue::{Engine, Job, Producer, Queue, QueueError, QueueOptions};
-use bowline_test_queues::conformance;
+use bowline::queue::{
+    Answer, Credit, Engine, Job, NewJob, Producer, Queue, QueueError, QueueOptions,
+};
 use bowline_test_queues::jobs::{Note, Step};
 use bowline_test_queues::suite::{Setup, refusals};
+use bowline_test_queues::{conformance, silent};
 use rdkafka::ClientConfig;
 use rdkafka::bindings::{
     rd_kafka_handle_mock_cluster, rd_kafka_mock_group_initial_rebalance_delay_ms,
@@ -398,6 +400,80 @@ async fn a_push_that_no_broker_confirms_is_not_accepted_and_everything_ends_in_t
     drop(jobs);
     drop(queue);
     assert!(began.elapsed() < LONG, "{:?}", began.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_says_nothing_is_unavailable_after_as_long_as_it_may_take() {
+    let (_silent, address) = silent();
+    let time = 500 * MILLISECOND;
+    let builder = Kafka::queue("any").answer_max(time);
+    let began = Instant::now();
+    let opened = builder.open(address.to_string()).await;
+    let is_told = matches!(
+        opened,
+        Err(QueueError::Unavailable {
+            work: Work::NotDone,
+            ..
+        })
+    );
+    assert!(is_told, "{:?}", opened.err());
+    assert!(began.elapsed() >= time && began.elapsed() < LONG);
+}
+
+/// What a record has room for is what the options say: a job as large as it may be, and every cause of every failure.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_largest_job_with_all_of_its_causes_is_a_dead_letter() {
+    const BYTES: usize = 10_000;
+    let name = name();
+    let options = options()
+        .with_job_bytes_max(BYTES)
+        .with_attempts_max(20)
+        .with_failures_max(20)
+        .with_cause_bytes_max(5000);
+    BROKERS.make_topics(&name, &options, 1);
+    let engine = queue(&name)
+        .options(options)
+        .open(BROKERS.addresses())
+        .await;
+    let engine = engine.expect("Kafka takes a queue");
+    let job = |key: usize| {
+        let body = bytes::Bytes::from(vec![7; BYTES - key]);
+        let mut job = NewJob::new(Producer::ephemeral().identity(), body);
+        job.key = (key > 0).then(|| bytes::Bytes::from(vec![7; key]));
+        job
+    };
+    let pushed = engine
+        .push(vec![job(0), job(BYTES)], Instant::now() + LONG)
+        .await;
+    let pushed = pushed.expect("an answer");
+    assert!(pushed.iter().all(Result::is_ok), "{pushed:?}");
+    let worker = engine.worker("workers").await.expect("the group");
+    let credit = Credit {
+        jobs: 8,
+        bytes: 1 << 20,
+        takes_any_first: true,
+    };
+    let until = Instant::now() + LONG;
+    let mut answered = 0;
+    while answered < 2 * 20 {
+        assert!(Instant::now() < until, "{answered} came");
+        let leased = worker.lease(credit, until).await.expect("an answer");
+        answered += leased.len();
+        // Each of its letters takes six bytes in a header.
+        let answers = leased.iter().map(|job| {
+            let answer = Answer::Refuse("é".repeat(2500));
+            (job.number, job.token, answer)
+        });
+        let told = worker.answer(answers.collect()).await.expect("an answer");
+        assert!(told.iter().all(Result::is_ok), "{told:?}");
+    }
+    let letters = engine.dead_letters("workers", None, 10).await;
+    let letters = letters.expect("a list");
+    let whole = letters.iter().find(|letter| letter.key.is_none());
+    let whole = whole.expect("the one without a key");
+    assert_eq!((whole.body.len(), whole.attempts.refused), (BYTES, 20));
+    let causes = whole.failures.iter().map(|failure| failure.cause.len());
+    assert!(causes.eq([5000; 20]));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,11 +1,18 @@
 //! Queues on NATS JetStream, under the suite of all engines. Run by `tests/queues/servers`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use bowline::Work;
 use bowline::queue::engines::Nats;
-use bowline::queue::{Engine, Producer, QueueOptions};
-use bowline_test_queues::conformance;
+use bowline::queue::{Answer, Credit, Engine, NewJob, Producer, QueueError, QueueOptions};
 use bowline_test_queues::suite::{Setup, refusals};
+use bowline_test_queues::{conformance, silent};
+use bytes::Bytes;
+use tokio::time::Instant;
+
+/// Longer than anything that happens here takes, on a machine that does other things too.
+const LONG: Duration = Duration::from_secs(60);
 
 struct OnNats;
 
@@ -21,6 +28,92 @@ impl Setup for OnNats {
 }
 
 conformance!(OnNats);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_says_nothing_is_unavailable_after_as_long_as_it_may_take() {
+    let (_silent, address) = silent();
+    let time = Duration::from_millis(300);
+    let builder = Nats::queue("any").answer_max(time);
+    let began = Instant::now();
+    let opened = builder.open(address.to_string()).await;
+    let is_told = matches!(
+        opened,
+        Err(QueueError::Unavailable {
+            work: Work::NotDone,
+            ..
+        })
+    );
+    assert!(is_told, "{opened:?}");
+    assert!(began.elapsed() >= time && began.elapsed() < LONG);
+}
+
+/// What a job may have beside its body has to fit into one message of the server's, with what comes later: its causes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_that_leaves_no_room_for_its_causes_is_too_large_and_one_that_does_is_done() {
+    let options = QueueOptions::default()
+        .with_job_bytes_max(2 << 20)
+        .with_attempts_max(3)
+        .with_backoff_min(Duration::from_millis(10))
+        .with_backoff_max(Duration::from_millis(20));
+    let queue = OnNats.engine(options).await;
+    let producer = Producer::ephemeral();
+    let push = async |bytes: usize| {
+        let body = Bytes::from(vec![7; bytes]);
+        let job = NewJob::new(producer.identity(), body);
+        let pushed = queue.push(vec![job], Instant::now() + LONG).await;
+        pushed.expect("an answer").pop().expect("one result")
+    };
+    let Err(QueueError::TooLarge { max, .. }) = push(2 << 20).await else {
+        panic!("its server takes a mebibyte");
+    };
+    // Around the edge: the largest that it takes, and the smallest that it does not.
+    let (mut fits, mut over) = (max - 1000, max);
+    while over - fits > 1 {
+        let bytes = fits + (over - fits) / 2;
+        match push(bytes).await {
+            Ok(_) => fits = bytes,
+            Err(QueueError::TooLarge { .. }) => over = bytes,
+            Err(other) => panic!("{other:?}"),
+        }
+    }
+    let worker = queue.worker("workers").await.expect("the group");
+    let credit = Credit {
+        jobs: 8,
+        bytes: 64 << 20,
+        takes_any_first: true,
+    };
+    // Done, so that there is room for what comes now.
+    while queue.counters("workers").await.expect("counters").jobs > 0 {
+        let soon = Instant::now() + Duration::from_millis(200);
+        let leased = worker.lease(credit, soon).await.expect("an answer");
+        let answers = leased
+            .iter()
+            .map(|job| (job.number, job.token, Answer::Done));
+        let told = worker.answer(answers.collect()).await;
+        told.expect("an answer");
+    }
+    // Less than before, as the number of the push may have got another digit.
+    let fits = fits - 8;
+    push(fits).await.expect("it fitted before");
+    let until = Instant::now() + LONG;
+    while queue.counters("workers").await.expect("counters").dead == 0 {
+        assert!(Instant::now() < until, "it does not come to an end");
+        let soon = Instant::now() + Duration::from_millis(200);
+        let leased = worker.lease(credit, soon).await.expect("an answer");
+        let answers = leased.iter().map(|job| {
+            let answer = Answer::Refuse("a long story ".repeat(100));
+            (job.number, job.token, answer)
+        });
+        let told = worker.answer(answers.collect()).await.expect("an answer");
+        assert!(told.iter().all(Result::is_ok));
+    }
+    let letters = queue.dead_letters("workers", None, 100).await;
+    let letters = letters.expect("a list");
+    assert_eq!(
+        (letters[0].body.len(), letters[0].attempts.refused),
+        (fits, 3)
+    );
+}
 
 /// The table of docs/queue-engines.md says the same.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

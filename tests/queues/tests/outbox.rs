@@ -1,10 +1,14 @@
 //! Jobs that wait at their producer until their queue can be reached.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use bowline::queue::{Outbox, Queue, QueueError, QueueOptions, QueueService, Remote};
-use bowline::{Client, Server, ServerHandle};
+use bowline::queue::{
+    Capabilities, DeadLetter, Engine, EngineFuture, EngineWorker, JobId, JobNumber, JobState,
+    NewJob, Outbox, Pushed, Queue, QueueCounters, QueueError, QueueOptions, QueueService, Remote,
+};
+use bowline::{Client, Server, ServerHandle, Work};
 use bowline_test_queues::jobs::Note;
 use redb::Database;
 use tokio::time::{sleep, timeout};
@@ -76,6 +80,137 @@ async fn a_job_is_in_the_outbox_until_its_queue_can_be_reached() {
         job.ack().await.expect("it has the lease");
     }
     server.shutdown().await;
+}
+
+/// A queue to which the way is bad: every other answer is lost on it, after the jobs were pushed.
+struct Lossy {
+    queue: Arc<dyn Engine>,
+    pushes: AtomicUsize,
+}
+
+impl Engine for Lossy {
+    fn capabilities(&self) -> Capabilities {
+        self.queue.capabilities()
+    }
+
+    fn push(
+        &self,
+        jobs: Vec<NewJob>,
+        deadline: tokio::time::Instant,
+    ) -> EngineFuture<'_, Vec<Result<Pushed, QueueError>>> {
+        Box::pin(async move {
+            let pushed = self.queue.push(jobs, deadline).await;
+            match self.pushes.fetch_add(1, Ordering::SeqCst) % 2 {
+                0 => Err(QueueError::Unavailable {
+                    reason: "the answer was lost".into(),
+                    work: Work::OutcomeUnknown,
+                }),
+                _ => pushed,
+            }
+        })
+    }
+
+    fn worker(&self, group: &str) -> EngineFuture<'_, Box<dyn EngineWorker>> {
+        self.queue.worker(group)
+    }
+
+    fn dead_letters(
+        &self,
+        group: &str,
+        after: Option<JobNumber>,
+        max: usize,
+    ) -> EngineFuture<'_, Vec<DeadLetter>> {
+        self.queue.dead_letters(group, after, max)
+    }
+
+    fn send_back(&self, group: &str, numbers: Vec<JobNumber>) -> EngineFuture<'_, usize> {
+        self.queue.send_back(group, numbers)
+    }
+
+    fn delete(&self, group: &str, numbers: Vec<JobNumber>) -> EngineFuture<'_, usize> {
+        self.queue.delete(group, numbers)
+    }
+
+    fn find(&self, id: &JobId) -> EngineFuture<'_, Option<(JobNumber, JobState)>> {
+        self.queue.find(id)
+    }
+
+    fn counters(&self, group: &str) -> EngineFuture<'_, QueueCounters> {
+        self.queue.counters(group)
+    }
+
+    fn close(&self) -> EngineFuture<'_, ()> {
+        self.queue.close()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_that_is_forwarded_twice_is_one_job_and_in_its_place() {
+    const JOBS: u64 = 20;
+    let folder = tempfile::tempdir().expect("a directory");
+    let path = folder.path().join("orders.redb");
+    let database = Arc::new(Database::create(&path).expect("it opens"));
+    let queue = Queue::<Note>::memory(QueueOptions::default());
+    let forwards = Arc::new(AtomicUsize::new(0));
+    let outbox = Outbox::open(Arc::clone(&database), || async {
+        Err::<Lossy, _>(QueueError::Closed)
+    });
+    let outbox = outbox.expect("it opens");
+    for number in 0..JOBS {
+        outbox.put(&note(number)).expect("put in");
+    }
+    // The process ends, and the next one finds them.
+    drop(outbox);
+    let outbox = {
+        let (queue, forwards) = (queue.clone(), Arc::clone(&forwards));
+        Outbox::<Note>::open(database, move || {
+            let queue = Arc::clone(queue.engine());
+            forwards.fetch_add(1, Ordering::SeqCst);
+            async move {
+                let pushes = AtomicUsize::new(0);
+                Ok(Lossy { queue, pushes })
+            }
+        })
+    };
+    let outbox = outbox.expect("it opens");
+    eventually(async || outbox.counters().expect("counters").waiting == 0).await;
+    assert_eq!(forwards.load(Ordering::SeqCst), 1);
+    let counters = queue.counters().await.expect("counters");
+    assert_eq!(counters.jobs as u64, JOBS, "none is there twice");
+    let mut jobs = queue.jobs().start().await.expect("the group");
+    for number in 0..JOBS {
+        let job = timeout(LONG, jobs.next()).await.expect("a job");
+        let job = job.expect("open").expect("an answer");
+        assert_eq!(job.plain().expect("a note").number, number);
+        job.ack().await.expect("it has the lease");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_that_its_queue_will_never_take_stays_and_is_counted_and_holds_up_none() {
+    let folder = tempfile::tempdir().expect("a directory");
+    let database = Database::create(folder.path().join("orders.redb")).expect("it opens");
+    let options = QueueOptions::default().with_job_bytes_max(100);
+    let queue = Queue::<Note>::memory(options.clone());
+    let outbox = {
+        let queue = queue.clone();
+        Outbox::<Note>::open(Arc::new(database), move || {
+            let queue = Arc::clone(queue.engine());
+            let pushes = AtomicUsize::new(1);
+            async move { Ok(Lossy { queue, pushes }) }
+        })
+    };
+    let outbox = outbox.expect("it opens");
+    let large = Note {
+        number: 1,
+        text: "x".repeat(200),
+    };
+    for note in [note(0), large, note(2)] {
+        outbox.put(&note).expect("put in");
+    }
+    eventually(async || outbox.counters().expect("counters").waiting == 0).await;
+    assert_eq!(outbox.counters().expect("counters").refused, 1);
+    assert_eq!(queue.counters().await.expect("counters").ready, 2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -44,8 +44,10 @@ use publish::SentJob;
 use reader::Reader;
 use worker::KafkaWorker;
 
-/// What a record may have beside a job's body, ID and key.
-const HEADERS_BYTES_MAX: usize = 64 << 10;
+/// What a record has beside a job's body, ID and key, and the causes of its failures: their names, counts and times.
+const HEADERS_BYTES: usize = 8 << 10;
+/// The most that librdkafka takes.
+const RECORD_BYTES_MAX: usize = 1_000_000_000;
 /// Records that librdkafka keeps before brokers have taken them; beyond, a push waits. `queue.buffering.max.messages`.
 const UNSENT_MAX: usize = 10_000;
 /// Their bytes, in KiB. `queue.buffering.max.kbytes`.
@@ -70,6 +72,8 @@ pub struct KafkaBrokers {
     topic: String,
     groups: Vec<Group>,
     partitions: i32,
+    /// Bytes of the largest record.
+    record_max: usize,
     terms: Terms,
     window: WindowLimits,
     room: Room,
@@ -245,6 +249,7 @@ impl KafkaBuilder {
         let producer = self.producer_config().create_with_context(Context);
         let producer: FutureProducer<Context> = producer.map_err(failed)?;
         let found = topics::make(&self, &producer, &runtime)?;
+        let record_max = self.record_max();
         let mut groups = Vec::new();
         for name in self.options.groups.names() {
             groups.push(Group::open(&self, name)?);
@@ -262,6 +267,7 @@ impl KafkaBuilder {
             topic: self.name,
             groups,
             partitions: found.partitions,
+            record_max,
             terms: Terms::new(self.options, capabilities, self.limits, self.carries_unkept),
             window: self.window,
             room: Room::default(),
@@ -269,13 +275,26 @@ impl KafkaBuilder {
         })
     }
 
+    /// Bytes of the largest record: a job, its ID and key a second time, as text, and all that is kept of its failures.
+    fn record_max(&self) -> usize {
+        let QueueOptions {
+            job_bytes_max,
+            failures_max,
+            cause_bytes_max,
+            ..
+        } = self.options;
+        // As text, a byte takes up to three.
+        let failures = failures_max.saturating_mul(cause_bytes_max.saturating_add(32) * 3);
+        let record = job_bytes_max.saturating_add(failures);
+        record.saturating_add(HEADERS_BYTES).min(RECORD_BYTES_MAX)
+    }
+
     fn producer_config(&self) -> ClientConfig {
         let mut config = self.config.clone();
-        let largest = self.options.job_bytes_max.saturating_add(HEADERS_BYTES_MAX);
         set_unless(&mut config, "queue.buffering.max.messages", UNSENT_MAX);
         set_unless(&mut config, "queue.buffering.max.kbytes", UNSENT_KIB_MAX);
         config
-            .set("message.max.bytes", largest.min(1_000_000_000).to_string())
+            .set("message.max.bytes", self.record_max().to_string())
             .set("linger.ms", "1")
             // As clients in Java choose a key's partition.
             .set("partitioner", "murmur2_random")

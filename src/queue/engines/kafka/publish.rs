@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::future_producer::Delivery;
 use rdkafka::producer::{DeliveryFuture, FutureRecord};
@@ -17,6 +18,9 @@ use super::record::{self, Partition};
 use super::window::Milliseconds;
 use super::{Group, KafkaBrokers};
 
+/// What is in a record beside its body, its key and our headers, for other groups and times, or less.
+const RECORD_BYTES: usize = 512;
+
 /// Where a record goes: to a partition that Kafka chooses, by the key where there is one.
 pub(super) struct To<'a> {
     pub topic: &'a str,
@@ -26,14 +30,25 @@ pub(super) struct To<'a> {
 }
 
 impl KafkaBrokers {
+    /// How many bytes of headers a record of this job has room for. Its key stands beside them once more.
+    fn headers_max(&self, envelope: &Envelope) -> usize {
+        let key = envelope.key.as_ref().map_or(0, Bytes::len);
+        let rest = envelope.body.len() + key + RECORD_BYTES;
+        self.record_max.saturating_sub(rest)
+    }
+
     /// Publishes. Records of one caller arrive in the order in which this returns. Waits until `deadline` where
     /// librdkafka has as many as it keeps.
+    ///
+    /// # Errors
+    /// [`QueueError::TooLarge`] for a new job that has no room in a record with all that may be added to it later.
     async fn send(
         &self,
         envelope: &Envelope,
         to: To<'_>,
         deadline: Instant,
     ) -> Result<DeliveryFuture, QueueError> {
+        let envelope = &*envelope.fitted(self.headers_max(envelope))?;
         loop {
             let headers = record::headers(envelope, to.due, to.only_for);
             let mut record = FutureRecord::to(to.topic)

@@ -12,7 +12,7 @@ use crate::queue::QueueError;
 use crate::wire::Work;
 
 use super::super::unavailable;
-use super::{Context, HEADERS_BYTES_MAX, KafkaBuilder, failed};
+use super::{Context, KafkaBuilder, failed};
 
 /// How long to wait before looking again whether a new topic has its leaders.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
@@ -163,11 +163,7 @@ async fn create(builder: &KafkaBuilder, topic: &Topic) -> Result<(), QueueError>
         .create_with_context(Context)
         .map_err(failed)?;
     let in_sync = builder.in_sync_min.to_string();
-    let largest = builder
-        .options
-        .job_bytes_max
-        .saturating_add(HEADERS_BYTES_MAX);
-    let largest = largest.min(1_000_000_000).to_string();
+    let largest = builder.record_max().to_string();
     let new = NewTopic::new(
         &topic.name,
         topic.partitions.unwrap_or(1),

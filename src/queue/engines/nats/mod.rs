@@ -18,7 +18,7 @@ use async_nats::jetstream::context::PublishAckFuture;
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::{self, Context};
 use tokio::runtime::Handle;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use crate::queue::{
     Capabilities, DeadLetter, JobNumber, NewJob, Pushed, QueueCounters, QueueError, QueueOptions,
@@ -31,6 +31,9 @@ use super::thread::EngineThread;
 use super::unavailable;
 use streams::{Group, Place};
 use worker::NatsWorker;
+
+/// What is in a message beside our headers and its body: the other headers that it may have.
+const MESSAGE_BYTES: usize = 128;
 
 /// A queue on NATS JetStream, made by [`Nats::queue`].
 ///
@@ -129,11 +132,15 @@ impl NatsBuilder {
         }
         let thread = EngineThread::start("bowline-nats")?;
         let (connect, options, replicas) = (self.connect, self.options.clone(), self.replicas);
+        let answer_max = self.limits.answer_max;
         let connected = thread.run(async move {
             let servers: Vec<&str> = servers.split(',').map(str::trim).collect();
-            let client = connect.connect(servers).await;
+            let late = |_| unavailable("no server answers", Work::NotDone);
+            let client = timeout(answer_max, connect.connect(servers)).await;
+            let client = client.map_err(late)?;
             let client = client.map_err(|error| unavailable(error, Work::NotDone))?;
-            let context = jetstream::new(client);
+            let mut context = jetstream::new(client);
+            context.set_timeout(answer_max);
             let mut groups = Vec::new();
             for group in options.groups.names() {
                 groups.push(Group::open(&context, &name, group, &options, replicas).await?);
@@ -177,12 +184,22 @@ impl NatsServer {
     }
 
     /// Publishes. Messages of one caller arrive in the order in which this returns.
+    ///
+    /// # Errors
+    /// [`QueueError::TooLarge`] for a new job that has no room in a message with all that may be added to it later: nothing
+    /// was sent.
     async fn send(
         &self,
         subject: String,
         envelope: &Envelope,
         message_id: &str,
     ) -> Result<PublishAckFuture, QueueError> {
+        let max = self.context.client().max_payload();
+        let room = max.saturating_sub(MESSAGE_BYTES + message_id.len());
+        let room = room.checked_sub(envelope.body.len());
+        let bytes = envelope.bytes();
+        let room = room.ok_or(QueueError::TooLarge { bytes, max })?;
+        let envelope = &*envelope.fitted(room)?;
         let mut message = PublishMessage::build().payload(envelope.body.clone());
         for (name, value) in envelope.headers() {
             message = message.header(name, value.as_str());

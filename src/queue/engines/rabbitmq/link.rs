@@ -24,6 +24,8 @@ use super::super::unavailable;
 
 /// How long to wait before looking again whether a channel is still there.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
+/// What is in the frame of a message's properties beside its headers, or less.
+const FRAME_REST: usize = 64;
 
 #[derive(Debug)]
 pub(super) struct Link {
@@ -188,6 +190,9 @@ impl Link {
     }
 
     /// Publishes. Messages of one caller arrive in the order in which this returns.
+    ///
+    /// # Errors
+    /// [`QueueError::TooLarge`] for a new job whose ID and key have no room in a frame: nothing was sent.
     pub async fn send(
         &self,
         exchange: &str,
@@ -195,6 +200,11 @@ impl Link {
         envelope: &Envelope,
     ) -> Result<PublisherConfirm, QueueError> {
         let opened = self.opened().await?;
+        // Properties have to be in one frame; the broker ends a connection that sends a larger one, or a part of one.
+        let envelope = &*envelope.fitted(match opened.connection.configuration().frame_max() {
+            0 => usize::MAX,
+            bytes => (bytes as usize).saturating_sub(FRAME_REST),
+        })?;
         let mut headers = FieldTable::default();
         for (name, value) in envelope.headers() {
             headers.insert(name.into(), AMQPValue::LongString(value.into()));

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use bowline::RequestKey;
-use bowline::queue::{FailureKind, Job};
+use bowline::queue::{FailureKind, Job, Priority, Queue};
 use tokio::time::Instant;
 
 use super::{
     LONG, MILLISECOND, Setup, eventually, next, note, notes, nothing, number, options, refuse,
+    step, steps,
 };
 use crate::jobs::Note;
 
@@ -70,6 +71,64 @@ pub async fn after_its_attempts_a_job_is_a_dead_letter_with_its_causes(setup: &i
     let rest = dead.list(Some(letter.number), 10).await.expect("a list");
     assert_eq!(rest.len(), 1);
     assert_eq!(rest[0].failures[0].cause, "never");
+}
+
+pub async fn a_dead_letter_keeps_all_that_was_known_of_its_job(setup: &impl Setup) {
+    let (steps, can) = steps(setup, options()).await;
+    if !can.dead_letters {
+        return;
+    }
+    let notes = Queue::<Note>::shared(Arc::clone(steps.engine()));
+    let id = RequestKey::new("order-318").expect("a key");
+    let id = can.deduplicates.then_some(id);
+    let priority = match can.priorities {
+        true => Priority::High,
+        false => Priority::Normal,
+    };
+    // With a key, where the engine knows what that is.
+    let identity = if can.orders_keys {
+        let step = step("a", 1);
+        let mut push = steps.push(&step).priority(priority);
+        if let Some(id) = id.clone() {
+            push = push.id(id);
+        }
+        push.await.expect("there is room");
+        let mut jobs = steps.jobs().start().await.expect("the group is there");
+        refuse_one(next(&mut jobs).await, "not yet").await;
+        let job = next(&mut jobs).await;
+        let identity = job.identity();
+        job.bury("never").await.expect("it has the lease");
+        identity
+    } else {
+        let note = note(1);
+        let mut push = notes.push(&note).priority(priority);
+        if let Some(id) = id.clone() {
+            push = push.id(id);
+        }
+        push.await.expect("there is room");
+        let mut jobs = notes.jobs().start().await.expect("the group is there");
+        refuse_one(next(&mut jobs).await, "not yet").await;
+        let job = next(&mut jobs).await;
+        let identity = job.identity();
+        job.bury("never").await.expect("it has the lease");
+        identity
+    };
+    let letters = steps.dead_letters().list(None, 10).await.expect("a list");
+    let [letter] = &letters[..] else {
+        panic!("there is one: {letters:?}");
+    };
+    assert_eq!(letter.identity, identity);
+    assert_eq!((&letter.id, letter.priority), (&id, priority));
+    let key = letter.key.as_deref();
+    assert_eq!(key, can.orders_keys.then_some(&b"a"[..]));
+    assert_eq!(letter.attempts.refused, 2);
+    let causes = letter.failures.iter().map(|failure| &*failure.cause);
+    assert!(causes.eq(["not yet", "never"]), "{:?}", letter.failures);
+    assert!(letter.failures.iter().is_sorted_by_key(|f| f.age));
+}
+
+async fn refuse_one<T>(job: Job<T>, cause: &str) {
+    job.reject(cause).await.expect("it has the lease");
 }
 
 pub async fn a_dead_letter_can_be_sent_back_and_deleted(setup: &impl Setup) {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use bowline::queue::{Job, Poison, Refusal};
+use bowline::queue::{Job, Poison, Queue, Refusal};
 use tokio::time::sleep;
 
 use super::{LONG, MILLISECOND, Setup, eventually, options, step, steps};
@@ -51,6 +51,51 @@ pub async fn jobs_of_a_key_are_done_one_at_a_time_and_in_order(setup: &impl Setu
             "{work}: {:?}",
             seen[work]
         );
+    }
+}
+
+pub async fn each_producer_of_a_key_is_done_in_its_order(setup: &impl Setup) {
+    const EACH: u64 = 30;
+    let (queue, can) = steps(setup, options()).await;
+    if !can.orders_keys {
+        return;
+    }
+    // Two producers of the same key, at the same time.
+    let pushing = [0, 1].map(|producer| {
+        let queue = Queue::<Step>::shared(Arc::clone(queue.engine()));
+        tokio::spawn(async move {
+            for number in 0..EACH {
+                let step = step("a", 2 * number + producer);
+                queue.push(&step).await.expect("there is room");
+            }
+        })
+    });
+    let seen: Arc<std::sync::Mutex<Vec<u64>>> = Arc::default();
+    let handler = {
+        let seen = Arc::clone(&seen);
+        move |job: Arc<Job<Step>>| {
+            let seen = Arc::clone(&seen);
+            async move {
+                let number = job.plain()?.number;
+                if number % 14 == 5 && job.earlier().used() == 0 {
+                    return Err(Refusal::because("again, and still in order"));
+                }
+                seen.lock().expect("no test panics with it").push(number);
+                Ok(())
+            }
+        }
+    };
+    let worker = queue.worker(8, handler).start().await.expect("the group");
+    for pushing in pushing {
+        pushing.await.expect("no panic");
+    }
+    eventually(async || queue.counters().await.expect("counters").jobs == 0).await;
+    worker.drain(LONG).await;
+    let seen = seen.lock().expect("no test panics with it");
+    for producer in [0, 1] {
+        let of_producer = seen.iter().filter(|number| *number % 2 == producer);
+        let numbers = of_producer.map(|number| number / 2);
+        assert!(numbers.eq(0..EACH), "{seen:?}");
     }
 }
 

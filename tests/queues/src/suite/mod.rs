@@ -38,6 +38,7 @@ macro_rules! conformance {
             a_refused_job_comes_again_and_counts
             after_its_attempts_a_job_is_a_dead_letter_with_its_causes
             a_dead_letter_can_be_sent_back_and_deleted
+            a_dead_letter_keeps_all_that_was_known_of_its_job
             full_dead_letters_block_and_lose_nothing
             a_job_put_off_comes_later_and_counts_nothing
             a_delayed_job_is_not_early
@@ -49,12 +50,16 @@ macro_rules! conformance {
             a_lease_ends_and_its_late_answer_is_refused
             a_lease_is_renewed_while_the_job_runs_and_while_it_waits
             jobs_of_a_key_are_done_one_at_a_time_and_in_order
+            each_producer_of_a_key_is_done_in_its_order
             a_poison_job_lets_its_key_go_on_or_parks_or_blocks_it
             a_full_queue_makes_a_push_wait_and_then_says_so
+            a_job_may_be_as_large_as_the_engine_says_and_no_larger
             a_worker_has_no_more_than_its_credit
+            a_worker_does_as_many_at_once_as_it_was_told
             groups_of_workers_are_independent
             a_worker_that_leaves_gives_back_and_uses_up_no_attempt
             a_drained_worker_finishes_what_it_has
+            a_handler_that_is_not_done_in_time_is_ended_and_uses_up_no_attempt
             a_handler_that_panics_refuses_its_job
             what_an_engine_does_not_claim_it_refuses
         }

@@ -173,6 +173,27 @@ pub async fn a_push_made_again_is_no_second_job(setup: &impl Setup) {
     nothing(&mut jobs, 50 * MILLISECOND).await;
 }
 
+pub async fn a_job_may_be_as_large_as_the_engine_says_and_no_larger(setup: &impl Setup) {
+    const MAX: usize = 10_000;
+    let (queue, can) = notes(setup, options().with_job_bytes_max(MAX)).await;
+    assert_eq!(can.job_bytes_max, MAX);
+    let producer = Producer::ephemeral();
+    let jobs = [MAX, MAX + 1, 8].map(|bytes| {
+        let body = bytes::Bytes::from(vec![7; bytes]);
+        NewJob::new(producer.identity(), body)
+    });
+    let deadline = Instant::now() + LONG;
+    let pushed = queue.engine().push(jobs.into(), deadline).await;
+    let pushed = pushed.expect("an answer");
+    assert!(pushed[0].is_ok() && pushed[2].is_ok(), "{pushed:?}");
+    let refused = &pushed[1];
+    let over = MAX + 1;
+    assert!(
+        matches!(refused, Err(QueueError::TooLarge { bytes, max: MAX }) if *bytes == over),
+        "{refused:?}"
+    );
+}
+
 pub async fn a_full_queue_makes_a_push_wait_and_then_says_so(setup: &impl Setup) {
     let (queue, can) = notes(setup, options().with_jobs_max(2)).await;
     if !can.bounds {

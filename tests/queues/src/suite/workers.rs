@@ -99,6 +99,37 @@ pub async fn a_worker_has_no_more_than_its_credit(setup: &impl Setup) {
     assert_eq!(number(&mut jobs).await, 2);
 }
 
+pub async fn a_worker_does_as_many_at_once_as_it_was_told(setup: &impl Setup) {
+    const AT_ONCE: usize = 3;
+    let (queue, _) = notes(setup, options()).await;
+    let all: Vec<Note> = (0..30).map(note).collect();
+    queue.push_all(&all).await.expect("the queue answers");
+    let (running, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let handler = {
+        let (running, most) = (Arc::clone(&running), Arc::clone(&most));
+        move |_: Arc<Job<Note>>| {
+            let (running, most) = (Arc::clone(&running), Arc::clone(&most));
+            async move {
+                let now = running.fetch_add(1, Ordering::SeqCst) + 1;
+                most.fetch_max(now, Ordering::SeqCst);
+                // The first wait for the others.
+                let until = Instant::now() + LONG;
+                while most.load(Ordering::SeqCst) < AT_ONCE && Instant::now() < until {
+                    sleep(5 * MILLISECOND).await;
+                }
+                sleep(2 * MILLISECOND).await;
+                running.fetch_sub(1, Ordering::SeqCst);
+                Ok(())
+            }
+        }
+    };
+    let worker = queue.worker(AT_ONCE, handler).start().await;
+    let worker = worker.expect("the group is there");
+    eventually(async || queue.counters().await.expect("counters").jobs == 0).await;
+    worker.drain(LONG).await;
+    assert_eq!(most.load(Ordering::SeqCst), AT_ONCE);
+}
+
 pub async fn groups_of_workers_are_independent(setup: &impl Setup) {
     let groups = Groups::new(["workers", "audit"]).expect("names");
     let options = options().with_groups(groups);
@@ -144,6 +175,31 @@ pub async fn a_worker_that_leaves_gives_back_and_uses_up_no_attempt(setup: &impl
         assert!(earlier.lost == 0 || !can.leases, "{earlier:?}");
         job.ack().await.expect("it has the lease");
     }
+}
+
+pub async fn a_handler_that_is_not_done_in_time_is_ended_and_uses_up_no_attempt(
+    setup: &impl Setup,
+) {
+    let (queue, _) = notes(setup, options()).await;
+    queue.push(&note(1)).await.expect("there is room");
+    let begun = Arc::new(AtomicUsize::new(0));
+    let handler = {
+        let begun = Arc::clone(&begun);
+        move |_: Arc<Job<Note>>| {
+            begun.fetch_add(1, Ordering::SeqCst);
+            std::future::pending()
+        }
+    };
+    let worker = queue.worker(1, handler).start().await.expect("the group");
+    eventually(async || begun.load(Ordering::SeqCst) > 0).await;
+    let draining = Instant::now();
+    worker.drain(100 * MILLISECOND).await;
+    assert!(draining.elapsed() >= 100 * MILLISECOND && draining.elapsed() < LONG);
+    let mut jobs = queue.jobs().start().await.expect("the group is there");
+    let job = next(&mut jobs).await;
+    assert_eq!(job.earlier().used(), 0);
+    assert!(job.earlier().lost > 0, "{:?}", job.earlier());
+    job.ack().await.expect("it has the lease");
 }
 
 pub async fn a_drained_worker_finishes_what_it_has(setup: &impl Setup) {
