@@ -32,6 +32,12 @@ mod room;
     allow(dead_code, unused_imports, reason = "no server needs all of it")
 )]
 mod server;
+#[cfg(any(feature = "kafka", feature = "nats", feature = "rabbitmq"))]
+#[cfg_attr(
+    not(all(feature = "kafka", feature = "nats", feature = "rabbitmq")),
+    allow(dead_code, unused_imports, reason = "no server needs all of it")
+)]
+mod terms;
 mod thread;
 
 use super::QueueError;

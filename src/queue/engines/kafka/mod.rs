@@ -36,7 +36,8 @@ use crate::queue::{
 use crate::wire::Work;
 
 use super::room::Room;
-use super::server::{Limits, OnServer, Server, Terms, limit_setters};
+use super::server::{OnServer, Server};
+use super::terms::{Limits, Terms, limit_setters};
 use super::thread::EngineThread;
 use super::unavailable;
 use elsewhere::Elsewhere;

@@ -26,7 +26,8 @@ use crate::queue::{
 use crate::wire::Work;
 
 use super::envelope::{DUE, Envelope, escape, now_ms};
-use super::server::{FULL_RETRY, Limits, OnServer, Server, Terms, limit_setters};
+use super::server::{FULL_RETRY, OnServer, Server};
+use super::terms::{Limits, Terms, limit_setters};
 use super::thread::EngineThread;
 use super::unavailable;
 use streams::{Group, Place};

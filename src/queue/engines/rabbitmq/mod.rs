@@ -26,7 +26,8 @@ use crate::wire::Work;
 
 use super::envelope::{Envelope, now_ms};
 use super::room::{DeadRoom, Room};
-use super::server::{FULL_RETRY, Limits, OnServer, Server, Terms, limit_setters};
+use super::server::{FULL_RETRY, OnServer, Server};
+use super::terms::{Limits, Terms, limit_setters};
 use super::thread::EngineThread;
 use link::{Link, confirm, number, quorum};
 use worker::RabbitMqWorker;

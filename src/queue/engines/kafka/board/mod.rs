@@ -1,13 +1,16 @@
 //! What one worker has: its partitions, the jobs that it was given of them, and how far each is told to Kafka. Locked for
 //! moments only; nothing here waits.
 //!
-//! The worker's task writes down what comes and tells Kafka what is done; the worker takes and answers.
+//! The worker's task writes down what comes and tells Kafka what is done; the worker takes and answers. `telling` is what
+//! Kafka is told, `dead` what is known of dead letters.
+
+mod dead;
+mod telling;
 
 use std::collections::{BTreeMap, HashSet};
 use std::ops::Bound;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::Notify;
@@ -21,10 +24,8 @@ use super::WindowLimits;
 use super::record::{Partition, Record};
 use super::window::{Milliseconds, Window};
 
-/// How long what is known of dead letters holds, when there is room for more.
-const DEAD_KNOWN: Duration = Duration::from_secs(1);
-/// How long to wait before telling again what Kafka did not take.
-const TELL_AGAIN: Duration = Duration::from_millis(100);
+use telling::Telling;
+pub(super) use telling::{Change, Told};
 
 #[derive(Debug, Default)]
 pub(super) struct Board {
@@ -76,37 +77,12 @@ pub(super) struct Place {
     pub offset: i64,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Telling {
-    partition: Partition,
-    assignment: u64,
-    changes: u64,
-    before: i64,
-}
-
 /// What a worker adds to the counters of its group.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Counts {
     pub leased: usize,
     pub leased_again: usize,
     pub postponed: usize,
-}
-
-/// A change that Kafka is to know of.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Change {
-    partition: Partition,
-    assignment: u64,
-    changes: u64,
-}
-
-/// Whether Kafka knows of a change.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Told {
-    Yes,
-    NotYet,
-    /// The partition is another's now.
-    Never,
 }
 
 impl Board {
@@ -297,76 +273,6 @@ impl State {
         }
     }
 
-    /// It is done, or kept elsewhere: Kafka is to know. None where the partition is another's.
-    pub fn finish(&mut self, place: &Place) -> Option<Change> {
-        let window = self.window(place)?;
-        window.finish(place.offset);
-        Some(Change {
-            partition: place.partition,
-            assignment: place.assignment,
-            changes: window.changes(),
-        })
-    }
-
-    pub fn is_told(&self, change: &Change) -> Told {
-        match self.partitions.get(&change.partition) {
-            Some(assigned) if assigned.assignment == change.assignment => {
-                match assigned.told >= change.changes {
-                    true => Told::Yes,
-                    false => Told::NotYet,
-                }
-            }
-            _ => Told::Never,
-        }
-    }
-
-    /// What Kafka is to be told now: of each partition, the offset before which all is done.
-    pub fn untold(&mut self) -> Vec<(Partition, i64)> {
-        let waits = |again: Instant| Instant::now() < again;
-        if self.telling.is_some() || self.tell_again.is_some_and(waits) {
-            return Vec::new();
-        }
-        self.tell_again = None;
-        let mut telling = Vec::new();
-        for (partition, assigned) in &mut self.partitions {
-            let changes = assigned.window.changes();
-            let Some(before) = assigned.window.done_before() else {
-                continue;
-            };
-            if assigned.told_before == Some(before) {
-                assigned.told = changes;
-            } else {
-                telling.push(Telling {
-                    partition: *partition,
-                    assignment: assigned.assignment,
-                    changes,
-                    before,
-                });
-            }
-        }
-        let list = telling.iter().map(|t| (t.partition, t.before)).collect();
-        self.telling = (!telling.is_empty()).then_some(telling);
-        list
-    }
-
-    /// Kafka has taken what it was told, or has not.
-    pub fn was_told(&mut self, is_taken: bool) {
-        self.tell_again = (!is_taken).then(|| Instant::now() + TELL_AGAIN);
-        for telling in self.telling.take().into_iter().flatten() {
-            let assigned = self.partitions.get_mut(&telling.partition);
-            let assigned = assigned.filter(|a| a.assignment == telling.assignment);
-            if let Some(assigned) = assigned.filter(|_| is_taken) {
-                assigned.told = assigned.told.max(telling.changes);
-                assigned.told_before = Some(telling.before);
-            }
-        }
-    }
-
-    /// When Kafka is to be told again.
-    pub fn tell_again(&self) -> Option<Instant> {
-        self.tell_again
-    }
-
     /// Jobs that have waited here since then for their first time, at most so many.
     pub fn waiting_since(
         &self,
@@ -387,34 +293,6 @@ impl State {
             waiting.map(with_place).collect::<Vec<_>>()
         };
         self.partitions.iter().flat_map(of).take(max).collect()
-    }
-
-    /// A job of this key is dead: those behind it stand still.
-    pub fn park(&mut self, key: Bytes) {
-        self.parked.insert(key);
-        self.parkings += 1;
-    }
-
-    pub fn forget_dead(&mut self) {
-        self.dead_known = None;
-    }
-
-    pub fn parkings(&self) -> u64 {
-        self.parkings
-    }
-
-    /// Whether it was lately seen that there is room for dead letters.
-    pub fn knows_dead(&self) -> bool {
-        self.dead_known
-            .is_some_and(|when| when.elapsed() < DEAD_KNOWN)
-    }
-
-    /// There is room for dead letters, and these are their keys; unless more has come since it was looked.
-    pub fn know_dead(&mut self, parked: HashSet<Bytes>, parkings: u64) {
-        if self.parkings == parkings {
-            self.parked = parked;
-            self.dead_known = Some(Instant::now());
-        }
     }
 
     pub fn fail(&mut self, error: String) {
