@@ -12,6 +12,7 @@ use redb::TableDefinition;
 bowline::include_schemas!();
 
 pub mod failing;
+pub mod moving;
 pub mod suite;
 
 /// What the ledger of `role ledger` keeps: how often a note of each text was entered.

@@ -18,3 +18,9 @@ impl Setup for OnDisk {
 }
 
 conformance!(OnDisk);
+
+#[tokio::test]
+async fn it_says_that_it_survives_its_machine() {
+    let engine = OnDisk.engine(QueueOptions::default()).await;
+    assert!(engine.capabilities().is_durable);
+}

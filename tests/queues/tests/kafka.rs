@@ -12,9 +12,10 @@ use bowline::Work;
 use bowline::message::Plain;
 use bowline::queue::engines::{Kafka, KafkaBuilder};
 use bowline::queue::{
-    Answer, Credit, Engine, Job, NewJob, Producer, Queue, QueueError, QueueOptions,
+    Answer, Credit, Durable, Engine, Job, NewJob, Producer, Queue, QueueError, QueueOptions,
 };
 use bowline_test_queues::jobs::{Note, Step};
+use bowline_test_queues::moving::there_and_back;
 use bowline_test_queues::suite::{Setup, refusals};
 use bowline_test_queues::{conformance, silent};
 use rdkafka::ClientConfig;
@@ -400,6 +401,14 @@ async fn a_push_that_no_broker_confirms_is_not_accepted_and_everything_ends_in_t
     drop(jobs);
     drop(queue);
     assert!(began.elapsed() < LONG, "{:?}", began.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn from_disk_to_kafka_and_back() {
+    let folder = tempfile::tempdir().expect("a directory");
+    let on_disk = Durable::open(folder.path(), options()).expect("it opens");
+    let engine = OnKafka.engine(options()).await;
+    there_and_back(Arc::new(on_disk), engine).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

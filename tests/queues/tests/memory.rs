@@ -15,3 +15,10 @@ impl Setup for InMemory {
 }
 
 conformance!(InMemory);
+
+/// Nobody gets a queue in memory who has not named it, and it says what it is.
+#[tokio::test]
+async fn it_says_that_it_survives_nothing() {
+    let engine = InMemory.engine(QueueOptions::default()).await;
+    assert!(!engine.capabilities().is_durable);
+}

@@ -115,6 +115,23 @@ async fn a_job_that_leaves_no_room_for_its_causes_is_too_large_and_one_that_does
     );
 }
 
+/// What a server is set to cannot be asked; whoever opens the queue says it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_queue_is_durable_where_its_server_is_said_to_sync_always() {
+    let servers = std::env::var("BOWLINE_NATS").expect("run this by tests/queues/servers");
+    assert!(
+        !OnNats
+            .engine(QueueOptions::default())
+            .await
+            .capabilities()
+            .is_durable
+    );
+    let name = format!("test-{}", Producer::ephemeral().identity().producer);
+    let builder = Nats::queue(name).options(QueueOptions::default().with_bytes_max(8 << 20));
+    let queue = builder.server_syncs_always().open(servers).await;
+    assert!(queue.expect("NATS takes a queue").capabilities().is_durable);
+}
+
 /// The table of docs/queue-engines.md says the same.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_nats_cannot_keep_is_refused_and_all_else_is_not() {
