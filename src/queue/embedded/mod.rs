@@ -10,6 +10,8 @@ mod clock;
 #[cfg(feature = "durable")]
 mod durable;
 mod engine;
+#[cfg(feature = "durable")]
+mod gathering;
 mod memory;
 mod progress;
 #[cfg(feature = "durable")]

@@ -1,8 +1,6 @@
 //! The thread that writes a queue's log and syncs it.
 //!
-//! While it syncs one batch, the next gathers. Those who are told that they are safe are likely to come again at
-//! once: it waits for them, for a part of the time that a sync takes, so that all of them share the next one. If a write
-//! or a sync fails, nothing of that batch is acknowledged, the log goes back to what is known to be safe, and is read
+//! While it syncs one batch, the next gathers; how long it waits for more is `gathering`'s. If a write or a sync fails, nothing of that batch is acknowledged, the log goes back to what is known to be safe, and is read
 //! anew until that succeeds.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -11,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
+use super::gathering::Gathering;
 use super::progress::Progress;
 use super::{QueueClock, StorageError};
 use crate::queue::QueueOptions;
@@ -21,10 +20,6 @@ use crate::queue::machine::Machine;
 const RETRY: Duration = Duration::from_millis(200);
 /// How often to look whether the next segment is made, where nobody writes.
 const LOOK_FOR_SEGMENT: Duration = Duration::from_millis(2);
-/// The most that a batch waits for those who may come again; and as long as a sync took.
-const GATHER_MAX: Duration = Duration::from_millis(1);
-/// Of that time, the part for which it waits though nobody comes.
-const GATHER_PAUSE: u32 = 3;
 
 /// What the queue and the writing thread share.
 #[derive(Debug)]
@@ -206,17 +201,6 @@ impl Drop for Writer {
     }
 }
 
-/// For whom a batch waits.
-#[derive(Clone, Copy, Debug)]
-struct Gathering {
-    /// When the last batch was safe.
-    began: Instant,
-    /// How long after that.
-    longest: Duration,
-    /// How many steps there are when all are here.
-    whole: usize,
-}
-
 /// What the thread has.
 struct Thread {
     shared: Arc<Shared>,
@@ -232,11 +216,7 @@ struct Thread {
 impl Thread {
     fn run(&mut self) {
         let mut batch = Batch::default();
-        let mut gathering = Gathering {
-            began: Instant::now(),
-            longest: Duration::ZERO,
-            whole: 0,
-        };
+        let mut gathering = Gathering::after(Instant::now(), Duration::ZERO, 0);
         while self.next(&mut batch, gathering) {
             let began = Instant::now();
             match self.flusher.write(&batch) {
@@ -244,11 +224,7 @@ impl Thread {
                     let ended = Instant::now();
                     let waiting = self.shared.waiting.load(Ordering::Relaxed);
                     let told = self.progress.advance(batch.position);
-                    gathering = Gathering {
-                        began: ended,
-                        longest: (ended - began).min(GATHER_MAX),
-                        whole: waiting + told,
-                    };
+                    gathering = Gathering::after(ended, ended - began, waiting + told);
                 }
                 Ok(()) => {}
                 Err(error) => {
@@ -301,21 +277,9 @@ impl Thread {
     }
 
     /// Waits until those who were told of the last batch have come again, or no longer seem to.
-    fn gather(&self, gathering: Gathering) {
-        let Gathering {
-            began,
-            longest,
-            whole,
-        } = gathering;
-        let (mut came, mut at) = (0, began);
-        loop {
-            let (waiting, now) = (self.shared.waiting.load(Ordering::Relaxed), Instant::now());
-            if waiting > came {
-                (came, at) = (waiting, now);
-            }
-            if waiting >= whole || now >= began + longest || now >= at + longest / GATHER_PAUSE {
-                return;
-            }
+    fn gather(&self, mut gathering: Gathering) {
+        let waiting = || self.shared.waiting.load(Ordering::Relaxed);
+        while !gathering.is_over(waiting(), Instant::now()) {
             std::thread::yield_now();
         }
     }

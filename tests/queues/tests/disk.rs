@@ -163,6 +163,36 @@ async fn a_disk_that_is_full_and_then_fails_acknowledges_nothing_and_comes_back(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pushes_that_wait_for_each_other_share_a_sync() {
+    const PUSHES: u64 = 100;
+    let folder = tempfile::tempdir().expect("a directory");
+    let storage = Failing::open(folder.path()).expect("it opens");
+    let builder = Durable::builder(QueueOptions::default()).segment_bytes(64 << 10);
+    let queue = Queue::<Note>::on(builder.open_on(storage.clone()).expect("it opens"));
+    queue.push(&note(0)).await.expect("all is well");
+    // While one is on its way, the others come.
+    storage.fail(Fault::Stalled);
+    let pushes = (1..=PUSHES).map(|number| {
+        let queue = queue.clone();
+        tokio::spawn(async move { queue.push(&note(number)).await })
+    });
+    let pushes: Vec<_> = pushes.collect();
+    let until = Instant::now() + LONG;
+    while queue.counters().await.expect("counters").jobs as u64 <= PUSHES {
+        assert!(Instant::now() < until, "not all of them come");
+        sleep(MILLISECOND).await;
+    }
+    assert!(pushes.iter().all(|push| !push.is_finished()));
+    storage.mend();
+    for push in pushes {
+        push.await.expect("no panic").expect("all is well again");
+    }
+    let asked = storage.mend();
+    // A write and a sync of the first, of the rest, and of perhaps a segment more.
+    assert!(asked < PUSHES / 4, "the disk was asked for {asked} things");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_job_that_is_moved_to_the_end_of_the_log_can_be_sent_before_it_is_there() {
     const JOBS: u64 = 600;
     const LEFT: usize = 8;

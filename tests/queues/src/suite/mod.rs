@@ -55,6 +55,7 @@ macro_rules! conformance {
             a_full_queue_makes_a_push_wait_and_then_says_so
             a_job_may_be_as_large_as_the_engine_says_and_no_larger
             a_worker_has_no_more_than_its_credit
+            a_job_is_read_in_place_or_as_a_plain_struct
             a_worker_does_as_many_at_once_as_it_was_told
             groups_of_workers_are_independent
             a_worker_that_leaves_gives_back_and_uses_up_no_attempt

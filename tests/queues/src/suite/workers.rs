@@ -99,6 +99,31 @@ pub async fn a_worker_has_no_more_than_its_credit(setup: &impl Setup) {
     assert_eq!(number(&mut jobs).await, 2);
 }
 
+pub async fn a_job_is_read_in_place_or_as_a_plain_struct(setup: &impl Setup) {
+    let (queue, _) = notes(setup, options()).await;
+    let text = "a text that is not copied ".repeat(40);
+    let note = Note { number: 314, text };
+    queue.push(&note).await.expect("there is room");
+    let mut jobs = queue.jobs().start().await.expect("the group is there");
+    let job = next(&mut jobs).await;
+    assert_eq!(job.plain().expect("a note"), note);
+    // What is read lies in the message, however often it is opened.
+    let place = || {
+        job.read(|note| -> Result<_, bowline::MessageError> {
+            let text = note.get_text()?;
+            Ok((
+                note.get_number(),
+                text.len(),
+                text.as_bytes().as_ptr() as usize,
+            ))
+        })
+    };
+    let (number, bytes, at) = place().expect("a note");
+    assert_eq!((number, bytes), (314, note.text.len()));
+    assert_eq!(place().expect("a note").2, at, "it was copied");
+    job.ack().await.expect("it has the lease");
+}
+
 pub async fn a_worker_does_as_many_at_once_as_it_was_told(setup: &impl Setup) {
     const AT_ONCE: usize = 3;
     let (queue, _) = notes(setup, options()).await;
