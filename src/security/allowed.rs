@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 
 use super::live::Live;
-use super::{KeyError, Principal, PublicKey, Refreshed};
+use super::{KeyError, Principal, PublicKey, Refreshed, from_toml};
 
 /// Longest name of a principal, in bytes.
 const NAME_BYTES_MAX: usize = 255;
@@ -148,8 +148,7 @@ enum OneOrMore {
 }
 
 fn parse(text: &str) -> Result<Names, KeyError> {
-    let written: Written =
-        toml::from_str(text).map_err(|error| KeyError::List(error.to_string()))?;
+    let written: Written = from_toml(text).map_err(KeyError::List)?;
     let mut names = Names::default();
     for (principal, keys) in written.keys {
         let keys = match keys {
@@ -172,7 +171,7 @@ pub(crate) fn parse_any(text: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::security::Keys;
+    use crate::security::{AccessList, Keys};
 
     #[test]
     fn a_key_is_let_in_under_its_name_until_it_is_revoked() {
@@ -220,5 +219,29 @@ mod tests {
         assert_eq!(names.0.len(), 3);
         assert_eq!(names.0[&keys[2]].as_str(), "billing");
         assert!(parse("[keys]\nweb = 'no key'").is_err());
+    }
+
+    #[test]
+    fn a_file_of_a_secret_that_is_taken_for_a_list_is_not_shown() {
+        const SECRET: &str = "JTKVSB%%)wK0E.X)V>+}o?pNmC{O&4W4b!Ni{Lh6";
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("server.key");
+        for text in [
+            SECRET.to_owned(),
+            format!("# Secret\n{SECRET}\n"),
+            format!("[keys]\nweb = 3\n{SECRET}"),
+            format!("[keys]\n{SECRET} = 1"),
+            format!("[keys]\nweb = '{SECRET}"),
+        ] {
+            std::fs::write(&path, &text).unwrap();
+            let keys = AllowedKeys::read(&path).unwrap_err();
+            let rules = AccessList::read(&path).unwrap_err();
+            let shown = format!("{keys} {keys:?} {rules} {rules:?}");
+            assert!(shown.contains("line "), "{shown}");
+            for part in SECRET.as_bytes().windows(8) {
+                let part = std::str::from_utf8(part).unwrap();
+                assert!(!shown.contains(part), "{shown}");
+            }
+        }
     }
 }

@@ -43,6 +43,16 @@ pub use sides::{ClientSecurity, ServerSecurity};
 pub(crate) use subscriptions::{Subscriptions, Wanted};
 pub(crate) use tally::Tally;
 
+/// Reads TOML. What is wrong with it is said by line, without the line: a file of secrets may have been
+/// given for a list.
+fn from_toml<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, String> {
+    toml::from_str(text).map_err(|error| {
+        let before = error.span().and_then(|span| text.get(..span.start));
+        let line = before.map_or(1, |before| before.matches('\n').count() + 1);
+        format!("line {line}: {}", error.message())
+    })
+}
+
 #[cfg(fuzzing)]
 pub(crate) use keys::read_any as read_any_keys;
 

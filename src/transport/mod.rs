@@ -235,6 +235,9 @@ pub struct DoorCounters {
     pub handshakes_failed: u64,
     /// Connections closed from this side: a key that was revoked, a limit that was passed.
     pub disconnected: u64,
+    /// Connections that ended in an error: a message or a frame that is too large or is none, a heartbeat that was not
+    /// answered, a network that broke.
+    pub broken: u64,
     /// Subscriptions refused.
     pub subscriptions_refused: u64,
 }

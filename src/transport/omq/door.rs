@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use omq_tokio::{
     AuthenticationResult, AuthenticationStatus, Authenticator, CurveKeypair, CurvePublicKey,
-    CurveSecretKey, CurveServerOptions, MechanismPeerInfo, MechanismSetup, MonitorEvent,
+    CurveSecretKey, CurveServerOptions, DisconnectReason, MechanismPeerInfo, MechanismSetup, MonitorEvent,
     MonitorRecvError, MonitorStream, Options, PeerAuthentication, PeerInfo, PeerPublicKey, Socket,
 };
 use tokio::sync::{Notify, mpsc, watch};
@@ -57,6 +57,7 @@ struct Counters {
     refused: AtomicU64,
     failed: AtomicU64,
     shown_out: AtomicU64,
+    broken: AtomicU64,
     subscriptions_refused: AtomicU64,
 }
 
@@ -176,6 +177,7 @@ impl Door {
             connections_refused: self.counters.refused.load(Relaxed),
             handshakes_failed: self.counters.failed.load(Relaxed),
             disconnected: self.counters.shown_out.load(Relaxed),
+            broken: self.counters.broken.load(Relaxed),
             subscriptions_refused: self.counters.subscriptions_refused.load(Relaxed),
         }
     }
@@ -297,7 +299,12 @@ async fn keep(
     loop {
         tokio::select! {
             event = events.recv() => match event {
-                Ok(MonitorEvent::Disconnected { peer, .. }) => door.released(&peer),
+                Ok(MonitorEvent::Disconnected { peer, reason, .. }) => {
+                    if let DisconnectReason::Error(_) = reason {
+                        door.counters.broken.fetch_add(1, Relaxed);
+                    }
+                    door.released(&peer);
+                }
                 Ok(MonitorEvent::HandshakeFailed { .. }) => {
                     door.counters.failed.fetch_add(1, Relaxed);
                 }
