@@ -77,6 +77,10 @@ pub fn record(bytes: &[u8]) {
     }
 }
 
+pub fn stored(bytes: &[u8]) {
+    crate::once::read_any(bytes);
+}
+
 pub fn tails(bytes: &[u8]) {
     crate::topic::read_any_tails(bytes);
 }

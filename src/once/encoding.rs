@@ -49,7 +49,7 @@ impl Record {
 }
 
 /// For stores that keep the rest of a record in columns or fields of their own.
-#[cfg(any(feature = "postgres", feature = "redis"))]
+#[cfg(any(feature = "postgres", feature = "redis", fuzzing))]
 impl Recorded {
     pub(super) fn to_bytes(&self) -> Bytes {
         let built = message::build::<outcome::Owned, std::convert::Infallible>(|to| {

@@ -44,6 +44,8 @@ mod compare;
 mod driver;
 #[cfg(any(feature = "durable", feature = "postgres", feature = "redis", fuzzing))]
 mod encoding;
+#[cfg(any(feature = "postgres", feature = "redis", fuzzing))]
+mod fields;
 mod fingerprint;
 mod key;
 mod layer;
@@ -91,4 +93,10 @@ pub(crate) mod simulated {
     pub use super::attempt::{Action, Attempt, Ended, Input};
     #[cfg(feature = "durable")]
     pub use super::redb::{CommitWork, Done, Engine, Operation};
+}
+
+/// For fuzzing: any bytes as what a shared store gives back.
+#[cfg(fuzzing)]
+pub(crate) fn read_any(bytes: &[u8]) {
+    fields::read_any(bytes);
 }

@@ -6,7 +6,8 @@ use bytes::Bytes;
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Error, Row, Statement};
 
-use super::super::{Epoch, Fingerprint, Record, Recorded, State, StoreError, Timestamp};
+use super::super::fields::{Fields, damaged};
+use super::super::{Epoch, Record, State, StoreError, Timestamp};
 use crate::schema::Recovery;
 
 /// What the comment on a table of this version says.
@@ -254,35 +255,24 @@ impl Columns {
 
 /// What is in the columns after the second, if anything is.
 pub fn record(row: &Row) -> Result<Option<Record>, StoreError> {
-    read(row).map_err(|error| StoreError::new(format!("a damaged record: {error}")))
+    let fields = read(row).map_err(damaged)?;
+    fields.map(|fields| fields.record()).transpose()
 }
 
-fn read(row: &Row) -> Result<Option<Record>, Box<dyn std::error::Error + Send + Sync>> {
+fn read(row: &Row) -> Result<Option<Fields<'_>>, Box<dyn std::error::Error + Send + Sync>> {
     let Some(fingerprint) = row.try_get::<_, Option<&[u8]>>(2)? else {
         return Ok(None);
     };
-    let until = Timestamp::from_milliseconds(row.try_get::<_, i64>(7)?.try_into()?);
-    Ok(Some(Record {
-        fingerprint: Fingerprint::from_bytes(fingerprint.try_into()?),
+    Ok(Some(Fields {
+        fingerprint,
         epoch: Epoch {
             owner: row.try_get::<_, i64>(3)?.cast_unsigned(),
             number: row.try_get::<_, i64>(4)?.cast_unsigned(),
         },
-        recovery: match row.try_get::<_, i16>(5)? {
-            0 => Recovery::InDoubt,
-            1 => Recovery::Rerun,
-            2 => Recovery::Atomic,
-            other => return Err(format!("recovery {other}").into()),
-        },
-        state: match row.try_get::<_, i16>(6)? {
-            0 => State::InFlight { until },
-            1 => State::InDoubt,
-            2 => State::Done {
-                outcome: Recorded::from_bytes(Bytes::copy_from_slice(row.try_get(8)?))?,
-                expires: until,
-            },
-            other => return Err(format!("state {other}").into()),
-        },
+        recovery: row.try_get::<_, i16>(5)?.try_into()?,
+        state: row.try_get::<_, i16>(6)?.try_into()?,
+        until: row.try_get::<_, i64>(7)?.try_into()?,
+        outcome: row.try_get(8)?,
     }))
 }
 

@@ -10,16 +10,16 @@ mod connection;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use redis::{Script, ScriptInvocation};
 use tokio::time::{Instant, timeout};
 
 use super::compare::{self, Begun, Rows, Seen};
+use super::fields::{Answer, read_answer};
 use super::remote::{Common, forget_in_steps};
 use super::waiters::Waiters;
 use super::{
-    Bounds, Change, Claim, Clock, Durability, Epoch, Fingerprint, Key, NoTransaction, Record,
-    Recorded, State, Store, StoreError, Timestamp, Verdict, WhenFull,
+    Bounds, Change, Claim, Clock, Durability, Epoch, Key, NoTransaction, Record, Recorded, State,
+    Store, StoreError, Timestamp, Verdict, WhenFull,
 };
 use crate::schema::Recovery;
 use connection::{Connection, Connector};
@@ -215,52 +215,8 @@ impl Inner {
     }
 }
 
-/// What a script answers: a word, the time, and a record if there is one.
-type Answer = Vec<Option<Vec<u8>>>;
-
 fn is(answer: &Answer, word: &[u8]) -> bool {
     answer.first().is_some_and(|it| it.as_deref() == Some(word))
-}
-
-fn seen(answer: &Answer) -> Result<Seen, StoreError> {
-    let damaged = || StoreError::new("a damaged record");
-    let field = |index: usize| answer.get(index).and_then(Option::as_deref);
-    let number = |index| -> Option<u64> { std::str::from_utf8(field(index)?).ok()?.parse().ok() };
-    let time = |index| number(index).map(Timestamp::from_milliseconds);
-    let now = time(1).ok_or_else(damaged)?;
-    let Some(fingerprint) = field(2) else {
-        return Ok(Seen { record: None, now });
-    };
-    let (owner, rest) = field(3)
-        .and_then(<[u8]>::split_first_chunk::<8>)
-        .ok_or_else(damaged)?;
-    let until = time(6).ok_or_else(damaged)?;
-    let record = Record {
-        fingerprint: Fingerprint::from_bytes(fingerprint.try_into().map_err(|_| damaged())?),
-        epoch: Epoch {
-            owner: u64::from_be_bytes(*owner),
-            number: u64::from_be_bytes(rest.try_into().map_err(|_| damaged())?),
-        },
-        recovery: match field(4) {
-            Some(b"0") => Recovery::InDoubt,
-            Some(b"1") => Recovery::Rerun,
-            Some(b"2") => Recovery::Atomic,
-            _ => return Err(damaged()),
-        },
-        state: match field(5) {
-            Some(b"0") => State::InFlight { until },
-            Some(b"1") => State::InDoubt,
-            Some(b"2") => State::Done {
-                outcome: Recorded::from_bytes(Bytes::copy_from_slice(
-                    field(7).ok_or_else(damaged)?,
-                ))?,
-                expires: until,
-            },
-            _ => return Err(damaged()),
-        },
-    };
-    let record = Some(record);
-    Ok(Seen { record, now })
 }
 
 fn epoch_bytes(epoch: Epoch) -> [u8; 16] {
@@ -310,7 +266,8 @@ impl Operation<'_> {
     }
 
     fn seen(&self, connection: &Connection, answer: &Answer) -> Result<Seen, StoreError> {
-        let seen = seen(answer)?;
+        let (record, now) = read_answer(answer)?;
+        let seen = Seen { record, now };
         if self.inner.set_time().is_none() {
             connection.clock.set(milliseconds(seen.now));
         }
