@@ -19,6 +19,8 @@ pub(crate) struct Subscriptions {
     more_max: usize,
     more: usize,
     of: HashMap<u64, Held>,
+    /// What was admitted since the last look at those that there are began, and between that and the one before.
+    since: [HashMap<u64, Held>; 2],
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -53,6 +55,7 @@ impl Subscriptions {
             more_max: bytes_total_max / 2,
             more: 0,
             of: HashMap::new(),
+            since: Default::default(),
         }
     }
 
@@ -66,22 +69,47 @@ impl Subscriptions {
         if fits {
             self.more = more;
             self.of.insert(peer, after);
+            let since = self.since[0].entry(peer).or_default();
+            *since = since.and(prefix_bytes);
         }
         fits
     }
 
-    /// A peer has these, and no others.
+    /// Those that there are will be looked at now, and [counted](Self::recount) then.
+    pub fn look(&mut self) {
+        let [last, before] = &mut self.since;
+        std::mem::swap(last, before);
+        last.clear();
+    }
+
+    /// A peer had these when they were looked at. One that was admitted a moment before may not have been among them, so those
+    /// since the look before this one count beside them; in all never as more than without a look.
     pub fn recount(&mut self, peer: u64, prefixes_bytes: impl Iterator<Item = usize>) {
-        self.release(peer);
-        let held = prefixes_bytes.fold(Held::default(), Held::and);
-        if held.count > 0 {
-            self.more += self.past_part(held);
-            self.of.insert(peer, held);
-        }
+        let before = self.of.get(&peer).copied().unwrap_or_default();
+        let since = self.since.each_ref().map(|since| since.get(&peer).copied());
+        let since = since.into_iter().flatten();
+        let since = since.fold(Held::default(), |all, of| Held {
+            count: all.count + of.count,
+            bytes: all.bytes + of.bytes,
+        });
+        let held = prefixes_bytes.fold(since, Held::and);
+        let held = Held {
+            count: held.count.min(before.count),
+            bytes: held.bytes.min(before.bytes),
+        };
+        self.more -= self.past_part(before);
+        self.more += self.past_part(held);
+        match held.count {
+            0 => self.of.remove(&peer),
+            _ => self.of.insert(peer, held),
+        };
     }
 
     /// A peer is gone.
     pub fn release(&mut self, peer: u64) {
+        for since in &mut self.since {
+            since.remove(&peer);
+        }
         if let Some(held) = self.of.remove(&peer) {
             self.more -= self.past_part(held);
         }
@@ -183,6 +211,8 @@ mod tests {
                     Step::Recount(peer, keep) => {
                         let list = &mut lists[peer as usize];
                         list.truncate(keep);
+                        // Long after the last one was admitted.
+                        (0..2).for_each(|_| subscriptions.look());
                         subscriptions.recount(peer, list.iter().copied());
                     }
                     Step::Release(peer) => {
@@ -221,6 +251,25 @@ mod tests {
         assert!(count >= PART / 128, "{count}");
         let bytes: usize = subscriptions.of.values().map(|held| held.bytes).sum();
         assert!(bytes <= 32 << 20);
+    }
+
+    #[test]
+    fn what_is_admitted_while_those_that_there_are_are_looked_at_is_counted() {
+        let mut subscriptions = Subscriptions::new(8, 1 << 20, 4);
+        let admit = |subscriptions: &mut Subscriptions, times: usize| {
+            let admitted = (0..times).filter(|_| subscriptions.admit(1, 5, Wanted::Events));
+            admitted.count()
+        };
+        assert_eq!(admit(&mut subscriptions, 5), 5);
+        subscriptions.look();
+        assert_eq!(admit(&mut subscriptions, 2), 2);
+        // The look saw some of the first, and one of these.
+        subscriptions.recount(1, std::iter::repeat_n(5, 4));
+        assert_eq!(admit(&mut subscriptions, 5), 1, "eight, and no more");
+        // Those that were taken back are not counted any more.
+        (0..2).for_each(|_| subscriptions.look());
+        subscriptions.recount(1, std::iter::repeat_n(5, 3));
+        assert_eq!(admit(&mut subscriptions, 9), 5);
     }
 
     #[test]

@@ -51,7 +51,9 @@ pub struct TransportOptions {
     pub heartbeat_timeout: Duration,
     /// How long a peer may take to say who it is. Default: 5 s.
     pub handshake_timeout: Duration,
-    /// Connections that may be in their handshake at once. Default: 256.
+    /// Connections that may be in their handshake at once; one more is closed, and may come again. Each takes a thread of the
+    /// runtime's for a moment, when it is asked who it is: so many more threads those compete with that are being served
+    /// already. Default: 64.
     pub handshakes_max: usize,
     /// The first wait before a lost connection is tried again; it doubles. Default: 20 ms.
     pub reconnect_min: Duration,
@@ -111,7 +113,7 @@ impl Default for TransportOptions {
             heartbeat_interval: Duration::from_secs(1),
             heartbeat_timeout: Duration::from_secs(3),
             handshake_timeout: Duration::from_secs(5),
-            handshakes_max: 256,
+            handshakes_max: 64,
             reconnect_min: Duration::from_millis(20),
             reconnect_max: Duration::from_secs(2),
             insecure: false,

@@ -1,5 +1,7 @@
 //! A peer that speaks ZMTP by hand, for what no library would send.
 
+#![allow(dead_code, reason = "each test file uses its part")]
+
 use std::net::SocketAddr;
 use std::time::Duration;
 

@@ -12,8 +12,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use omq_tokio::{
     AuthenticationResult, AuthenticationStatus, Authenticator, CurveKeypair, CurvePublicKey,
-    CurveSecretKey, CurveServerOptions, DisconnectReason, MechanismPeerInfo, MechanismSetup, MonitorEvent,
-    MonitorRecvError, MonitorStream, Options, PeerAuthentication, PeerInfo, PeerPublicKey, Socket,
+    CurveSecretKey, CurveServerOptions, DisconnectReason, MechanismPeerInfo, MechanismSetup,
+    MonitorEvent, MonitorRecvError, MonitorStream, Options, PeerAuthentication, PeerInfo,
+    PeerPublicKey, Socket,
 };
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
@@ -30,6 +31,8 @@ pub(super) const LOOK_AT_LISTS: Duration = Duration::from_millis(400);
 const COMPARE: Duration = Duration::from_secs(5);
 /// How soon subscriptions are counted again: whoever takes many back costs one count in this time.
 const COUNT_AGAIN: Duration = Duration::from_millis(50);
+/// So often, each time: what was admitted just before one count is found by the next.
+const COUNTS: u32 = 2;
 /// Connections that may wait to be closed; one that finds no room is found again.
 const LEAVING_MAX: usize = 1024;
 
@@ -295,7 +298,7 @@ async fn keep(
     let mut compare = interval(COMPARE);
     compare.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut seen = door.generations();
-    let (mut count_again, mut counted) = (false, Instant::now());
+    let (mut counts_left, mut counted) = (0, Instant::now());
     loop {
         tokio::select! {
             event = events.recv() => match event {
@@ -311,7 +314,9 @@ async fn keep(
                 Ok(MonitorEvent::Closed) | Err(MonitorRecvError::Closed) => return,
                 // It may have been refused room for another, or soon be.
                 Ok(MonitorEvent::UnsubscribeReceived { .. }) => {
-                    count_again |= lock(&door.subscriptions).is_crowded();
+                    if lock(&door.subscriptions).is_crowded() {
+                        counts_left = COUNTS;
+                    }
                 }
                 // What was missed is found by comparing.
                 Err(MonitorRecvError::Lagged(_)) => compare.reset_after(LOOK_AT_LISTS),
@@ -320,10 +325,10 @@ async fn keep(
             connection = left.recv() => if let Some(connection) = connection {
                 show_out(&door, &socket, connection).await;
             },
-            () = door.recount.notified() => count_again = true,
-            () = tokio::time::sleep_until(counted + COUNT_AGAIN), if count_again => {
+            () = door.recount.notified() => counts_left = COUNTS,
+            () = tokio::time::sleep_until(counted + COUNT_AGAIN), if counts_left > 0 => {
                 recount(&door, &socket, false).await;
-                (count_again, counted) = (false, Instant::now());
+                (counts_left, counted) = (counts_left - 1, Instant::now());
             }
             _ = look.tick(), if door.security.is_some() => {
                 if let Some(security) = &door.security {
@@ -375,6 +380,7 @@ async fn expel(door: &Door, socket: &Socket) {
 
 /// Counts the subscriptions that there are.
 async fn recount(door: &Door, socket: &Socket, and_check: bool) {
+    lock(&door.subscriptions).look();
     let Ok((_, peers)) = socket.monitor_with_subscriptions().await else {
         return;
     };
