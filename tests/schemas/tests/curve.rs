@@ -274,16 +274,34 @@ async fn a_libzmq_server_is_called_with_the_right_keys_only() {
 }
 
 #[tokio::test]
-async fn a_libzmq_publisher_is_heard_with_its_own_key_only() {
+async fn a_libzmq_publisher_is_heard_with_the_right_keys_only() {
     let mut publisher = python("curve_publisher.py", &[]);
     let said = line(&mut publisher).await;
     let (endpoint, key) = said.split_once(' ').unwrap();
-    for (server, hears) in [
-        (Keys::generate().public(), false),
-        (key.parse().unwrap(), true),
+    let right: PublicKey = key.parse().unwrap();
+    let (known, unknown) = (Keys::generate(), Keys::generate());
+    tell(&mut publisher, &known.public().to_string()).await;
+    assert_eq!(line(&mut publisher).await, "done");
+    let with = |keys: &Keys, server| Some(ClientSecurity::new(keys.clone(), server));
+    for (who, security, hears) in [
+        ("none", None, false),
+        ("unknown", with(&unknown, right), false),
+        (
+            "wrong server key",
+            with(&known, Keys::generate().public()),
+            false,
+        ),
+        ("valid", with(&known, right), true),
+        ("revoked", with(&known, right), false),
     ] {
-        let security = ClientSecurity::new(Keys::generate(), server);
-        let subscriber = Subscriber::<()>::builder().security(security);
+        if who == "revoked" {
+            tell(&mut publisher, &format!("-{}", known.public())).await;
+            assert_eq!(line(&mut publisher).await, "done");
+        }
+        let mut subscriber = Subscriber::<()>::builder();
+        if let Some(security) = security {
+            subscriber = subscriber.security(security);
+        }
         let mut subscriber: Subscriber<Progress> = subscriber.connect(endpoint).await.unwrap();
         subscriber
             .subscribe_unconfirmed(TopicKeys::All)
@@ -294,7 +312,8 @@ async fn a_libzmq_publisher_is_heard_with_its_own_key_only() {
         assert_eq!(
             matches!(event, Ok(Some(Event::Message(_)))),
             hears,
-            "{event:?}"
+            "{who}: {event:?}"
         );
+        subscriber.close().await;
     }
 }

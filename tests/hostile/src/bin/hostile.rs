@@ -13,6 +13,20 @@ use bowline_test_hostile::attacks::{ALL, Attack};
 use bowline_test_hostile::field::Field;
 use bowline_test_hostile::process::raise_file_limit;
 
+/// To every process that has something to do, at once. The lowest priority alone does not: the system lets who runs finish
+/// its slice, some milliseconds, in which a service on the same processor waits for its attacker.
+fn give_way() -> std::io::Result<()> {
+    rustix::process::nice(19)?;
+    let own = std::process::id().to_string();
+    let idle = std::process::Command::new("chrt")
+        .args(["--idle", "--pid", "0", &own])
+        .status();
+    if !idle.is_ok_and(|status| status.success()) {
+        eprintln!("hostile: no `chrt --idle` here, so the service may wait for it");
+    }
+    Ok(())
+}
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [seconds, which, addresses @ ..] = &arguments[..] else {
@@ -28,7 +42,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "all" => ALL.to_vec(),
         name => vec![Attack::named(name).ok_or("no such attack")?],
     };
-    rustix::process::nice(19)?;
+    give_way()?;
     raise_file_limit()?;
     let until = Instant::now() + Duration::from_secs_f64(seconds.parse()?);
     let mut fields = Vec::new();
