@@ -40,11 +40,14 @@ async fn watch(bar: Bar, watch: Arc<Watch>) {
 async fn workers_are_added_and_killed_while_the_bar_moves_and_it_never_goes_back()
 -> Result<(), AnyError> {
     let (folder, data) = (tempfile::tempdir()?, tempfile::tempdir()?);
+    // Hidden folders, as a temporary one is, are left out.
+    let texts = folder.path().join("texts");
+    std::fs::create_dir(&texts)?;
     for number in 0..DOCUMENTS {
         let text = format!("a document with the number {number}");
-        std::fs::write(folder.path().join(format!("{number}.txt")), text)?;
+        std::fs::write(texts.join(format!("{number}.txt")), text)?;
     }
-    let mut arguments = Arguments::parse_from(["search".as_ref(), folder.path().as_os_str()]);
+    let mut arguments = Arguments::parse_from(["search".as_ref(), texts.as_os_str()]);
     arguments.data = Some(data.path().join("index.redb"));
     arguments.pause = 20;
     let services = all_services(&mut arguments).await?;
