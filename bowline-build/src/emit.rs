@@ -14,7 +14,7 @@ const SERDE: &str = "#[serde(crate = \"::bowline::__private::serde\")]";
 const DERIVES: &str = "Clone, PartialEq, ::bowline::__private::serde::Serialize, ::bowline::__private::serde::Deserialize";
 
 /// What the generated modules may do that hand-written ones would not.
-const ALLOW: &str = "#[allow(missing_docs, dead_code, unused_imports, unused_variables, unused_mut, unused_parens, \
+const ALLOW: &str = "#[allow(missing_docs, dead_code, unused_imports, unused_variables, unused_mut, unused_parens, unreachable_patterns, \
                      non_camel_case_types, non_snake_case, clippy::all, clippy::pedantic, \
                      reason = \"generated from a schema\")]";
 

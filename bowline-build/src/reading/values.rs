@@ -6,7 +6,7 @@ use super::Reading;
 use super::names::constant_name;
 use crate::Error;
 use crate::model::{Constant, Enum};
-use crate::names::{Scope, screaming, variant};
+use crate::names::{Scope, module, variant};
 
 impl<'a> Reading<'a> {
     pub(super) fn enum_(
@@ -42,7 +42,12 @@ impl<'a> Reading<'a> {
             None => "",
         };
         Ok(Constant {
-            capnp: format!("{}::{}", self.capnp_path(scope)?, screaming(schema_name)),
+            // Of a keyword, capnpc appends an underscore before it makes it loud.
+            capnp: format!(
+                "{}::{}",
+                self.capnp_path(scope)?,
+                module(schema_name).to_ascii_uppercase()
+            ),
             name: constant_name(outer, schema_name),
             docs: self.docs_of(id),
         })

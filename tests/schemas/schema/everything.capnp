@@ -132,6 +132,44 @@ struct Tick $Bowline.topic("tick") $Bowline.queue("ticks") {
   number @0 :UInt64 $Bowline.key;
 }
 
+struct Older {
+  # What a peer knows whose schema is older than that of the next.
+  name @0 :Text;
+  state :union {
+    off @1 :Void;
+    on @2 :UInt32;
+  }
+}
+
+struct Newer {
+  name @0 :Text;
+  state :union {
+    off @1 :Void;
+    on @2 :UInt32;
+    dimmed @4 :UInt64;
+  }
+  more @3 :Text;
+  numbers @5 :List(Numbers);
+}
+
+struct Vault {
+  # Has secrets of its own, and in all that it has.
+  account @0 :Account;
+  accounts @1 :List(Account);
+  pair @2 :Pair(Account, Text);
+  box :group {
+    label @3 :Text;
+    pin @4 :Text $Bowline.secret;
+  }
+  lock :union {
+    open @5 :Void;
+    owner @6 :Account;
+    code @7 :Text $Bowline.secret;
+  }
+  spare @8 :Vault;
+  painted @9 :Common.Painted;
+}
+
 struct Denied {
   # Why not.
   reason @0 :Text;
@@ -148,6 +186,12 @@ interface Login extends(Base, Common.Versioned) $Bowline.service("logins") $Bowl
   logOut @1 Tick -> Numbers;
   match @2 () -> ();
   pair @3 Pair(Text, Text) -> Pair(Text, Text);
+}
+
+interface Admin extends(Login, Base) {
+  # Has Base twice, and all of its methods once.
+  ban @0 (user :Text) -> () $Bowline.once $Bowline.rerun $Bowline.fails("Refused");
+  wipe @1 () -> () $Bowline.once $Bowline.atomic;
 }
 
 interface Other {
