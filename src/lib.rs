@@ -6,51 +6,50 @@
 //!
 //! # A service
 //!
-//! With `greet @0 (name :Text) -> (text :Text);` in the interface `Hello` of
-//! `schema/hello.capnp`, compiled by a `build.rs` that calls `bowline_build::compile("schema/")`:
+//! `schema/hello.capnp`, which a `build.rs` compiles with `bowline_build::compile("schema/")`:
+//!
+//! ```capnp
+//! @0xb0f1a3c5d7e90401;
+//! using Bowline = import "/bowline/bowline.capnp";
+//!
+//! interface Hello {
+//!   greet @0 (name :Text) -> (text :Text) $Bowline.idempotent $Bowline.timeout("2s");
+//! }
+//! ```
+//!
+//! `src/main.rs`:
 //!
 //! ```
-//! # mod hello {
-//! #     pub use bowline_test_schemas::everything::{
-//! #         Base as Hello, BaseClient as HelloClient, BaseServer as HelloServer,
-//! #         PingParams as GreetParams, PingResults as GreetResults,
-//! #     };
-//! # }
-//! // bowline::include_schemas!();
+//! # use bowline_test_schemas::hello; /*
+//! bowline::include_schemas!();
+//! # */
 //! use bowline::{Reply, Request, Server, Status};
 //! use hello::{GreetParams, GreetResults, Hello, HelloClient, HelloServer};
 //!
 //! struct Greeter;
 //!
 //! impl Hello for Greeter {
-//! # /*
 //!     async fn greet(&self, request: Request<GreetParams>) -> Result<Reply<GreetResults>, Status> {
 //!         let text = format!("hello, {}", request.get()?.get_name()?.to_str()?);
-//! # */
-//! #     async fn ping(&self, request: Request<GreetParams>) -> Result<Reply<GreetResults>, Status> {
-//! #         let text = format!("hello, {}", request.get()?.get_text()?.to_str()?);
 //!         Ok(GreetResults { text }.into())
 //!     }
 //! }
 //!
-//! # #[tokio::main(flavor = "current_thread")]
-//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let server = Server::builder()
-//!     .service(HelloServer::new(Greeter))
-//!     .bind("tcp://127.0.0.1:0")
-//!     .await?
-//!     .spawn();
+//! #[tokio::main]
+//! async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let service = HelloServer::new(Greeter);
+//!     let server = Server::builder().service(service).bind("tcp://127.0.0.1:0").await?.spawn();
 //!
-//! let hello = HelloClient::connect(server.endpoint().to_string()).await?;
-//! # /*
-//! let reply = hello.greet(|mut params| params.set_name("ann")).await?;
-//! # */
-//! # let reply = hello.ping(|mut params| params.set_text("ann")).await?;
-//! assert_eq!(reply.plain()?.text, "hello, ann");
+//!     let hello = HelloClient::connect(server.endpoint().to_string()).await?;
+//!     let reply = hello.greet(|mut params| params.set_name("ann")).await?;
+//!     assert_eq!(reply.plain()?.text, "hello, ann");
 //!
-//! server.shutdown().await;
-//! # Ok(()) }
+//!     server.shutdown().await;
+//!     Ok(())
+//! }
 //! ```
+//!
+//! What a schema becomes is on the front page of `bowline-build`.
 //!
 //! # The rooms
 //!
@@ -70,10 +69,11 @@
 //!
 //! - `durable`: outcomes (`once::RedbStore`) and queues (`queue::Durable`) on disk.
 //! - `postgres`, `redis`: outcomes that replicas share.
-//! - `nats`, `rabbitmq`: queues on servers that are there already.
+//! - `nats`, `rabbitmq`, `kafka`: queues on servers that are there already.
 //! - `zeromq`: the `zeromq` crate as a second [`Carrier`].
 
 pub mod call;
+mod counter;
 pub mod message;
 pub mod once;
 pub mod queue;

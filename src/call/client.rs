@@ -94,7 +94,7 @@ impl Client {
         ClientCounters {
             in_flight: calls.correlation.len(),
             replies_late: calls.correlation.late(),
-            malformed: calls.malformed,
+            malformed: self.0.shared.malformed.read(),
         }
     }
 

@@ -20,7 +20,7 @@ pub use deadline::inherited as inherited_deadline;
 pub use prepared::{Call, CallFuture};
 pub use raw::{Outcome, RawReply, RawRequest};
 pub use server::{
-    BindError, PrincipalCounters, Server, ServerBuilder, ServerCounters, ServerHandle,
+    BindError, PrincipalCounters, Readiness, Server, ServerBuilder, ServerCounters, ServerHandle,
 };
 pub use service::{CallService, NamedService, QueueAccess, ReplyFuture, Route};
 pub use typed::{Failure, MethodError, Reply, Request, Response, answer};

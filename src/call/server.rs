@@ -7,10 +7,12 @@
 mod builder;
 mod counters;
 mod drive;
+mod readiness;
 mod replies;
 
 pub use builder::{BindError, ServerBuilder};
 pub use counters::{PrincipalCounters, ServerCounters};
+pub use readiness::Readiness;
 
 use std::sync::Arc;
 
@@ -38,14 +40,19 @@ impl Server {
         &self.drive.shared.endpoint
     }
 
+    /// Whether it takes requests, also while it [runs](Self::run_until).
+    pub fn readiness(&self) -> Readiness {
+        self.drive.shared.readiness.clone()
+    }
+
     /// Serves for ever.
     pub async fn run(self) {
         self.run_until(std::future::pending()).await;
     }
 
-    /// Serves until `shutdown` is ready, then drains: accepts no more connections, refuses new
-    /// requests with a status that says *not done*, lets running handlers finish within the
-    /// [drain time](ServerBuilder::drain_max), ends those that do not, and closes its socket.
+    /// Serves until `shutdown` is ready, then drains: is [not ready](Readiness) any more, accepts no more
+    /// connections, refuses new requests with a status that says *not done*, lets running handlers finish
+    /// within the [drain time](ServerBuilder::drain_max), ends those that do not, and closes its socket.
     ///
     /// Dropping this future ends the handlers at once and closes the socket.
     pub async fn run_until(self, shutdown: impl Future<Output = ()>) {
@@ -83,6 +90,11 @@ impl ServerHandle {
     /// Where it can be reached.
     pub fn endpoint(&self) -> &Endpoint {
         &self.endpoint
+    }
+
+    /// Whether it takes requests, also during its [shutdown](Self::shutdown).
+    pub fn readiness(&self) -> Readiness {
+        self.counters.readiness.clone()
     }
 
     /// What it has counted.

@@ -60,3 +60,48 @@ impl Limits {
         options
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::{Msg, Plain};
+
+    /// A list of texts that are all the same bytes: pointers that alias each other.
+    fn aliased(texts: u64, words_each: u64) -> Vec<u8> {
+        let list = |offset: u64, size: u64, count: u64| offset << 2 | 1 | (count << 3 | size) << 32;
+        let mut words = vec![(1 + texts + words_each) << 32, list(0, 6, texts)];
+        words.extend((1..=texts).map(|nth| list(texts - nth, 2, words_each * 8)));
+        words.resize(words.len() + words_each as usize, 0);
+        words.iter().flat_map(|word| word.to_le_bytes()).collect()
+    }
+
+    fn reads(bytes: &[u8], limits: Limits) -> bool {
+        let message = Msg::<Vec<String>>::open(bytes.to_vec().into(), &limits);
+        message.and_then(|message| message.plain()).is_ok()
+    }
+
+    #[test]
+    fn words_are_visited_as_often_as_the_limit_says_and_no_more() {
+        let defaults = Limits::default();
+        // Each text costs 128 words and its pointer one; there are 4 times the words of the message, and 1,024.
+        assert!(reads(&aliased(12, 128), defaults));
+        assert!(!reads(&aliased(13, 128), defaults));
+        let bytes = aliased(13, 128);
+        let needed = (0..).find(|free| reads(&bytes, defaults.with_traversal(0, *free)));
+        assert!(
+            (13 * 128..=13 * 130).contains(&needed.unwrap()),
+            "{needed:?}"
+        );
+        assert!(reads(&bytes, defaults.with_traversal(12, 0)));
+        assert!(!reads(&bytes, defaults.with_traversal(11, 0)));
+    }
+
+    #[test]
+    fn a_message_of_the_largest_size_is_opened_and_of_a_byte_more_is_not() {
+        let bytes = "hello".to_owned().to_bytes().unwrap();
+        for (max, opens) in [(bytes.len(), true), (bytes.len() - 1, false)] {
+            let limits = Limits::default().with_message_bytes_max(max);
+            assert_eq!(Msg::<String>::open(bytes.clone(), &limits).is_ok(), opens);
+        }
+    }
+}

@@ -57,6 +57,7 @@ pub struct Subscriber<T> {
     shared: Arc<Shared>,
     driver: JoinHandle<()>,
     incoming: Incoming,
+    missed: u64,
     ready: VecDeque<Event<T>>,
     limits: Limits,
     confirm_within: Duration,
@@ -68,6 +69,9 @@ pub struct Subscriber<T> {
 pub struct SubscriberCounters {
     /// Events dropped here because nobody took them; each is also reported as missed.
     pub dropped: u64,
+    /// Events that it was told to have missed, here or on the way: the sum of all
+    /// [`Event::Missed`].
+    pub missed: u64,
     /// Messages that were no events.
     pub malformed: u64,
     /// Subscriptions that the publisher refused, also when they were asked for again after a new
@@ -167,7 +171,8 @@ impl<T: Topic> Subscriber<T> {
         let state = self.shared.lock();
         SubscriberCounters {
             dropped: state.buffer.dropped(),
-            malformed: state.malformed,
+            missed: self.missed,
+            malformed: self.shared.malformed.read(),
             refused: state.refused,
             denied: self.shared.denied.load(Ordering::Relaxed),
         }
@@ -212,6 +217,7 @@ impl<T: Topic> Subscriber<T> {
         self.ready
             .extend(restarted.map(|epoch| Event::Restarted { epoch }));
         for (topic, range) in missed {
+            self.missed = self.missed.saturating_add(range.end() - range.start() + 1);
             self.ready.push_back(Event::Missed {
                 topic: TopicName(topic),
                 from: *range.start(),

@@ -107,7 +107,9 @@ fn accept(shared: &Shared, batch: &mut Vec<Received>, wake: &mut Vec<Waker>) -> 
     let mut calls = shared.lock();
     for received in batch.drain(..) {
         let Some(reply) = read(received, &shared.limits) else {
-            calls.malformed += 1;
+            shared.malformed.count_and_log(|count| {
+                tracing::warn!(endpoint = %shared.endpoint, count, "no reply");
+            });
             continue;
         };
         if reply.takes_compact {

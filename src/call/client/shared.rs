@@ -12,6 +12,7 @@ use super::departures::{Departures, Way};
 use super::no_server;
 use crate::call::correlation::{Correlation, TooMany};
 use crate::call::{RawReply, RawRequest};
+use crate::counter::Counter;
 use crate::message::Limits;
 use crate::transport::{DealerSender, Endpoint, Frames, Outgoing, Refused};
 use crate::wire::{RequestHeader, Status, Work, pack_one};
@@ -29,6 +30,8 @@ pub(super) struct Shared {
     pub resting: AtomicBool,
     /// The driver has something to do: requests wait for it, or its clock rests.
     pub woken: Notify,
+    /// Messages that were no replies.
+    pub malformed: Counter,
     pub endpoint: Endpoint,
     /// Whether this side takes compact replies.
     takes_compact: bool,
@@ -42,7 +45,6 @@ pub(super) type Ended = Result<RawReply, Status>;
 pub(super) struct Calls {
     pub correlation: Correlation<Ended, Instant>,
     pub departures: Departures,
-    pub malformed: u64,
 }
 
 /// Why a call has not begun.
@@ -66,12 +68,12 @@ impl Shared {
             calls: Mutex::new(Calls {
                 correlation: Correlation::new(in_flight_max),
                 departures: Departures::new(takes_compact),
-                malformed: 0,
             }),
             connected: watch::Sender::new(false),
             is_connected: AtomicBool::new(false),
             resting: AtomicBool::new(false),
             woken: Notify::new(),
+            malformed: Counter::default(),
             endpoint,
             takes_compact,
             timeout,

@@ -10,6 +10,7 @@ use tower_service::Service;
 use super::Server;
 use super::counters::Counters;
 use super::drive::{Drive, Shared};
+use super::readiness::Readiness;
 use super::replies::WaitingRoom;
 use crate::call::service::Route;
 use crate::call::{CallService, NamedService, QueueAccess, RawReply, RawRequest, ReplyFuture};
@@ -227,6 +228,7 @@ impl ServerBuilder {
             send_wait_max: self.send_wait_max,
             waiting_room: WaitingRoom::new(self.transport.send_bytes_total_max / 2),
             takes_compact,
+            readiness: Readiness::default(),
         });
         Ok(Server {
             drive: Drive { shared, receiver },

@@ -1,15 +1,9 @@
-//! What a server counts, and how often it says so.
+//! What a server counts.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
 
-use tokio::time::Instant;
-
+use crate::counter::Counter;
 use crate::security::Principal;
-
-/// A kind of trouble is logged at most once in this time; the counters have all of it.
-const LOG_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What a server has counted since it was bound.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -19,6 +13,8 @@ pub struct ServerCounters {
     pub handled: u64,
     /// Messages that were no requests: wrong parts, no header, a version that is not spoken here.
     pub malformed: u64,
+    /// Requests whose body is over [`Limits::message_bytes_max`](crate::Limits::message_bytes_max).
+    pub too_large: u64,
     /// Requests for an interface or a method that no service here has.
     pub unknown: u64,
     /// Requests refused because of a concurrency limit, or while draining.
@@ -73,6 +69,7 @@ impl OfPrincipal {
 pub(super) struct Counters {
     pub handled: Counter,
     pub malformed: Counter,
+    pub too_large: Counter,
     pub unknown: Counter,
     pub refused: Counter,
     pub denied: Counter,
@@ -87,6 +84,7 @@ impl Counters {
         ServerCounters {
             handled: self.handled.read(),
             malformed: self.malformed.read(),
+            too_large: self.too_large.read(),
             unknown: self.unknown.read(),
             refused: self.refused.read(),
             denied: self.denied.read(),
@@ -95,41 +93,5 @@ impl Counters {
             abandoned: self.abandoned.read(),
             replies_dropped: self.replies_dropped.read(),
         }
-    }
-}
-
-#[derive(Debug, Default)]
-pub(super) struct Counter {
-    count: AtomicU64,
-    logged: Mutex<Option<Instant>>,
-}
-
-impl Counter {
-    pub fn count(&self) {
-        self.count.fetch_add(1, Relaxed);
-    }
-
-    pub fn add(&self, n: usize) {
-        self.count.fetch_add(n as u64, Relaxed);
-    }
-
-    /// Counts, and calls `log` with the count so far unless it was called a moment ago.
-    pub fn count_and_log(&self, log: impl FnOnce(u64)) {
-        self.add_and_log(1, log);
-    }
-
-    pub fn add_and_log(&self, n: usize, log: impl FnOnce(u64)) {
-        let count = self.count.fetch_add(n as u64, Relaxed) + n as u64;
-        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = Instant::now();
-        if logged.is_none_or(|at| now.duration_since(at) >= LOG_INTERVAL) {
-            *logged = Some(now);
-            drop(logged);
-            log(count);
-        }
-    }
-
-    fn read(&self) -> u64 {
-        self.count.load(Relaxed)
     }
 }

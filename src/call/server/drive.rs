@@ -11,6 +11,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::builder::{Found, Routes};
 use super::counters::{Counters, OfPrincipal};
+use super::readiness::Readiness;
 use super::replies::{Ended, Gathered, Hands, RefuseOnDrop, ReplyTo, WaitingRoom};
 use crate::call::deadline::within;
 use crate::call::raw::{after, deadline_after};
@@ -41,6 +42,7 @@ pub(super) struct Shared {
     pub waiting_room: WaitingRoom,
     /// Whether clients may send the compact form.
     pub takes_compact: bool,
+    pub readiness: Readiness,
 }
 
 #[derive(Debug)]
@@ -64,6 +66,7 @@ impl Drive {
             since: Instant::now(),
         };
         tokio::pin!(shutdown);
+        let ready = self.shared.readiness.begin();
         loop {
             tokio::select! {
                 biased;
@@ -79,6 +82,7 @@ impl Drive {
                 Some(_) = hands.handlers.join_next(), if !hands.handlers.is_empty() => {}
             }
         }
+        drop(ready);
         self.drain(hands.handlers).await;
     }
 
@@ -314,6 +318,10 @@ impl Shared {
             let status = Status::from(crate::message::MessageError::TooLarge {
                 bytes: body.len(),
                 max: self.limits.message_bytes_max,
+            });
+            self.counters.too_large.count_and_log(|count| {
+                let principal = peer.principal().map(Principal::as_str);
+                tracing::warn!(endpoint = %self.endpoint, principal, count, bytes = body.len(), "a body over the limit");
             });
             return Err((to, status));
         }

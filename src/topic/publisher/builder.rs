@@ -1,25 +1,21 @@
 //! Settings of a publisher, and its beginning.
 
 use std::marker::PhantomData;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-
-use tokio::time::Instant;
 
 use super::driver::drive;
 use super::shared::Shared;
 use super::{Inner, OfPrincipal, Publisher};
-use crate::security::{Principal, ServerSecurity, Tally, Wanted};
+use crate::counter::Counter;
+use crate::security::{ServerSecurity, Tally, Wanted};
 use crate::topic::Topic;
 use crate::topic::departures::Departures;
 use crate::topic::names::is_confirmation;
 use crate::topic::sequence::Outgoing;
 use crate::transport::{self, Admit, Endpoint, TransportError, TransportOptions};
 use crate::wire::EVENTS_BYTES_MAX;
-
-/// A subscription that no rule allows is logged at most once in this time; the counters have all.
-const LOG_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Settings of a [`Publisher`].
 #[derive(Clone, Debug)]
@@ -124,7 +120,7 @@ impl PublisherBuilder {
 fn admit(security: Option<&ServerSecurity>, by_principal: &Arc<Tally<OfPrincipal>>) -> Admit {
     let access = security.map(|security| security.access.clone());
     let by_principal = Arc::clone(by_principal);
-    let logged = Mutex::new(None);
+    let denied = Counter::default();
     Arc::new(move |principal, prefix| {
         if is_confirmation(prefix).is_some() {
             return Some(Wanted::Answer);
@@ -139,21 +135,13 @@ fn admit(security: Option<&ServerSecurity>, by_principal: &Arc<Tally<OfPrincipal
             counter.fetch_add(1, Relaxed);
         });
         if !may {
-            log_denied(&logged, principal, prefix);
+            denied.count_and_log(|count| {
+                let prefix = prefix.escape_ascii();
+                tracing::warn!(%principal, %prefix, count, "no rule allows the subscription");
+            });
         }
         may.then_some(Wanted::Events)
     })
-}
-
-/// A peer may ask as often as it likes.
-fn log_denied(logged: &Mutex<Option<Instant>>, principal: &Principal, prefix: &[u8]) {
-    let now = Instant::now();
-    let mut logged = logged.lock().unwrap_or_else(PoisonError::into_inner);
-    if logged.is_none_or(|at| now.duration_since(at) >= LOG_INTERVAL) {
-        *logged = Some(now);
-        let prefix = prefix.escape_ascii();
-        tracing::warn!(%principal, %prefix, "no rule allows the subscription");
-    }
 }
 
 /// Later than any epoch before: microseconds since 1970, of which a process has one.

@@ -121,11 +121,12 @@ impl SubscriberBuilder {
         let (sender, receiver) =
             transport::connect_subscribe(&endpoint, &self.transport, take).await?;
         let buffer = Buffer::new(self.events_max, self.bytes_max, self.policy);
-        let shared = Arc::new(Shared::new(sender, buffer, denied));
+        let shared = Arc::new(Shared::new(sender, endpoint, buffer, denied));
         Ok(Subscriber {
             driver: tokio::spawn(drive(Arc::clone(&shared), receiver)),
             shared,
             incoming: Incoming::new(self.topics_max, self.topic_bytes_max),
+            missed: 0,
             ready: VecDeque::new(),
             limits: self.limits,
             confirm_within: self.confirm_within,

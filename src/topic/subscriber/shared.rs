@@ -9,10 +9,11 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use super::SubscribeError;
+use crate::counter::Counter;
 use crate::message::{Limits, MessageError};
 use crate::topic::buffer::{Arrived, Buffer, Content};
 use crate::topic::names::{confirmation_of, is_confirmation};
-use crate::transport::{self, Closed, SubscribeSender, TopicFrames};
+use crate::transport::{self, Closed, Endpoint, SubscribeSender, TopicFrames};
 use crate::wire::{EventHeader, EventKind, RequestId};
 use crate::wire_capnp::tails;
 
@@ -21,6 +22,9 @@ pub(super) struct Shared {
     pub sender: SubscribeSender,
     /// Messages of publishers that may not publish under their topic.
     pub denied: Arc<AtomicU64>,
+    /// Messages that were no events.
+    pub malformed: Counter,
+    endpoint: Endpoint,
     state: Mutex<State>,
 }
 
@@ -30,7 +34,6 @@ pub(super) struct State {
     pub waker: Option<Waker>,
     /// By their prefixes.
     subscriptions: HashMap<Bytes, Subscription>,
-    pub malformed: u64,
     pub refused: u64,
     pub closed: bool,
 }
@@ -60,15 +63,21 @@ pub(super) enum Confirmed {
 }
 
 impl Shared {
-    pub fn new(sender: SubscribeSender, buffer: Buffer, denied: Arc<AtomicU64>) -> Self {
+    pub fn new(
+        sender: SubscribeSender,
+        endpoint: Endpoint,
+        buffer: Buffer,
+        denied: Arc<AtomicU64>,
+    ) -> Self {
         Self {
             sender,
             denied,
+            malformed: Counter::default(),
+            endpoint,
             state: Mutex::new(State {
                 buffer,
                 waker: None,
                 subscriptions: HashMap::new(),
-                malformed: 0,
                 refused: 0,
                 closed: false,
             }),
@@ -169,7 +178,9 @@ impl Shared {
             match arrived {
                 Ok(Some(arrived)) => state.buffer.push(arrived),
                 Ok(None) => {}
-                Err(NoEvent) => state.malformed += 1,
+                Err(NoEvent) => self.malformed.count_and_log(|count| {
+                    tracing::warn!(endpoint = %self.endpoint, count, "no event");
+                }),
             }
         }
         let waker = state.waker.take();
