@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bowline::call::RawRequest;
 use bowline::topic::{Event, Keys};
+use bowline::wire_capnp::{reply_header, request_header};
 use bowline::{
     Client, Code, Limits, Publisher, Server, ServerHandle, Subscriber, TransportOptions, Work,
 };
@@ -52,13 +53,18 @@ async fn messages_of_up_to_sixteen_parts_are_answered_and_of_more_end_their_conn
     let mut ended = stranger.monitor();
     let message = Message::multipart((0..17).map(|_| Bytes::from_static(b"part")));
     stranger.send(message).await.unwrap();
+    // A thousand end it like seventeen.
+    let many = Socket::new(SocketType::Dealer, Options::new());
+    many.connect(server.endpoint().to_string()).await.unwrap();
+    let message = Message::multipart((0..1000).map(|_| Bytes::from_static(b"part")));
+    many.send(message).await.unwrap();
     let ended =
         async { while !matches!(ended.recv().await, Ok(MonitorEvent::Disconnected { .. })) {} };
     tokio::time::timeout(Duration::from_secs(10), ended)
         .await
         .unwrap();
     assert_eq!(server.counters().malformed, sent + 1);
-    while server.door().disconnected < 1 {
+    while server.door().disconnected < 2 {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     assert_eq!(call(&client, &ECHO, "alive").await.unwrap(), "alive");
@@ -90,6 +96,45 @@ async fn headers_that_are_none_are_answered_and_counted() {
     server.shutdown().await;
 }
 
+/// What is a header of the envelope, and not one that anybody here understands.
+#[tokio::test]
+async fn headers_of_a_newer_version_and_with_too_long_a_key_are_told_so() {
+    let (server, client) = start().await;
+    let stranger = stranger(&server).await;
+    let header = |version: u16, key: usize| {
+        let mut header = capnp::message::Builder::new_default();
+        let mut to = header.init_root::<request_header::Builder<'_>>();
+        to.set_version(version);
+        to.set_interface(common::INTERFACE);
+        to.set_correlation(314);
+        to.set_request_key(&vec![7; key]);
+        Bytes::from(capnp::serialize::write_message_to_words(&header))
+    };
+    for (header, says) in [
+        (header(1, 255), ""),
+        (header(1, 256), "255"),
+        (header(2, 1), "version 2"),
+        (header(u16::MAX, 0), "version 65535"),
+    ] {
+        let parts = [Bytes::new(), header, Bytes::from_static(b"body")];
+        stranger.send(Message::multipart(parts)).await.unwrap();
+        let answer = tokio::time::timeout(Duration::from_secs(10), stranger.recv()).await;
+        let answer = answer.unwrap().unwrap().part_bytes(1).unwrap();
+        let answer = capnp::serialize::read_message(&answer[..], Default::default()).unwrap();
+        let answer = answer.get_root::<reply_header::Reader<'_>>().unwrap();
+        let message = answer.get_message().unwrap().to_str().unwrap();
+        assert!(message.contains(says), "{message}");
+        let status = if says.is_empty() { 0 } else { 3 };
+        assert_eq!(answer.get_status(), status, "{message}");
+        if !says.starts_with("255") {
+            assert_eq!(answer.get_correlation(), 314);
+        }
+    }
+    assert_eq!(server.counters().malformed, 3);
+    assert_eq!(call(&client, &ECHO, "alive").await.unwrap(), "alive");
+    server.shutdown().await;
+}
+
 #[tokio::test]
 async fn a_body_at_the_limit_is_taken_and_one_byte_more_is_refused() {
     let limits = Limits::default().with_message_bytes_max(1000);
@@ -107,6 +152,7 @@ async fn a_body_at_the_limit_is_taken_and_one_byte_more_is_refused() {
         (status.code(), status.work()),
         (Code::InvalidArgument, Work::NotDone)
     );
+    assert_eq!(server.counters().too_large, 1);
     server.shutdown().await;
 }
 

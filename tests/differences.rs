@@ -2,13 +2,19 @@
 #![cfg(feature = "zeromq")]
 
 mod common;
+#[path = "common/wire.rs"]
+mod wire;
 
 use std::time::Duration;
 
-use bowline::{Carrier, Client, Server, ServerHandle, TransportOptions};
+use bowline::topic::Keys;
+use bowline::{Carrier, Client, Publisher, Server, ServerHandle, Subscriber, TransportOptions};
+use bowline_test_schemas::everything::Sample;
 use common::{ECHO, Probe, call};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
+use wire::{frames, raw, request_header, shake_hands, shake_hands_as};
 
 async fn start(carrier: Carrier) -> ServerHandle {
     let options = TransportOptions::default()
@@ -69,5 +75,105 @@ async fn zeromq_cuts_off_a_peer_that_asks_whether_it_lives() {
         });
         assert_eq!(answered.await.unwrap_or(false), answers, "{carrier:?}");
         server.shutdown().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn zeromq_keeps_all_that_a_client_does_not_read() {
+    const REQUESTS: u64 = 300;
+    for (carrier, keeps_all) in [(Carrier::Omq, false), (Carrier::Zeromq, true)] {
+        let options = TransportOptions::default()
+            .with_carrier(carrier)
+            .with_send_bytes_max(256 << 10);
+        let server = Server::builder()
+            .service(Probe::default())
+            .send_wait_max(Duration::from_millis(100))
+            .transport(options);
+        let server = server.bind("tcp://127.0.0.1:0").await.unwrap().spawn();
+        let mut peer = raw(&server, "127.0.0.1").await;
+        assert!(shake_hands(&mut peer).await);
+        let request = frames(&[b"", &request_header(0, 1), &[7; 64 << 10]]);
+        for _ in 0..REQUESTS {
+            // Who is shown out can write no more.
+            let written = timeout(Duration::from_secs(10), peer.write_all(&request)).await;
+            if !matches!(written, Ok(Ok(()))) {
+                break;
+            }
+        }
+        let has_ended = || match keeps_all {
+            true => server.counters().handled == REQUESTS,
+            false => server.door().disconnected > 0,
+        };
+        let patience = async {
+            while !has_ended() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(Duration::from_secs(20), patience).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let dropped = server.counters().replies_dropped;
+        assert_eq!(dropped == 0, keeps_all, "{carrier:?}: {dropped}");
+        server.shutdown().await;
+    }
+}
+
+async fn publisher(carrier: Carrier) -> Publisher<Sample> {
+    let options = TransportOptions::default()
+        .with_carrier(carrier)
+        .with_send_queue_max(16);
+    let builder = Publisher::builder().transport(options);
+    builder.bind("tcp://127.0.0.1:0").await.unwrap()
+}
+
+fn sample() -> Sample {
+    Sample {
+        series: "a".to_owned(),
+        payload: vec![7; 64 << 10].into(),
+    }
+}
+
+#[tokio::test]
+async fn zeromq_counts_prefixes_and_not_subscribers() {
+    for (carrier, matched) in [(Carrier::Omq, 2), (Carrier::Zeromq, 1)] {
+        let publisher = publisher(carrier).await;
+        let mut subscribers = Vec::new();
+        for _ in 0..2 {
+            let subscriber = Subscriber::<Sample>::connect(publisher.endpoint().to_string());
+            let subscriber = subscriber.await.unwrap();
+            subscriber.subscribe(Keys::All).await.unwrap();
+            subscribers.push(subscriber);
+        }
+        let published = publisher.publish(&sample()).await.unwrap();
+        assert_eq!(published.matched, matched, "{carrier:?}");
+        publisher.close().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn zeromq_stops_for_a_subscriber_that_does_not_read() {
+    for (carrier, stops) in [(Carrier::Omq, false), (Carrier::Zeromq, true)] {
+        let publisher = publisher(carrier).await;
+        let address = publisher.endpoint().to_string().replace("tcp://", "");
+        let mut peer = TcpStream::connect(&address).await.unwrap();
+        assert!(shake_hands_as(&mut peer, "SUB").await);
+        peer.write_all(&frames(&[b"\x01sample/"])).await.unwrap();
+        let subscribed = async {
+            while publisher.matching("a") == 0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(Duration::from_secs(10), subscribed).await.unwrap();
+        // Far more than all queues on the way hold, of the publisher and of the kernel.
+        let (sample, mut stopped) = (sample(), false);
+        for _ in 0..600 {
+            let publish = publisher.publish(&sample);
+            if timeout(Duration::from_secs(5), publish).await.is_err() {
+                stopped = true;
+                break;
+            }
+        }
+        assert_eq!(stopped, stops, "{carrier:?}");
+        drop(peer);
+        publisher.close().await;
     }
 }

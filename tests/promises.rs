@@ -1,4 +1,5 @@
-//! docs/promises.md names what shows each promise. Here: that what it names is there.
+//! docs/promises.md names what shows each promise. Here: that what it names is there; and that the README shows a
+//! service that compiles, and docs/dependencies.md has each dependency.
 //!
 //! In the second column of a table, a name in backticks with a slash or a dot in it is a file or a folder of this repository, and a name
 //! without is a test in the file that was named last. A command has a space in it, and is not looked at.
@@ -50,4 +51,58 @@ fn what_the_page_of_promises_names_is_there() {
         missing.join("\n")
     );
     assert!(tests > 0, "docs/promises.md names no test at all");
+}
+
+fn read(file: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).unwrap()
+}
+
+/// Without what does not change the meaning.
+fn bare(text: &str) -> String {
+    let is_code = |line: &&str| !line.trim_start().starts_with('#') || line.contains("#[");
+    let code: Vec<&str> = text.lines().filter(is_code).collect();
+    let code = code.join("").replace(char::is_whitespace, "");
+    // What a formatter adds where it breaks a line.
+    code.replace(",)", ")")
+}
+
+#[test]
+fn the_service_of_the_readme_is_an_example_that_compiles() {
+    let readme = read("README.md");
+    let block = |opens: &str| {
+        let start = readme.find(opens).expect("the README has it") + opens.len();
+        let end = readme[start..].find("```").expect("it ends");
+        readme[start..start + end].to_owned()
+    };
+    let code = block("```rust,ignore\n");
+    let code = code.replace(
+        "bowline::include_schemas!();",
+        "use bowline_examples::hello;",
+    );
+    let example = read("examples/readme.rs");
+    assert!(bare(&example).ends_with(&bare(&code)), "examples/readme.rs");
+    let schema = block("```capnp\n");
+    assert_eq!(bare(&read("examples/schema/hello.capnp")), bare(&schema));
+    let lines = |text: &str| text.lines().filter(|line| !line.trim().is_empty()).count();
+    assert!(lines(&code) + lines(&schema) < 40);
+}
+
+#[test]
+fn each_dependency_has_its_line() {
+    let page = read("docs/dependencies.md");
+    for manifest in ["Cargo.toml", "bowline-build/Cargo.toml"] {
+        let manifest = read(manifest);
+        let mut is_dependencies = false;
+        for line in manifest.lines() {
+            if line.starts_with('[') {
+                is_dependencies = line.trim_end_matches(']').ends_with("dependencies");
+            } else if let Some((name, _)) = line.split_once(" = ").filter(|_| is_dependencies) {
+                let is_ours = name.starts_with("bowline");
+                assert!(
+                    is_ours || page.contains(&format!("`{name}`")),
+                    "no line for {name}"
+                );
+            }
+        }
+    }
 }

@@ -1,5 +1,6 @@
 //! Who uses the services: pushes a folder, shows the progress, asks, and prints the hits.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -19,13 +20,13 @@ use crate::{AnyError, Arguments, login};
 const FILE_BYTES_MAX: u64 = 512 << 10;
 const LINES_A_HIT: usize = 3;
 
-pub async fn run(arguments: &Arguments) -> Result<(), AnyError> {
+pub async fn run(arguments: &Arguments, out: &mut impl Write) -> Result<(), AnyError> {
     let mut latencies = Latencies::new()?;
     let session = log_in(arguments).await?;
     let bar = Bar::new()?;
     upload(arguments, &session, Duration::ZERO, &bar, &mut latencies).await?;
-    ask(arguments, session, &mut latencies).await?;
-    println!("\n{latencies}");
+    ask(arguments, session, &mut latencies, out).await?;
+    writeln!(out, "\n{latencies}")?;
     Ok(())
 }
 
@@ -97,6 +98,7 @@ pub async fn ask(
     arguments: &Arguments,
     session: String,
     latencies: &mut Latencies,
+    out: &mut impl Write,
 ) -> Result<(), AnyError> {
     let index = Client::connect(&arguments.index).await?;
     let search = SearchClient::connect(&arguments.search).await?;
@@ -109,18 +111,19 @@ pub async fn ask(
         .time(search.search_plain(&params))
         .await?
         .plain()?;
-    println!(
+    writeln!(
+        out,
         "\n{} hits for `{}` in {} documents",
         found.hits.len(),
         params.query,
         found.documents
-    );
+    )?;
     for hit in found.hits {
-        println!("\n{:6.2}  {}", hit.score, hit.path);
+        writeln!(out, "\n{:6.2}  {}", hit.score, hit.path)?;
         let follow = Call::<_, Document, Failure<Missing>>::follow(&index, &hit.document);
         let document = latencies.time(follow).await?;
         for line in highlighted(document.get()?.get_text()?.to_str()?, &params.query) {
-            println!("        {line}");
+            writeln!(out, "        {line}")?;
         }
     }
     Ok(())

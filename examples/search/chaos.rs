@@ -55,7 +55,7 @@ pub async fn run(mut arguments: Arguments) -> Result<(), AnyError> {
     let pushed = upload(&arguments, &session, PUSH_EVERY, &bar, &mut latencies).await?;
     let _ = stop.send(()); // it ended by itself only if a process did not start
     let processes = killing.await??;
-    ask(&arguments, session, &mut latencies).await?;
+    ask(&arguments, session, &mut latencies, &mut std::io::stdout()).await?;
 
     let index = IndexClient::connect(&arguments.index).await?;
     let counts = index.counts(|_| {}).await?.plain()?;

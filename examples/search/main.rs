@@ -19,10 +19,13 @@ mod index;
 mod login;
 mod ranking;
 #[cfg(test)]
+mod roles;
+#[cfg(test)]
 mod tests;
 mod words;
 mod worker;
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -101,7 +104,10 @@ enum Role {
 
 #[tokio::main]
 async fn main() -> Result<(), AnyError> {
-    let mut arguments = Arguments::parse();
+    run(Arguments::parse(), &mut std::io::stdout()).await
+}
+
+async fn run(mut arguments: Arguments, out: &mut impl Write) -> Result<(), AnyError> {
     match arguments.role {
         Role::All if arguments.chaos => chaos::run(arguments).await,
         Role::All => {
@@ -110,7 +116,7 @@ async fn main() -> Result<(), AnyError> {
             for _ in 0..arguments.workers {
                 workers.push(worker::start(&arguments).await?);
             }
-            caller::run(&arguments).await?;
+            caller::run(&arguments, out).await?;
             for worker in workers {
                 worker.drain(DRAIN).await;
             }
@@ -119,7 +125,7 @@ async fn main() -> Result<(), AnyError> {
             }
             Ok(())
         }
-        Role::Caller => caller::run(&arguments).await,
+        Role::Caller => caller::run(&arguments, out).await,
         Role::Login => until_told(login_service(&arguments).await?).await,
         Role::Index => until_told(index_service(&arguments).await?).await,
         Role::Search => until_told(search_service(&arguments).await?).await,

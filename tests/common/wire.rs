@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bowline::ServerHandle;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 
 use crate::common::INTERFACE;
@@ -25,16 +25,28 @@ pub async fn raw(server: &ServerHandle, from: &str) -> TcpStream {
 }
 
 /// The handshake of ZMTP 3.1 without keys; whether the server is ready then.
-pub async fn shake_hands(stream: &mut TcpStream) -> bool {
+pub async fn shake_hands(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> bool {
+    shake_hands_as(stream, "DEALER").await
+}
+
+/// The same as a socket of another type.
+pub async fn shake_hands_as(
+    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    socket_type: &str,
+) -> bool {
     let mut greeting = [0; 64];
     (greeting[0], greeting[9], greeting[10], greeting[11]) = (0xff, 0x7f, 3, 1);
     greeting[12..16].copy_from_slice(b"NULL");
-    let ready = b"\x04\x1c\x05READY\x0bSocket-Type\0\0\0\x06DEALER";
+    let length = socket_type.len() as u8;
+    let mut ready = vec![4, 22 + length];
+    ready.extend_from_slice(b"\x05READY\x0bSocket-Type\0\0\0");
+    ready.push(length);
+    ready.extend_from_slice(socket_type.as_bytes());
     let mut theirs = [0; 64];
     let exchange = async {
         stream.write_all(&greeting).await?;
         stream.read_exact(&mut theirs).await?;
-        stream.write_all(ready).await?;
+        stream.write_all(&ready).await?;
         frame(stream).await
     };
     let first = tokio::time::timeout(PATIENCE, exchange).await.unwrap();
@@ -64,7 +76,7 @@ pub async fn receive_frame(stream: &mut TcpStream) -> Option<(u8, Vec<u8>)> {
     next.await.expect("it says something").ok()
 }
 
-async fn frame(stream: &mut TcpStream) -> std::io::Result<(u8, Vec<u8>)> {
+async fn frame(stream: &mut (impl AsyncRead + Unpin)) -> std::io::Result<(u8, Vec<u8>)> {
     let flags = stream.read_u8().await?;
     let length = match flags & 2 {
         0 => u64::from(stream.read_u8().await?),
