@@ -39,9 +39,7 @@ async fn watch(bar: Bar, watch: Arc<Watch>) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn workers_are_added_and_killed_while_the_bar_moves_and_it_never_goes_back()
 -> Result<(), AnyError> {
-    // What begins with a dot is left out.
-    let folder = tempfile::Builder::new().prefix("search").tempdir()?;
-    let data = tempfile::tempdir()?;
+    let (folder, data) = (tempfile::tempdir()?, tempfile::tempdir()?);
     // Hidden folders, as a temporary one is, are left out.
     let texts = folder.path().join("texts");
     std::fs::create_dir(&texts)?;
