@@ -10,10 +10,11 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bowline::call::{NamedService, Outcome, RawReply, RawRequest, ReplyFuture};
+use bowline::once::{MemoryStore, Once};
 use bowline::schema::{Effect, MethodInfo, Recovery, ServiceInfo};
 use bowline::security::{AccessRules, Keys, PublicKey};
 use bowline::topic::{Keys as TopicKeys, SubscribeError};
-use bowline::{Code, RequestId, Server, Status};
+use bowline::{Code, RequestId, RequestKey, Server, Status};
 use bytes::Bytes;
 use common::{ECHO, Probe, call, send};
 use house::{House, client, security, subscriber};
@@ -94,6 +95,38 @@ async fn two_principals_never_meet_in_one_request_id_and_two_keys_of_one_do() {
         assert_eq!(counting.0.load(Ordering::SeqCst), runs, "{name}");
     }
     server.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_caller_who_may_not_call_leaves_no_record() {
+    let house = House::new();
+    let counting = Counting::default();
+    let store = MemoryStore::new();
+    for (rules, records) in [
+        (AccessRules::new(), 0),
+        (AccessRules::new().everything("*"), 1),
+    ] {
+        let once = Once::builder().build(store.clone()).unwrap();
+        let server = Server::builder()
+            .service(counting.clone())
+            .security(house.security().with_access(rules))
+            .once(once)
+            .bind("tcp://127.0.0.1:0")
+            .await
+            .unwrap()
+            .spawn();
+        let security = security(&house.web, house.server.public());
+        let client = client(server.endpoint(), security).await;
+        let mut request = RawRequest::new(&COUNT, Bytes::from_static(EMPTY_STRUCT));
+        request.id = RequestKey::new("the same").unwrap().into();
+        match send(&client, request).await {
+            Ok(name) => assert_eq!((&*name, records), (&b"web"[..], 1)),
+            Err(status) => assert_eq!((status.code(), records), (Code::PermissionDenied, 0)),
+        }
+        assert_eq!(store.records(), records);
+        assert_eq!(counting.0.load(Ordering::SeqCst), records as u64);
+        server.shutdown().await;
+    }
 }
 
 #[tokio::test]

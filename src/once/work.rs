@@ -143,7 +143,7 @@ impl<S: Store> Once<S> {
     pub async fn result<T: Keep>(&self, task: impl Into<Task>) -> Result<T, Status> {
         let task = task.into();
         let key = Key::named(&task.scope, &task.id);
-        T::restore(self.clone().outcome(key).await?.body)
+        T::restore(self.clone().outcome(key, None).await?.body)
     }
 }
 

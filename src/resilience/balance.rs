@@ -4,7 +4,7 @@
 //! choices", Mitzenmacher 2001): as good as asking all, without all clients running to the same
 //! idle one. A retry goes to an endpoint that the call has not been to. An endpoint that keeps
 //! failing is left out, but never more than half of them: when most fail, the fault lies elsewhere,
-//! and the rest would drown.
+//! and the rest would drown. Those beyond the half are asked although they fail.
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -20,7 +20,12 @@ use crate::wire::{Reason, Status};
 
 /// One service over several that do the same. Cheap to clone; clones share what they know.
 #[derive(Clone, Debug)]
-pub struct Balance<S>(Arc<Vec<Arc<Member<S>>>>);
+pub struct Balance<S> {
+    members: Arc<Vec<Arc<Member<S>>>>,
+    /// Where the list begins when it is asked who is left out: elsewhere in each client, so that not all of
+    /// them leave out the same ones.
+    first: usize,
+}
 
 #[derive(Debug)]
 struct Member<S> {
@@ -54,19 +59,34 @@ impl<S> Balance<S> {
                 breaker: breaker.map(|policy| Mutex::new(Breaker::new(policy))),
             })
         };
-        Self(Arc::new(services.into_iter().map(member).collect()))
+        let members: Vec<_> = services.into_iter().map(member).collect();
+        let first = fastrand::usize(..members.len().max(1));
+        let members = Arc::new(members);
+        Self { members, first }
     }
 
     /// How many are left out now.
     pub fn ejected(&self) -> usize {
         let now = Instant::now();
-        let open = self.0.iter().filter(|member| member.is_open(now)).count();
-        open.min(ejected_max(self.0.len()))
+        let open = self.members.iter().filter(|member| member.is_open(now));
+        open.take(ejected_max(self.members.len())).count()
+    }
+
+    /// Tells who is left out: of those that keep failing, as many as may be.
+    fn left_out(&self, now: Instant) -> impl Fn(usize) -> bool {
+        let members = &self.members[..];
+        let (count, first) = (members.len(), self.first);
+        let open = (0..count).filter(move |nth| members[(first + nth) % count].is_open(now));
+        let last = open.take(ejected_max(count)).last();
+        move |index: usize| {
+            let nth = (index + count - first) % count;
+            last.is_some_and(|last| nth <= last) && members[index].is_open(now)
+        }
     }
 
     /// Picks one, and says which.
     fn pick(&self, tried: u64, now: Instant) -> Result<usize, Status> {
-        let members = &self.0[..];
+        let members = &self.members[..];
         match members {
             [] => return Err(Status::unavailable("there are no endpoints")),
             // With nowhere else to go, an open breaker refuses.
@@ -75,12 +95,17 @@ impl<S> Balance<S> {
             _ => {}
         }
         let untried = |index: usize| index >= 64 || tried & (1 << index) == 0;
-        let open = members.iter().filter(|member| member.is_open(now)).count();
-        let eject = open <= ejected_max(members.len());
-        let closed = |index: usize| !(eject && members[index].is_open(now));
-        // One that is new to this call and works; failing that, one that works; failing that, any.
-        let best = pick_two(members.len(), |index| untried(index) && closed(index))
-            .or_else(|| pick_two(members.len(), closed))
+        let left_out = self.left_out(now);
+        let kept = |index: usize| !left_out(index);
+        let works = |index: usize| kept(index) && !members[index].is_open(now);
+        // One that is new to this call, of those that are not left out; where none of these works, one that is
+        // new at all, which may be well again; then one that it has been to.
+        let best = pick_two(members.len(), |index| untried(index) && kept(index))
+            .or_else(|| match (0..members.len()).any(works) {
+                true => None,
+                false => pick_two(members.len(), untried),
+            })
+            .or_else(|| pick_two(members.len(), kept))
             .or_else(|| pick_two(members.len(), |_| true));
         let (a, b) = best.ok_or_else(|| Status::unavailable("there are no endpoints"))?;
         let load = |index: usize| members[index].in_flight.load(Ordering::Relaxed);
@@ -139,7 +164,7 @@ impl<S: CallService + Sync> Service<RawRequest> for Balance<S> {
                 if let Some(tried) = tried.filter(|_| index < 64) {
                     tried.fetch_or(1 << index, Ordering::Relaxed);
                 }
-                let member = Arc::clone(&self.0[index]);
+                let member = Arc::clone(&self.members[index]);
                 if let Some(mut breaker) = member.breaker() {
                     breaker.enter(now);
                 }

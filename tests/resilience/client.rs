@@ -138,22 +138,77 @@ async fn a_lone_endpoint_that_keeps_failing_is_left_alone_and_asked_again_later(
     call(&client, UNSAFE).await.expect("and it is closed");
 }
 
+/// A client without retries of so many endpoints that fail and so many that do not. Calls until those that keep
+/// failing are left out, and returns how often each is called after that: of 100 calls.
+async fn after_a_while(failing: usize, good: usize) -> (Resilient, Vec<u64>, Vec<u64>) {
+    let mut moods = Vec::new();
+    for number in 0..failing + good {
+        moods.push(match number < failing {
+            true => Moody::failing(|| Status::internal("broken")),
+            false => Moody::good(),
+        });
+    }
+    let mut servers = Vec::new();
+    for mood in &moods {
+        servers.push(mood.start().await);
+    }
+    let endpoints = servers.iter().map(|it| it.endpoint().to_string());
+    let client = Client::builder().resilient().retry(None);
+    let client = client.connect(endpoints).await.expect("endpoints");
+    // Enough for each to fail five times, whatever is picked.
+    for _ in 0..400 {
+        let _ = call(&client, UNSAFE).await;
+    }
+    let before: Vec<u64> = moods.iter().map(Moody::calls).collect();
+    for _ in 0..100 {
+        match call(&client, UNSAFE).await {
+            Ok(_) => {}
+            Err(status) => assert_eq!(status.code(), Code::Internal, "somebody is asked: {status}"),
+        }
+    }
+    let calls = moods
+        .iter()
+        .zip(before)
+        .map(|(it, before)| it.calls() - before);
+    let mut calls: Vec<u64> = calls.collect();
+    let of_good = calls.split_off(failing);
+    (client, calls, of_good)
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_that_keeps_failing_is_left_out_and_no_other() {
+    let (client, failing, good) = after_a_while(1, 2).await;
+    assert_eq!((client.counters().left_out, &failing[..]), (1, &[0][..]));
+    assert!(good.iter().all(|calls| *calls > 20), "{good:?}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn no_more_than_half_of_the_endpoints_are_left_out() {
-    let broken = Moody::failing(|| Status::internal("broken"));
-    let mut servers = Vec::new();
-    for _ in 0..4 {
-        servers.push(broken.start().await);
+    for (failing, good) in [(3, 1), (4, 0), (3, 0), (2, 0)] {
+        let (client, failing, good) = after_a_while(failing, good).await;
+        let half = (failing.len() + good.len()) / 2;
+        assert_eq!(client.counters().left_out, half);
+        let not_asked = failing.iter().filter(|calls| **calls == 0).count();
+        assert_eq!(not_asked, half, "{failing:?}");
+        assert!(good.iter().all(|calls| *calls > 20), "{good:?}");
     }
-    let client = connect(&servers.iter().collect::<Vec<_>>()).await;
-    for _ in 0..200 {
-        let status = call(&client, IDEMPOTENT).await.unwrap_err();
-        assert_ne!(
-            status.reason(),
-            Some(Reason::CircuitOpen),
-            "somebody is always asked"
-        );
+}
+
+#[tokio::test(start_paused = true)]
+async fn attempts_that_hang_open_the_breaker_of_their_endpoint_and_no_other() {
+    let (hangs, good) = (Moody::slow(Duration::from_secs(3600)), Moody::good());
+    let (a, b) = (hangs.start().await, good.start().await);
+    let client = connect(&[&a, &b]).await;
+    while client.counters().left_out == 0 {
+        call(&client, IDEMPOTENT).await.expect("the other does it");
     }
+    // Each call ended well. It is the attempts that count, and five of them were too slow.
+    assert_eq!(hangs.calls(), 5);
+    let good_before = good.calls();
+    for _ in 0..50 {
+        call(&client, UNSAFE).await.expect("the other does it");
+    }
+    assert_eq!((hangs.calls(), good.calls()), (5, good_before + 50));
 }
 
 #[tokio::test(start_paused = true)]
@@ -205,6 +260,60 @@ async fn a_slow_call_is_hedged_and_the_first_answer_wins() {
             hedges,
             "only where it is idempotent"
         );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hedge_is_paid_for_from_the_budget_of_retries() {
+    let slow = Moody::slow(Duration::from_secs(2));
+    let (a, b) = (slow.start().await, slow.start().await);
+    let nothing = BudgetPolicy {
+        per_call: 0.0,
+        per_second: 0.0,
+        saved_max: 0.0,
+    };
+    let client = Client::builder()
+        .resilient()
+        .budget(nothing)
+        .hedge(HedgeAfter::Fixed(Duration::from_millis(50)))
+        .connect([a.endpoint().to_string(), b.endpoint().to_string()])
+        .await
+        .expect("endpoints");
+    for calls in 1..=5 {
+        call(&client, IDEMPOTENT).await.expect("in its own time");
+        assert_eq!(slow.calls(), calls);
+    }
+    let counters = client.counters();
+    assert_eq!((counters.sent_again, counters.over_budget), (0, 5));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_comes_back_no_sooner_than_the_server_says() {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let sees = Arc::clone(&seen);
+    let full = Moody::new(move |request| {
+        let sees = Arc::clone(&sees);
+        async move {
+            let mut seen = sees.lock().await;
+            seen.push(tokio::time::Instant::now());
+            match seen.len() {
+                3 => Ok(RawReply::new(Outcome::Success, request.body)),
+                _ => {
+                    let wait = Duration::from_millis(700);
+                    let full = Status::resource_exhausted("full").with_reason(Reason::Overloaded);
+                    Err(full.with_retry_after(wait))
+                }
+            }
+        }
+    });
+    let server = full.start().await;
+    let client = connect(&[&server]).await;
+    call(&client, UNSAFE).await.expect("the third time");
+    let seen = seen.lock().await;
+    for attempts in seen.windows(2) {
+        let waited = attempts[1] - attempts[0];
+        assert!(waited >= Duration::from_millis(700), "{waited:?}");
+        assert!(waited < Duration::from_millis(800), "{waited:?}");
     }
 }
 

@@ -9,12 +9,13 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bowline::call::{NamedService, Outcome, RawReply, RawRequest, ReplyFuture};
+use bowline::once::{MemoryStore, Once};
 use bowline::resilience::{
     AdaptivePolicy, Balance, BudgetPolicy, HedgeAfter, Limit, Resilient, RetryLayer, RetryPolicy,
     SharedBudget, ShedLayer, TryTimeout,
 };
 use bowline::schema::{Effect, MethodInfo, Recovery, ServiceInfo};
-use bowline::{Client, Code, Reason, Server, ServerHandle, Status, Work};
+use bowline::{Client, Code, Reason, RequestKey, Server, ServerHandle, Status, Work};
 use bytes::Bytes;
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;

@@ -136,6 +136,61 @@ async fn a_slow_method_behind_a_bulkhead_leaves_room_for_the_others() {
     }
 }
 
+#[tokio::test]
+async fn what_is_refused_leaves_no_record_and_its_id_is_free() {
+    let gate = Arc::new(tokio::sync::Semaphore::new(0));
+    let opens = Arc::clone(&gate);
+    let moody = Moody::new(move |request| {
+        let gate = Arc::clone(&opens);
+        async move {
+            let _permit = gate.acquire().await;
+            Ok(RawReply::new(Outcome::Success, request.body))
+        }
+    });
+    let store = MemoryStore::new();
+    let once = Once::builder().build(store.clone()).expect("good terms");
+    let server = Server::builder()
+        .service(moody.clone())
+        .layer(ShedLayer::with_queue(Limit::Fixed(1), 0, Duration::ZERO))
+        .once(once)
+        .bind(endpoint())
+        .await
+        .expect("it binds")
+        .spawn();
+    let client = Client::connect(server.endpoint().to_string())
+        .await
+        .expect("there");
+    let request = |name: &'static str, body| {
+        let mut request = RawRequest::new(ONCE, body);
+        request.id = RequestKey::new(name).expect("short").into();
+        request
+    };
+    let invalid = request("refused", Bytes::from_static(b"no message"));
+    let status = client.clone().oneshot(invalid).await.unwrap_err();
+    assert_eq!(
+        (status.code(), status.work()),
+        (Code::InvalidArgument, Work::NotDone)
+    );
+    assert_eq!(store.records(), 0, "invalid");
+
+    let first = tokio::spawn(client.clone().oneshot(request("first", body())));
+    wait_until(|| moody.calls() == 1).await;
+    let status = client.clone().oneshot(request("refused", body())).await;
+    let status = status.unwrap_err();
+    assert_eq!(
+        (status.reason(), status.work()),
+        (Some(Reason::Overloaded), Work::NotDone)
+    );
+    assert_eq!(store.records(), 1, "overloaded: only the first has one");
+
+    gate.add_permits(1);
+    first.await.expect("no panic").expect("done");
+    let reply = client.oneshot(request("refused", body())).await;
+    assert!(!reply.expect("it runs now").replayed);
+    assert_eq!((store.records(), moody.calls()), (2, 2));
+    server.shutdown().await;
+}
+
 /// Counts when it is dropped.
 struct Dropped(Arc<AtomicU64>);
 

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::attempt::{Action, Attempt, Ended, Input, needs_an_id};
 use super::{
@@ -146,7 +146,7 @@ impl<S: Store> Once<S> {
         }
         let key = Key::of_call(principal, request.interface, request.method, &request.id);
         if request.outcome_only {
-            return Box::pin(self.clone().outcome(key));
+            return Box::pin(self.clone().outcome(key, request.deadline));
         }
         if request.deadline.is_some_and(|at| at <= Instant::now()) {
             return answer(Err(Status::deadline_exceeded(crate::wire::Work::NotDone)));
@@ -158,10 +158,9 @@ impl<S: Store> Once<S> {
         self.attempt(key, fingerprint, recovery, request, handler)
     }
 
-    /// How a request ended, without running it. Waits for one that runs, unless duplicates are refused.
-    pub(super) async fn outcome(self, key: Key) -> Ended {
+    /// How a request ended, without running it. Waits for one that runs until `deadline`, unless duplicates are refused.
+    pub(super) async fn outcome(self, key: Key, deadline: Option<Instant>) -> Ended {
         let shared = &self.0.shared;
-        let deadline = None;
         let (attempt, action) = Attempt::look(shared.settings.terms, shared.age(&key));
         let job = Job {
             shared: Arc::clone(shared),
@@ -233,7 +232,14 @@ impl<S: Store> Once<S> {
                 }
                 Action::Wait { until } => {
                     has_waited = true;
-                    job.shared.wait(&job.key, until).await;
+                    let waits = job.shared.wait(&job.key, until);
+                    let waited = match job.deadline {
+                        Some(deadline) => timeout_at(deadline, waits).await,
+                        None => Ok(waits.await),
+                    };
+                    if waited.is_err() {
+                        return Err(Status::deadline_exceeded(crate::wire::Work::OutcomeUnknown));
+                    }
                     job.attempt.step(Input::Changed)
                 }
                 Action::AskAboutDoubt { epoch, status } => {

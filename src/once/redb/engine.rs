@@ -1,31 +1,24 @@
 //! Records in a redb database: changes in, one transaction, verdicts out. No task, no queue, no clock.
+//! How records lie in their tables is in `tables`.
 //!
 //! The simulator runs this on a disk that loses and tears what was not synced.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
-use redb::{Database, ReadableDatabase, ReadableTable, Table, TableDefinition, WriteTransaction};
+use redb::{Database, ReadableDatabase, ReadableTable, WriteTransaction};
 
-use super::super::store::{Bounds, WhenFull};
-use super::super::{
+use super::failed::{Failed, Refused, failed};
+use super::tables::{OPEN, RECORDS, Tables};
+use crate::call::RawReply;
+use crate::once::store::Bounds;
+use crate::once::{
     Change, Key, Record, Recorded, State, StoreError, Timestamp, Verdict, Write, step,
 };
-use crate::call::RawReply;
 use crate::schema::Recovery;
 use crate::wire::{Status, Work};
 
-const RECORDS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("bowline-once-records");
-/// When each record may be forgotten.
-const EXPIRY: TableDefinition<'_, (u64, &[u8]), ()> = TableDefinition::new("bowline-once-expiry");
-/// Records without an outcome: what to look at after a crash.
-const OPEN: TableDefinition<'_, &[u8], ()> = TableDefinition::new("bowline-once-open");
-const TOTALS: TableDefinition<'_, &str, u64> = TableDefinition::new("bowline-once-totals");
-
-/// A record whose attempt died is kept at least this long.
-const ABANDONED_RETENTION: Duration = Duration::from_secs(24 * 60 * 60);
 /// Records that each change forgets in passing.
 const FORGOTTEN_IN_PASSING: usize = 2;
 
@@ -47,7 +40,7 @@ pub enum Operation {
     /// A handler's own writes, together with the outcome of its attempt.
     Commit {
         /// Which attempt.
-        claimed: super::super::Claimed,
+        claimed: crate::once::Claimed,
         /// The writes.
         work: Box<CommitWork>,
     },
@@ -76,39 +69,6 @@ impl std::fmt::Debug for Operation {
     }
 }
 
-/// A commit that must not be part of the transaction, and why.
-struct Refused {
-    index: usize,
-    status: Status,
-}
-
-enum Failed {
-    Refused(Refused),
-    Store(StoreError),
-}
-
-macro_rules! from_redb {
-    ($($error:ident),*) => {$(
-        impl From<redb::$error> for Failed {
-            fn from(error: redb::$error) -> Self {
-                Self::Store(failed(error))
-            }
-        }
-    )*};
-}
-
-from_redb!(TransactionError, TableError, StorageError, CommitError);
-
-impl From<StoreError> for Failed {
-    fn from(error: StoreError) -> Self {
-        Self::Store(error)
-    }
-}
-
-pub(super) fn failed(error: impl Into<redb::Error>) -> StoreError {
-    StoreError::new(error.into())
-}
-
 impl Engine {
     /// Opens the records of a database. Attempts that are in flight belong to a process that is
     /// gone, since only one has a database open: their leases are over.
@@ -127,11 +87,7 @@ impl Engine {
     fn end_leases(&self) -> Result<(), Failed> {
         let transaction = self.database.begin_write()?;
         let mut tables = Tables::open(&transaction, self.bounds)?;
-        let mut open = Vec::new();
-        for entry in tables.open.iter()? {
-            open.push(Bytes::copy_from_slice(entry?.0.value()));
-        }
-        for key in open {
+        for key in tables.open_keys()? {
             if let Some(mut record) = tables.get(&key)?
                 && let State::InFlight { until } = &mut record.state
             {
@@ -317,161 +273,19 @@ fn superseded() -> Status {
     .with_reason(crate::wire::Reason::Superseded)
 }
 
-/// The tables, open in one transaction.
-struct Tables<'t> {
-    records: Table<'t, &'static [u8], &'static [u8]>,
-    expiry: Table<'t, (u64, &'static [u8]), ()>,
-    open: Table<'t, &'static [u8], ()>,
-    totals: Table<'t, &'static str, u64>,
-    count: u64,
-    reply_bytes: u64,
-    bounds: Bounds,
-}
-
-const COUNT: &str = "records";
-const REPLY_BYTES: &str = "reply bytes";
-
-impl<'t> Tables<'t> {
-    fn open(transaction: &'t WriteTransaction, bounds: Bounds) -> Result<Self, Failed> {
-        let totals = transaction.open_table(TOTALS)?;
-        let total = |name| -> Result<u64, Failed> {
-            Ok(totals.get(name)?.map_or(0, |total| total.value()))
-        };
-        let (count, reply_bytes) = (total(COUNT)?, total(REPLY_BYTES)?);
-        Ok(Self {
-            records: transaction.open_table(RECORDS)?,
-            expiry: transaction.open_table(EXPIRY)?,
-            open: transaction.open_table(OPEN)?,
-            totals,
-            count,
-            reply_bytes,
-            bounds,
-        })
-    }
-
-    fn close(mut self) -> Result<(), Failed> {
-        self.totals.insert(COUNT, self.count)?;
-        self.totals.insert(REPLY_BYTES, self.reply_bytes)?;
-        Ok(())
-    }
-
-    fn get(&self, key: &[u8]) -> Result<Option<Record>, Failed> {
-        let bytes = self.records.get(key)?;
-        let bytes = bytes.map(|bytes| Bytes::copy_from_slice(bytes.value()));
-        Ok(bytes.map(Record::from_bytes).transpose()?)
-    }
-
-    fn is_done(&self, key: &[u8]) -> Result<bool, Failed> {
-        let record = self.get(key)?;
-        Ok(record.is_some_and(|record| matches!(record.state, State::Done { .. })))
-    }
-
-    fn apply(&mut self, now: Timestamp, key: &Key, change: Change) -> Result<Verdict, Failed> {
-        let bytes = key.as_bytes();
-        let record = self.get(bytes)?;
-        if matches!(change, Change::Begin(_)) && record.is_none() && !self.has_room()? {
-            return Ok(Verdict::Full);
-        }
-        let (verdict, write) = step(record.as_ref(), now, change);
-        match write {
-            Write::Nothing => {}
-            Write::Remove => self.remove(bytes)?,
-            Write::Put(record) => self.put(bytes, &record)?,
-        }
-        Ok(verdict)
-    }
-
-    fn put(&mut self, key: &[u8], record: &Record) -> Result<(), Failed> {
-        self.remove(key)?;
-        match record.state {
-            State::Done { .. } => {}
-            State::InFlight { .. } | State::InDoubt => {
-                self.open.insert(key, ())?;
-            }
-        }
-        if let Some(over) = record.forgettable(ABANDONED_RETENTION) {
-            self.expiry.insert((over.milliseconds(), key), ())?;
-        }
-        self.records.insert(key, &record.to_bytes()[..])?;
-        self.count += 1;
-        self.reply_bytes += record.bytes() as u64;
-        Ok(())
-    }
-
-    fn remove(&mut self, key: &[u8]) -> Result<(), Failed> {
-        let removed = self.records.remove(key)?;
-        let Some(bytes) = removed.map(|bytes| Bytes::copy_from_slice(bytes.value())) else {
-            return Ok(());
-        };
-        let record = Record::from_bytes(bytes)?;
-        if !matches!(record.state, State::Done { .. }) {
-            self.open.remove(key)?;
-        }
-        if let Some(over) = record.forgettable(ABANDONED_RETENTION) {
-            self.expiry.remove((over.milliseconds(), key))?;
-        }
-        self.count = self.count.saturating_sub(1);
-        self.reply_bytes = self.reply_bytes.saturating_sub(record.bytes() as u64);
-        Ok(())
-    }
-
-    fn has_room(&mut self) -> Result<bool, Failed> {
-        let full = |tables: &Self| {
-            tables.count >= tables.bounds.records_max as u64
-                || tables.reply_bytes >= tables.bounds.reply_bytes_max as u64
-        };
-        while full(self) {
-            let oldest = match self.bounds.when_full {
-                WhenFull::Refuse => None,
-                WhenFull::ForgetOldest => self.oldest_outcome()?,
-            };
-            match oldest {
-                Some(key) => self.remove(&key)?,
-                None => return Ok(false),
-            }
-        }
-        Ok(true)
-    }
-
-    fn oldest_outcome(&self) -> Result<Option<Bytes>, Failed> {
-        for entry in self.expiry.iter()? {
-            let entry = entry?.0;
-            let key = Bytes::copy_from_slice(entry.value().1);
-            if let Some(Record {
-                state: State::Done { .. },
-                ..
-            }) = self.get(&key)?
-            {
-                return Ok(Some(key));
-            }
-        }
-        Ok(None)
-    }
-
-    fn forget(&mut self, now: Timestamp, max: usize) -> Result<usize, Failed> {
-        let mut over = Vec::new();
-        for entry in self.expiry.iter()?.take(max) {
-            let entry = entry?.0;
-            let (at, key) = entry.value();
-            if at > now.milliseconds() {
-                break;
-            }
-            over.push(Bytes::copy_from_slice(key));
-        }
-        for key in &over {
-            self.remove(key)?;
-        }
-        Ok(over.len())
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::super::{Age, Claim, Claimed, Epoch, Fingerprint};
+    use std::time::Duration;
+
+    use redb::TableDefinition;
+
     use super::*;
     use crate::call::Outcome;
+    use crate::once::{Age, Claim, Claimed, Epoch, Fingerprint};
     use crate::wire::RequestKey;
 
+    const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+    const LEASE: Duration = Duration::from_secs(30);
     const EFFECTS: TableDefinition<'_, &str, u64> = TableDefinition::new("effects");
 
     fn commit(key: &Key, epoch: Epoch, reply: &'static [u8]) -> Operation {
@@ -479,7 +293,7 @@ mod tests {
             claimed: Claimed {
                 key: key.clone(),
                 epoch,
-                retention: ABANDONED_RETENTION,
+                retention: DAY,
                 reply_bytes_max: 100,
             },
             work: Box::new(move |writes| {
@@ -494,47 +308,85 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_handler_that_commits_twice_has_one_effect() {
-        let backend = redb::backends::InMemoryBackend::new();
-        let database = Database::builder().create_with_backend(backend);
-        let database = Arc::new(database.expect("in memory"));
-        let engine = Engine::open(Arc::clone(&database), Bounds::default()).expect("open");
-        let key = Key::named("test", &RequestKey::new("a").expect("short").into());
-        let epoch = Epoch {
-            owner: 1,
-            number: 1,
-        };
-        let begin = Change::Begin(Claim {
+    fn begin(epoch: Epoch) -> Change {
+        Change::Begin(Claim {
             epoch,
             fingerprint: Fingerprint::of_bytes(b""),
             recovery: Recovery::Atomic,
-            lease: Duration::from_secs(30),
+            lease: LEASE,
             age: Age {
                 created: None,
-                retention: ABANDONED_RETENTION,
+                retention: DAY,
                 clock_skew_max: Duration::ZERO,
             },
-        });
-        let now = Timestamp::now();
-        let mut operations = vec![Operation::Change(key.clone(), begin)];
+        })
+    }
+
+    fn attempt(number: u64) -> Epoch {
+        Epoch { owner: 1, number }
+    }
+
+    fn key() -> Key {
+        Key::named("test", &RequestKey::new("a").expect("short").into())
+    }
+
+    fn engine() -> Engine {
+        let backend = redb::backends::InMemoryBackend::new();
+        let database = Database::builder().create_with_backend(backend);
+        let database = Arc::new(database.expect("in memory"));
+        Engine::open(database, Bounds::default()).expect("open")
+    }
+
+    /// How often work was done.
+    fn effects(engine: &Engine) -> u64 {
+        let read = engine.database().begin_read().expect("in memory");
+        match read.open_table(EFFECTS) {
+            Ok(table) => {
+                let count = table.get("count").expect("in memory");
+                count.map_or(0, |count| count.value())
+            }
+            Err(_) => 0,
+        }
+    }
+
+    #[test]
+    fn a_handler_that_commits_twice_has_one_effect() {
+        let (engine, key, now) = (engine(), key(), Timestamp::now());
+        let mut operations = vec![Operation::Change(key.clone(), begin(attempt(1)))];
         // In one transaction, and in the next.
         for reply in [b"one", b"two"] {
-            operations.push(commit(&key, epoch, reply));
+            operations.push(commit(&key, attempt(1), reply));
             let done = engine.commit(now, &operations).expect("in memory");
             let is_first = reply == b"one";
             let last = done.last().expect("one for each");
             assert_eq!(matches!(last, Done::Committed(Ok(_))), is_first, "{last:?}");
             operations.clear();
         }
-        let read = database.begin_read().expect("in memory");
-        let table = read.open_table(EFFECTS).expect("it is there");
-        assert_eq!(
-            table
-                .get("count")
-                .expect("in memory")
-                .map(|count| count.value()),
-            Some(1)
-        );
+        assert_eq!(effects(&engine), 1);
+    }
+
+    #[test]
+    fn a_superseded_attempt_commits_nothing() {
+        let (engine, key, now) = (engine(), key(), Timestamp::now());
+        let done = |now, operation| {
+            let done = engine.commit(now, &[operation]).expect("in memory");
+            done.into_iter().next().expect("one for one")
+        };
+        let later = now + LEASE;
+        for (now, attempt) in [(now, attempt(1)), (later, attempt(2))] {
+            let begun = done(now, Operation::Change(key.clone(), begin(attempt)));
+            assert!(matches!(begun, Done::Verdict(Verdict::Run)), "{begun:?}");
+        }
+        for (number, effects_after) in [(1, 0), (2, 1)] {
+            let committed = done(later, commit(&key, attempt(number), b"reply"));
+            match committed {
+                Done::Committed(Err(status)) => {
+                    assert_eq!((status, number), (superseded(), 1));
+                }
+                Done::Committed(Ok(_)) => assert_eq!(number, 2),
+                other => panic!("{other:?}"),
+            }
+            assert_eq!(effects(&engine), effects_after);
+        }
     }
 }

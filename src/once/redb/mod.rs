@@ -5,6 +5,8 @@
 //! callers share one `fdatasync`.
 
 mod engine;
+mod failed;
+mod tables;
 mod transaction;
 
 pub use engine::{CommitWork, Done, Engine, Operation};
@@ -21,7 +23,7 @@ use super::waiters::Waiters;
 use super::{AtOnce, Bounds, Change, Claimed, Clock, Key, State, Store, StoreError, Verdict};
 use crate::call::RawReply;
 use crate::wire::Status;
-use engine::failed;
+use failed::failed;
 
 /// Operations that may wait for the disk. Those who ask for more wait to ask.
 const QUEUE_MAX: usize = 4096;

@@ -85,6 +85,39 @@ async fn a_caller_who_gives_up_does_not_stop_the_work() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_duplicate_waits_to_its_own_deadline_and_no_longer() {
+    let (once, count) = (once(), Arc::default());
+    let running = {
+        let (once, count) = (once.clone(), Arc::clone(&count));
+        let first = request(id("a"), "x");
+        let work = takes(60, "in the end");
+        tokio::spawn(async move { call_with(&once, first, Recovery::InDoubt, &count, work).await })
+    };
+    tokio::task::yield_now().await;
+    for outcome_only in [false, true] {
+        let begun = Instant::now();
+        let mut duplicate = request(id("a"), "x");
+        duplicate.outcome_only = outcome_only;
+        duplicate.deadline = Some(begun + Duration::from_secs(2));
+        let ended = call(&once, duplicate, &count, Ok(reply("two"))).await;
+        let status = ended.unwrap_err();
+        assert_eq!(
+            (status.code(), status.work()),
+            (Code::DeadlineExceeded, Work::OutcomeUnknown)
+        );
+        let waited = begun.elapsed();
+        assert!(waited >= Duration::from_secs(2), "{waited:?}");
+        assert!(waited < Duration::from_secs(3), "{waited:?}");
+    }
+    let first = running.await.expect("no panic").expect("nobody ended it");
+    assert_eq!(
+        (&first.body[..], first.replayed),
+        (&b"in the end"[..], false)
+    );
+    assert_eq!(count.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_duplicate_is_told_to_come_back_where_that_was_chosen() {
     let count = Arc::default();
     let once = Once::builder()

@@ -237,6 +237,22 @@ async fn a_reply_over_the_limit_is_known_to_be_done_and_not_run_again() {
 }
 
 #[tokio::test]
+async fn a_reply_of_one_mebibyte_is_kept_and_of_a_byte_more_is_not() {
+    let (once, count) = (once(), Arc::default());
+    for (name, bytes, kept) in [("fits", 1 << 20, true), ("does not", (1 << 20) + 1, false)] {
+        let large = RawReply::new(Outcome::Success, Bytes::from(vec![7; bytes]));
+        let first = call(&once, request(id(name), "x"), &count, Ok(large)).await;
+        let first = first.expect("the first gets it").body;
+        let second = call(&once, request(id(name), "x"), &count, Ok(reply("two"))).await;
+        match kept {
+            true => assert_eq!(second.expect("kept").body, first),
+            false => assert_eq!(reason(&second), Some(Reason::ReplyNotRetained)),
+        }
+    }
+    assert_eq!(count.load(Ordering::Relaxed), 2);
+}
+
+#[tokio::test]
 async fn a_request_without_an_id_is_refused() {
     let (once, count) = (once(), Arc::default());
     let nil = RequestId::from(uuid::Uuid::nil());

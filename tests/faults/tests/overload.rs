@@ -209,6 +209,10 @@ async fn a_chain_whose_last_service_stood_still_recovers_and_without_budgets_doe
         let back = fared.back_after.is_some_and(|after| after <= back_within);
         assert!(back, "{:?}", fared.back_after);
     }
+    // The same but for one thing, each time: what breakers spare is theirs, what recovers is the budget's.
+    let fared = chain("budgets, without breakers", "budget", fixed).await;
+    let back = fared.back_after.is_some_and(|after| after <= back_within);
+    assert!(back, "{:?}", fared.back_after);
     let fared = chain("without budgets and breakers", "none", fixed).await;
     assert!(
         fared.in_the_end < 0.5 && fared.amplified > 2.0,

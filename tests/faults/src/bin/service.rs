@@ -3,7 +3,7 @@
 //! ```text
 //! service ENDPOINT counter                        counts, each request once
 //! service ENDPOINT worker HANDS MILLISECONDS DOOR works; DOOR is open, fixed or adaptive
-//! service ENDPOINT relay UPSTREAM STACK TRY       has another do it; STACK is whole or none, TRY milliseconds or -
+//! service ENDPOINT relay UPSTREAM STACK TRY       has another do it; STACK is whole, budget or none, TRY milliseconds or -
 //! ```
 
 use std::error::Error;
@@ -147,6 +147,7 @@ async fn relay(
     };
     let builder = match stack {
         "whole" => builder,
+        "budget" => builder.breaker(None),
         "none" => builder.budget(None).breaker(None),
         _ => return Err("what stack?".into()),
     };

@@ -4,6 +4,7 @@
 //! `tests/once/servers cargo test -p bowline-test-once --features postgres,redis`
 
 mod alone;
+mod disk;
 #[cfg(any(feature = "postgres", feature = "redis"))]
 mod failover;
 mod model;
@@ -11,6 +12,7 @@ mod model;
 mod outage;
 #[cfg(any(feature = "postgres", feature = "redis"))]
 mod replicas;
+mod service;
 #[cfg(feature = "redis")]
 mod settings;
 mod speed;

@@ -3,8 +3,10 @@
 use std::time::{Duration, Instant};
 
 use bowline::once::{Bounds, Change, Clock, Store, Verdict};
+use bowline::{Reason, Work};
 use tokio::time::sleep;
 
+use crate::service::Service;
 use crate::subjects::*;
 
 /// Beyond the time that an operation may take, on a machine that is busy.
@@ -130,6 +132,29 @@ async fn what_was_confirmed_survives_the_servers_death<R: OnServer>() {
     assert_eq!(looked, Verdict::Done(reply("late")));
 }
 
+async fn a_service_whose_store_is_away_begins_nothing_and_goes_on_with_the_rest<R: OnServer>() {
+    let records = R::new(Bounds::default(), Clock::System).await;
+    let service = Service::start(records.store().await).await;
+    assert_eq!(service.add("before").await.expect("it is there"), 1);
+    do_to(R::SERVER, "freeze").await;
+    let refused = service.add("away").await.expect_err("it does not answer");
+    let rest = service.total().await;
+    // So long that what it finds in its queue is asked by nobody any more.
+    sleep(R::OPERATION_TIMEOUT).await;
+    do_to(R::SERVER, "thaw").await;
+    assert_eq!(
+        (refused.reason(), refused.work()),
+        (Some(Reason::StoreUnavailable), Work::NotDone)
+    );
+    assert_eq!(rest.expect("that keeps nothing"), 1, "nothing was begun");
+    let begun = Instant::now();
+    while let Err(status) = service.add("away").await {
+        assert_eq!(status.reason(), Some(Reason::StoreUnavailable), "{status}");
+        assert!(begun.elapsed() < PATIENCE, "{status}");
+    }
+    assert_eq!(service.total().await.expect("as before"), 2);
+}
+
 macro_rules! over_servers {
     ($store:ident $records:ident: $($test:ident)*) => {
         mod $store {
@@ -147,11 +172,13 @@ macro_rules! over_servers {
 #[cfg(feature = "postgres")]
 over_servers! { postgres Postgres:
     a_server_that_hangs_is_an_error_in_bounded_time_and_nothing_is_begun
+    a_service_whose_store_is_away_begins_nothing_and_goes_on_with_the_rest
     what_was_confirmed_survives_the_servers_death
 }
 
 #[cfg(feature = "redis")]
 over_servers! { redis Redis:
     a_server_that_hangs_is_an_error_in_bounded_time_and_nothing_is_begun
+    a_service_whose_store_is_away_begins_nothing_and_goes_on_with_the_rest
     what_was_confirmed_survives_the_servers_death
 }
