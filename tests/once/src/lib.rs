@@ -79,7 +79,8 @@ impl Counts {
             .create(true)
             .append(true)
             .open(&self.file)?;
-        writeln!(file, "{account}")?;
+        // In one write, between which and another's nothing can come.
+        file.write_all(format!("{account}\n").as_bytes())?;
         file.sync_data()?;
         count_lines(&self.file, account)
     }

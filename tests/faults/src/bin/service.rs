@@ -3,7 +3,8 @@
 //! ```text
 //! service ENDPOINT counter                        counts, each request once
 //! service ENDPOINT worker HANDS MILLISECONDS DOOR works; DOOR is open, fixed or adaptive
-//! service ENDPOINT relay UPSTREAM STACK TRY       has another do it; STACK is whole, budget or none, TRY milliseconds or -
+//! service ENDPOINT relay UPSTREAM STACK TRY       has another do it; UPSTREAM is a list; STACK is whole,
+//!                                                breaker, budget or none, TRY milliseconds or -
 //! ```
 
 use std::error::Error;
@@ -148,10 +149,11 @@ async fn relay(
     let builder = match stack {
         "whole" => builder,
         "budget" => builder.breaker(None),
+        "breaker" => builder.budget(None),
         "none" => builder.budget(None).breaker(None),
         _ => return Err("what stack?".into()),
     };
-    let upstream = WorkClient::new(builder.connect([upstream]).await?);
+    let upstream = WorkClient::new(builder.connect(upstream.split(',')).await?);
     let service = WorkServer::new(Relay { upstream });
     Ok(Server::builder().service(service).concurrency_max(100_000))
 }

@@ -7,7 +7,8 @@ use std::time::Duration;
 use bowline::once::{Once, Store};
 use bowline::{Failure, Reply, Request, RequestKey, Server, Status};
 use bowline_test_once::counter::{
-    AddParams, AddResults, Counter, CounterClient, CounterServer, Refused, TotalParams, TotalResults,
+    AddParams, AddResults, Counter, CounterClient, CounterServer, Refused, TotalParams,
+    TotalResults,
 };
 
 #[derive(Clone, Default)]
