@@ -1,7 +1,5 @@
 //! The service of the README, to the letter. The schema is `schema/hello.capnp`.
 
-#![allow(clippy::unit_arg, reason = "the README saves a line")]
-
 use bowline_examples::hello;
 
 use bowline::{Reply, Request, Server, Status};
@@ -28,5 +26,6 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let hello = HelloClient::connect("tcp://127.0.0.1:5555").await?;
     let reply = hello.greet(|mut params| params.set_name("ann")).await?;
     println!("{}", reply.plain()?.text);
-    Ok(server.shutdown().await)
+    server.shutdown().await;
+    Ok(())
 }

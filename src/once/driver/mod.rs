@@ -235,7 +235,10 @@ impl<S: Store> Once<S> {
                     let waits = job.shared.wait(&job.key, until);
                     let waited = match job.deadline {
                         Some(deadline) => timeout_at(deadline, waits).await,
-                        None => Ok(waits.await),
+                        None => {
+                            waits.await;
+                            Ok(())
+                        }
                     };
                     if waited.is_err() {
                         return Err(Status::deadline_exceeded(crate::wire::Work::OutcomeUnknown));
