@@ -4,6 +4,7 @@
 //! A publisher goes ahead of its subscribers by a window only, so that nothing is dropped and
 //! every contender delivers the same.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bowline::topic::{Event, Keys};
@@ -14,8 +15,50 @@ use omq_tokio::options::WorkloadProfile;
 use omq_tokio::{Message, MessagePool, Options, Socket, SocketType};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
 
 const WINDOW: u64 = 256;
+
+/// How many events are published before their subscribers are waited for, and by how many tasks.
+#[derive(Clone, Copy)]
+pub struct Pace {
+    pub window: u64,
+    pub publishers: u64,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self {
+            window: WINDOW,
+            publishers: 1,
+        }
+    }
+}
+
+impl Pace {
+    /// One event at a time.
+    pub const ALONE: Self = Self {
+        window: 1,
+        publishers: 1,
+    };
+
+    /// Has the window's events published, each task its share of them.
+    async fn publish<F: Future<Output = ()> + Send + 'static>(
+        self,
+        events: u64,
+        share: impl Fn(u64) -> F,
+    ) {
+        if self.publishers == 1 {
+            return share(events).await;
+        }
+        let mut tasks = JoinSet::new();
+        for task in 0..self.publishers {
+            let more = u64::from(task < events % self.publishers);
+            tasks.spawn(share(events / self.publishers + more));
+        }
+        tasks.join_all().await;
+    }
+}
 /// As large as the header of an event.
 const HEADER: &[u8] = &[7; 56];
 const TOPIC: &str = "sample/cpu";
@@ -25,7 +68,8 @@ const BODY_BESIDE: usize = 40;
 pub struct Typed {
     publisher: Publisher<Sample>,
     subscribers: Vec<Subscriber<Sample>>,
-    event: Sample,
+    event: Arc<Sample>,
+    pace: Pace,
 }
 
 impl Typed {
@@ -45,17 +89,28 @@ impl Typed {
         Self {
             publisher,
             subscribers: connected,
-            event: Sample { series, payload },
+            event: Arc::new(Sample { series, payload }),
+            pace: Pace::default(),
         }
+    }
+
+    pub fn at(self, pace: Pace) -> Self {
+        Self { pace, ..self }
     }
 
     pub async fn deliver(&mut self, events: u64) {
         let mut left = events;
         while left > 0 {
-            let window = left.min(WINDOW);
-            for _ in 0..window {
-                self.publisher.publish(&self.event).await.unwrap();
-            }
+            let window = left.min(self.pace.window);
+            let share = |events| {
+                let (publisher, event) = (self.publisher.clone(), Arc::clone(&self.event));
+                async move {
+                    for _ in 0..events {
+                        publisher.publish(&event).await.unwrap();
+                    }
+                }
+            };
+            self.pace.publish(window, share).await;
             for subscriber in &mut self.subscribers {
                 let mut received = 0;
                 while received < window {
@@ -80,6 +135,7 @@ pub struct Raw {
     parts: [Bytes; 3],
     /// The three of them, where they are one frame.
     one: Option<Bytes>,
+    pace: Pace,
 }
 
 impl Raw {
@@ -111,7 +167,12 @@ impl Raw {
             pool,
             parts: [TOPIC.into(), Bytes::from_static(HEADER), body.into()],
             one: None,
+            pace: Pace::default(),
         }
+    }
+
+    pub fn at(self, pace: Pace) -> Self {
+        Self { pace, ..self }
     }
 
     /// As many bytes in one frame, as Bowline sends small events, but each in a message of its own.
@@ -126,14 +187,21 @@ impl Raw {
         let mut left = events;
         let mut batch: Vec<Message> = Vec::new();
         while left > 0 {
-            let window = left.min(WINDOW);
-            for _ in 0..window {
-                let message = match &self.one {
-                    Some(one) => Message::single(one.clone()),
-                    None => self.pool.multipart(self.parts.clone()),
-                };
-                self.publisher.send(message).await.unwrap();
-            }
+            let window = left.min(self.pace.window);
+            let share = |events| {
+                let publisher = self.publisher.clone_shared();
+                let (pool, parts, one) = (self.pool.clone(), self.parts.clone(), self.one.clone());
+                async move {
+                    for _ in 0..events {
+                        let message = match &one {
+                            Some(one) => Message::single(one.clone()),
+                            None => pool.multipart(parts.clone()),
+                        };
+                        publisher.send(message).await.unwrap();
+                    }
+                }
+            };
+            self.pace.publish(window, share).await;
             for subscriber in &self.subscribers {
                 let mut received = 0;
                 while received < window {
@@ -152,6 +220,7 @@ pub struct Tcp {
     subscribers: Vec<BufReader<TcpStream>>,
     frame: Vec<u8>,
     received: Vec<u8>,
+    pace: Pace,
 }
 
 impl Tcp {
@@ -171,13 +240,19 @@ impl Tcp {
             out,
             subscribers: connected,
             frame,
+            pace: Pace::default(),
         }
+    }
+
+    /// Publishes from one task, whatever the pace says.
+    pub fn at(self, pace: Pace) -> Self {
+        Self { pace, ..self }
     }
 
     pub async fn deliver(&mut self, events: u64) {
         let mut left = events;
         while left > 0 {
-            let window = left.min(WINDOW);
+            let window = left.min(self.pace.window);
             let frames = self.frame.repeat(window as usize);
             for (out, subscriber) in self.out.iter_mut().zip(&mut self.subscribers) {
                 let write = out.write_all(&frames);

@@ -6,6 +6,13 @@
 //!
 //! prints tables of ratios, and writes them between the markers of that file. The contenders take
 //! turns, several rounds; a ratio is the median of the rounds' ratios. Without a file it only prints.
+//!
+//! ```text
+//! strace -fc target/release/bowline-comparison alone Bowline 1 20000
+//! ```
+//!
+//! makes 20,000 calls of one contender, one at once, for whoever counts system calls or instructions; `two`
+//! behind that gives the server a thread of its own.
 
 mod contenders;
 mod machine;
@@ -22,6 +29,18 @@ const ROUNDS: usize = 5;
 const OFFERED_RATES: [u32; 2] = [1_000, 4_000];
 
 fn main() -> Result<(), contenders::AnyError> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let [first, name, at_once, calls, rest @ ..] = &arguments[..]
+        && first == "alone"
+    {
+        let kind = Kind::ALL.into_iter().find(|kind| kind.name() == name);
+        let kind = kind.ok_or_else(|| format!("no contender `{name}`"))?;
+        let cores = match rest {
+            [] => Cores::One,
+            _ => Cores::Two,
+        };
+        return measure::alone(kind, cores, at_once.parse()?, calls.parse()?);
+    }
     let mut page = machine::describe()?;
     for cores in [Cores::One, Cores::Two] {
         for load in [Load::RoundTrip, Load::InFlight(64)] {
@@ -42,8 +61,8 @@ fn main() -> Result<(), contenders::AnyError> {
         page += &tables::latencies(rate, &latencies);
     }
     print!("{page}");
-    if let Some(file) = std::env::args().nth(1) {
-        tables::write(&file, &page)?;
+    if let Some(file) = arguments.first() {
+        tables::write(file, &page)?;
     }
     Ok(())
 }

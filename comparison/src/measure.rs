@@ -99,6 +99,26 @@ pub fn seconds_per_call(kind: Kind, cores: Cores, load: Load) -> Result<f64, Any
     })
 }
 
+/// So many calls of one contender, and nothing measured.
+pub fn alone(kind: Kind, cores: Cores, at_once: usize, calls: usize) -> Result<(), AnyError> {
+    against(kind, cores, async |caller| {
+        let mut tasks = JoinSet::new();
+        for _ in 0..at_once {
+            let caller = Rc::clone(&caller);
+            tasks.spawn_local(async move {
+                for _ in 0..calls / at_once {
+                    caller.call().await?;
+                }
+                Ok::<(), AnyError>(())
+            });
+        }
+        while let Some(done) = tasks.join_next().await {
+            done??;
+        }
+        Ok(())
+    })
+}
+
 /// What this thread has used of a processor, as Linux tells it.
 fn cpu_time() -> Result<Duration, AnyError> {
     let statistics = std::fs::read_to_string("/proc/thread-self/schedstat")?;

@@ -4,10 +4,17 @@
 //! a call that is alone waits for nobody. Those after it wait for the driver's next turn and leave
 //! in one message. Where that turn has woken several callers, who may all call again, the first
 //! waits as well: else it would split off a message of its own each time, and calls that came
-//! together would not stay together. Only small requests wait, and only where the server has said
-//! that it takes them.
+//! together would not stay together. The driver may have its next turn before all of them had theirs
+//! (a set of local tasks lets others go first after each 61): then it lets them, a few times at most.
+//! Where few calls end while many others wait, these wait once for the few. Only small requests wait,
+//! and only where the server has said that it takes them.
 
 use crate::wire::{Packed, Packer, is_compactable};
+
+/// How often others have their turns before those that wait leave, while more come.
+const LOOKS_MAX: u32 = 3;
+/// Those that wait are held back for others where these are at most one for so many of them.
+const FEW: usize = 4;
 
 /// Those of one connection.
 #[derive(Debug)]
@@ -15,6 +22,13 @@ pub(super) struct Departures {
     server: Server,
     /// Requests wait for company until the driver's next turn.
     gathers: bool,
+    /// As many as may wait soon: callers that the last turn woke may call again.
+    expected: usize,
+    /// As many as waited when the driver last looked, and how often it has.
+    seen: usize,
+    looks: u32,
+    /// What waits has been held back once for a few more.
+    has_held: bool,
     waiting: Packer,
     /// What the socket had no room for. Nothing waits behind it.
     unsent: Option<Packed>,
@@ -54,6 +68,10 @@ impl Departures {
                 false => Server::Never,
             },
             gathers: false,
+            expected: 0,
+            seen: 0,
+            looks: 0,
+            has_held: false,
             waiting: Packer::default(),
             unsent: None,
             numbers: Vec::new(),
@@ -79,15 +97,48 @@ impl Departures {
     }
 
     /// The driver has its turn, in which it ends so many calls: the next request is the first again.
-    pub fn turn(&mut self, ended: usize) {
-        self.gathers = ended > 1;
+    /// Whether those that wait should wait for the few that may join them, until the driver is woken.
+    pub fn turn(&mut self, ended: usize) -> bool {
+        let waiting = self.waiting.calls();
+        let holds = !self.has_held && self.unsent.is_none() && (1..=waiting / FEW).contains(&ended);
+        if holds {
+            self.has_held = true;
+            self.expect(waiting + ended);
+        } else {
+            self.gathers = ended > 1;
+            self.expect(ended);
+        }
+        holds
+    }
+
+    /// The driver is about to have a turn because some wait. Whether it should let others have theirs
+    /// first: more come, or may come of those that it woke.
+    pub fn is_early(&mut self) -> bool {
+        let waiting = self.waiting.calls();
+        let all_are_there = self.expected > 0 && waiting >= self.expected;
+        let is_early = self.unsent.is_none()
+            && !all_are_there
+            && waiting > self.seen
+            && self.looks < LOOKS_MAX;
+        if is_early {
+            self.seen = waiting;
+            self.looks += 1;
+        }
+        is_early
+    }
+
+    fn expect(&mut self, calls: usize) {
+        self.expected = calls;
+        self.seen = 0;
+        self.looks = 0;
     }
 
     /// The driver has a turn because some wait. Where a turn before has sent them already, what that
     /// one said of the next request stays.
     pub fn woken(&mut self) {
         if self.unsent.is_some() || !self.waiting.is_empty() {
-            self.turn(0);
+            self.gathers = false;
+            self.expect(0);
         }
     }
 
@@ -99,6 +150,7 @@ impl Departures {
 
     pub fn left(&mut self) {
         self.numbers.clear();
+        self.has_held = false;
     }
 
     pub fn put_back(&mut self, packed: Packed) {
@@ -107,6 +159,7 @@ impl Departures {
 
     /// The calls that have not left and will not.
     pub fn give_up(&mut self) -> std::vec::Drain<'_, u64> {
+        self.has_held = false;
         self.take();
         self.numbers.drain(..)
     }
@@ -177,7 +230,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_request_leaves_once_or_is_given_up_and_none_waits_longer_than_a_turn(
+        fn every_request_leaves_once_or_is_given_up_and_waits_no_longer_than_it_may(
             steps in prop::collection::vec(step(), 1..400),
         ) {
             let mut departures = Departures::new(true);
@@ -185,6 +238,9 @@ mod tests {
             // What a list would say: those that wait, and whether the next waits as well.
             let (mut waits, mut gathers, mut is_blocked) = (Vec::new(), false, false);
             let (mut takes, mut refused) = (false, false);
+            // How many may come soon, how many had when the driver last looked, how often it has, and
+            // whether it has held some back.
+            let (mut may_come, mut had_come, mut looked, mut has_held) = (0, 0, 0, false);
             for step in steps {
                 match step {
                     Step::Request { words } => {
@@ -208,12 +264,32 @@ mod tests {
                     Step::Turn { ended, has_room } => {
                         match ended {
                             Some(ended) => {
-                                departures.turn(ended);
+                                let are_few = ended > 0 && ended * FEW <= waits.len();
+                                let holds = are_few && !is_blocked && !has_held;
+                                prop_assert_eq!(departures.turn(ended), holds);
+                                (may_come, had_come, looked) = (ended, 0, 0);
+                                if holds {
+                                    has_held = true;
+                                    may_come += waits.len();
+                                    continue;
+                                }
                                 gathers = ended > 1;
                             }
                             None => {
+                                let is_early = !is_blocked
+                                    && !(may_come > 0 && waits.len() >= may_come)
+                                    && waits.len() > had_come
+                                    && looked < LOOKS_MAX;
+                                prop_assert_eq!(departures.is_early(), is_early);
+                                if is_early {
+                                    (had_come, looked) = (waits.len(), looked + 1);
+                                    continue;
+                                }
                                 departures.woken();
-                                gathers &= waits.is_empty();
+                                if !waits.is_empty() {
+                                    gathers = false;
+                                    (may_come, had_come, looked) = (0, 0, 0);
+                                }
                             }
                         }
                         let packed = departures.take();
@@ -226,7 +302,7 @@ mod tests {
                             _ => {
                                 departures.left();
                                 waits.clear();
-                                is_blocked = false;
+                                (is_blocked, has_held) = (false, false);
                             }
                         }
                     }
@@ -236,6 +312,7 @@ mod tests {
                         waits.clear();
                         departures = Departures::new(true);
                         (gathers, is_blocked, takes, refused) = (false, false, false, false);
+                        (may_come, had_come, looked, has_held) = (0, 0, 0, false);
                     }
                     Step::Announced => {
                         departures.server_takes();
@@ -268,6 +345,46 @@ mod tests {
             departures.take();
             departures.left();
         }
+    }
+
+    /// Those that wait, once so many have come.
+    fn waiting(requests: u64) -> Departures {
+        let mut departures = Departures::new(true);
+        departures.server_takes();
+        departures.turn(requests as usize);
+        for number in 0..requests {
+            departures.way(number, &header(number), &framed(0));
+        }
+        departures
+    }
+
+    #[test]
+    fn others_have_their_turns_first_while_more_come_of_those_that_were_woken() {
+        let mut departures = waiting(4);
+        assert!(!departures.is_early(), "all have come");
+        departures.turn(8);
+        assert!(departures.is_early(), "four more may come");
+        departures.way(5, &header(5), &framed(0));
+        assert!(departures.is_early(), "one has");
+        assert!(!departures.is_early(), "no others have");
+        for more in 0..=u64::from(LOOKS_MAX) {
+            departures.way(more, &header(more), &framed(0));
+            assert_eq!(departures.is_early(), more + 2 < LOOKS_MAX.into());
+        }
+    }
+
+    #[test]
+    fn many_that_wait_are_held_once_for_few_that_end() {
+        let mut departures = waiting(8);
+        assert!(
+            !departures.turn(3),
+            "as many would be a message of their own"
+        );
+        assert!(departures.turn(2));
+        assert!(!departures.turn(2), "once");
+        departures.take();
+        departures.left();
+        assert!(!departures.turn(0) && !departures.turn(1), "none wait");
     }
 
     #[test]

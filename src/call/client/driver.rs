@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use std::task::Waker;
 use std::time::Duration;
 
+use tokio::task::yield_now;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::shared::{Ended, NotBegun, Shared};
@@ -74,6 +75,9 @@ pub(super) async fn drive(shared: Arc<Shared>, mut receiver: DealerReceiver) {
             }
             () = &mut woken => {
                 woken.set(shared.woken.notified());
+                while is_early(&shared) {
+                    yield_now().await;
+                }
                 is_blocked = flush(&shared, &mut wake);
                 if !ticking {
                     shared.resting.store(false, Ordering::Release);
@@ -121,8 +125,15 @@ fn accept(shared: &Shared, batch: &mut Vec<Received>, wake: &mut Vec<Waker>) -> 
         }
         wake.extend(calls.correlation.end(reply.correlation, reply.ended));
     }
-    calls.departures.turn(wake.len());
+    if calls.departures.turn(wake.len()) {
+        shared.woken.notify_one();
+        return false;
+    }
     matches!(shared.flush(&mut calls, wake), Err(NotBegun::Full))
+}
+
+fn is_early(shared: &Shared) -> bool {
+    shared.lock().departures.is_early()
 }
 
 /// Sends what waits; whether it has to wait on.
