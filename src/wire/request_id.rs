@@ -1,12 +1,12 @@
 //! What makes two requests the same request.
 
-use std::cell::RefCell;
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use fastrand::Rng;
 use uuid::{Builder, Uuid};
 
 /// Names one logical call, over all its retries and whichever replica they reach.
@@ -19,21 +19,18 @@ pub enum RequestId {
 }
 
 impl RequestId {
-    /// A fresh one: a UUIDv7 whose random bits come from a generator of its thread. Where that begins
-    /// is the operating system's randomness, asked for once a thread and not, at the cost of a system
-    /// call, for each request.
+    /// A fresh one: a UUIDv7 whose random bits are those of a keyed hash of a counter, and the end of
+    /// the counter. The key is the operating system's randomness, asked for once a process and not,
+    /// at the cost of a system call, for each request.
     pub fn new() -> Self {
-        thread_local! {
-            static BITS: RefCell<Rng> = RefCell::new(seeded());
-        }
+        static COUNTER: AtomicU64 = AtomicU64::new(0);
+        static KEY: LazyLock<RandomState> = LazyLock::new(Default::default);
         let since = SystemTime::now().duration_since(UNIX_EPOCH);
         let milliseconds = since.map_or(0, |since| since.as_millis() as u64);
-        let next = || BITS.try_with(|bits| bits.borrow_mut().u64(..));
-        // A thread that is ending has no generator any more.
-        let [high, low] = [(); 2].map(|()| next().unwrap_or_else(|_| seeded().u64(..)));
+        let count = COUNTER.fetch_add(1, Ordering::Relaxed);
         let mut random = [0; 10];
-        random[..8].copy_from_slice(&high.to_be_bytes());
-        random[8..].copy_from_slice(&(low as u16).to_be_bytes());
+        random[..8].copy_from_slice(&KEY.hash_one(count).to_be_bytes());
+        random[8..].copy_from_slice(&(count as u16).to_be_bytes());
         Self::Uuid(Builder::from_unix_timestamp_millis(milliseconds, &random).into_uuid())
     }
 
@@ -41,10 +38,6 @@ impl RequestId {
     pub fn is_nil(&self) -> bool {
         matches!(self, Self::Uuid(uuid) if uuid.is_nil())
     }
-}
-
-fn seeded() -> Rng {
-    Rng::with_seed(RandomState::new().hash_one(0))
 }
 
 impl Default for RequestId {
