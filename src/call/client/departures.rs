@@ -276,8 +276,8 @@ mod tests {
                                 gathers = ended > 1;
                             }
                             None => {
-                                let is_early = !is_blocked
-                                    && !(may_come > 0 && waits.len() >= may_come)
+                                let all_have_come = may_come > 0 && waits.len() >= may_come;
+                                let is_early = !(is_blocked || all_have_come)
                                     && waits.len() > had_come
                                     && looked < LOOKS_MAX;
                                 prop_assert_eq!(departures.is_early(), is_early);
