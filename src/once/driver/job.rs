@@ -14,7 +14,7 @@ use crate::call::deadline::within;
 use crate::call::raw::Transaction;
 use crate::call::{RawRequest, ReplyFuture};
 use crate::once::attempt::{Action, Attempt, Ended, Input};
-use crate::once::{AtOnce, Claimed, Key, Store};
+use crate::once::{AtOnce, Change, Claimed, Key, Store};
 use crate::schema::Recovery;
 use crate::wire::Status;
 
@@ -88,10 +88,13 @@ impl<S: Store> Job<S> {
         }
     }
 
-    /// What an attempt does once it has claimed, or may have: until it is over or waits for another.
+    /// What an attempt does once it has claimed, or may have: until it is over, waits for another, or would
+    /// have to wait for a store that does not answer, to give back what it may not even have.
     pub async fn go_on(mut self, mut action: Action) -> (Self, Action) {
+        let mut is_gone = false;
         loop {
             let input = match action {
+                Action::Apply(Change::Release { .. }) if is_gone => return (self, action),
                 Action::Apply(change) => self.shared.apply(&self.key, change).await,
                 Action::Run => {
                     let ended = self.run().await;
@@ -99,6 +102,7 @@ impl<S: Store> Job<S> {
                 }
                 other => return (self, other),
             };
+            is_gone = matches!(input, Input::StoreFailed);
             action = self.attempt.step(input);
         }
     }

@@ -254,6 +254,16 @@ impl<S: Store> Once<S> {
                 Action::Apply(Change::Begin(_) | Change::Look(_)) if job.shared.is_full() => {
                     return Err(too_many());
                 }
+                Action::Apply(change @ Change::Release { .. }) => {
+                    // Its answer is the same, whatever the store says to this.
+                    let (shared, key) = (Arc::clone(&job.shared), job.key.clone());
+                    let detached = Detached::new(&shared);
+                    self.spawn(async move {
+                        let _detached = detached;
+                        shared.apply(&key, change).await;
+                    });
+                    job.attempt.step(Input::StoreFailed)
+                }
                 action @ (Action::Apply(_) | Action::Run) => {
                     let next;
                     (job, next) = self.uncancelled(job.go_on(action)).await?;
