@@ -21,7 +21,7 @@ use super::{Engine, Identity, NewJob, Producer, QueueError, Queueable};
 
 /// Jobs by their sequence number, each as a `NewJob` of schema/queue.capnp.
 const JOBS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("bowline.outbox");
-/// Jobs that their queue will never take.
+/// Jobs that their queue will never take, or that cannot be read any more.
 const REFUSED: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("bowline.outbox.refused");
 /// When a job with a delay or an expiry was put in: milliseconds since 1970.
 const PUT: TableDefinition<'_, u64, u64> = TableDefinition::new("bowline.outbox.put");
@@ -70,7 +70,7 @@ pub struct Outbox<T> {
 pub struct OutboxCounters {
     /// Not forwarded yet.
     pub waiting: u64,
-    /// Their queue will never take them, since they are too large. They stay in a table of their own.
+    /// Their queue will never take them, since they are too large, or they are damaged. They stay in a table of their own.
     pub refused: u64,
     /// Their expiry was over before their queue could be reached, since the outbox was made.
     pub expired: u64,
@@ -272,7 +272,7 @@ where
             }
             Err(_) => return,
         };
-        if batch.jobs.is_empty() && batch.expired.is_empty() {
+        if batch.jobs.is_empty() && batch.kept_back.is_empty() {
             // Whichever comes first.
             let _ = timeout(LOOK, woken.notified()).await;
             continue;
@@ -296,9 +296,8 @@ where
             };
             Some((job.identity.sequence, settled))
         });
-        let expired = batch.expired.iter();
-        let expired = expired.map(|sequence| (*sequence, Settled::Expired));
-        let settled: Vec<(u64, Settled)> = expired.chain(settled).collect();
+        let kept_back = batch.kept_back.iter().copied();
+        let settled: Vec<(u64, Settled)> = kept_back.chain(settled).collect();
         if settled.is_empty() {
             sleep(wait).await;
             wait = (wait * 2).min(RETRY_MAX);
@@ -319,11 +318,11 @@ where
 }
 
 /// The first jobs in their order, as they are to be pushed now, and the sequence numbers of those among them that are
-/// no longer worth it.
+/// not to be: no longer worth it, or not to be read.
 #[derive(Default)]
 struct Batch {
     jobs: Vec<NewJob>,
-    expired: Vec<u64>,
+    kept_back: Vec<(u64, Settled)>,
 }
 
 fn read(database: &Database, now_ms: u64) -> Result<Batch, redb::Error> {
@@ -337,8 +336,9 @@ fn read(database: &Database, now_ms: u64) -> Result<Batch, redb::Error> {
         let mut job = match decode_job(job.value()) {
             Ok(job) => job,
             Err(error) => {
-                tracing::error!(sequence, %error, "a job of an outbox is damaged");
-                break;
+                tracing::error!(sequence, %error, "a job of an outbox is damaged: it is set aside among those refused");
+                batch.kept_back.push((sequence, Settled::Refused));
+                continue;
             }
         };
         let put = put.get(sequence)?.map_or(now_ms, |put| put.value());
@@ -346,7 +346,7 @@ fn read(database: &Database, now_ms: u64) -> Result<Batch, redb::Error> {
         job.delay = job.delay.saturating_sub(waited);
         job.expires_after = job.expires_after.map(|after| after.saturating_sub(waited));
         match job.expires_after {
-            Some(Duration::ZERO) => batch.expired.push(sequence),
+            Some(Duration::ZERO) => batch.kept_back.push((sequence, Settled::Expired)),
             _ => batch.jobs.push(job),
         }
     }

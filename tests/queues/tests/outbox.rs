@@ -10,7 +10,7 @@ use bowline::queue::{
 };
 use bowline::{Client, Server, ServerHandle, Work};
 use bowline_test_queues::jobs::Note;
-use redb::Database;
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use tokio::time::{sleep, timeout};
 
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -255,5 +255,45 @@ async fn delay_and_expiry_count_from_the_push_however_long_the_queue_is_away() {
         assert_eq!(job.plain().expect("a note").number, number);
         job.ack().await.expect("it has the lease");
     }
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_that_is_damaged_in_the_outbox_is_set_aside_and_holds_up_none() {
+    const JOBS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("bowline.outbox");
+    const REFUSED: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("bowline.outbox.refused");
+    let folder = tempfile::tempdir().expect("a directory");
+    let database = redb::Database::create(folder.path().join("orders.redb")).expect("it opens");
+    let database = Arc::new(database);
+    let socket = format!("ipc://{}", folder.path().join("queue").display());
+    let before = outbox(&database, &socket);
+    for number in 0..3 {
+        let transaction = database.begin_write().expect("a transaction");
+        before.put_in(&transaction, &note(number)).expect("put in");
+        transaction.commit().expect("committed");
+    }
+    // What it has read of the first is gone with it.
+    drop(before);
+    let transaction = database.begin_write().expect("a transaction");
+    let damaged = {
+        let mut jobs = transaction.open_table(JOBS).expect("the table");
+        let first = jobs.first().expect("readable");
+        let sequence = first.map(|(sequence, _)| sequence.value());
+        let sequence = sequence.expect("three are there");
+        jobs.insert(sequence, &b"nonsense"[..]).expect("damaged");
+        sequence
+    };
+    transaction.commit().expect("committed");
+
+    let outbox = outbox(&database, &socket);
+    let queue = Queue::<Note>::memory(QueueOptions::default());
+    let server = serve(&queue, &socket).await;
+    eventually(async || outbox.counters().expect("counters").waiting == 0).await;
+    assert_eq!(outbox.counters().expect("counters").refused, 1);
+    assert_eq!(queue.counters().await.expect("counters").ready, 2);
+    let transaction = database.begin_read().expect("a transaction");
+    let refused = transaction.open_table(REFUSED).expect("the table");
+    let kept = refused.get(damaged).expect("readable");
+    assert_eq!(kept.expect("it is kept").value(), b"nonsense");
     server.shutdown().await;
 }
