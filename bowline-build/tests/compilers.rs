@@ -72,7 +72,7 @@ fn answering(schemas: &Schemas, program: &str, script: &str) -> std::path::PathB
 
 /// Compiles what `SCHEMAS` says, in a process whose environment a test has set.
 #[test]
-#[ignore = "the other tests run it"]
+#[ignore = "the process that the other tests start: cargo test -p bowline-build --test compilers"]
 fn compiles_in_its_environment() {
     let root = std::path::PathBuf::from(std::env::var_os("SCHEMAS").unwrap());
     let builder = Builder::new(root.join("schema")).out_dir(root.join("out"));
