@@ -5,12 +5,16 @@ mod common;
 use std::time::Duration;
 
 use bowline::call::RawRequest;
+use bowline::message::Plain;
 use bowline::topic::{Event, Keys};
 use bowline::wire_capnp::{reply_header, request_header};
 use bowline::{
-    Client, Code, Limits, Publisher, Server, ServerHandle, Subscriber, TransportOptions, Work,
+    Client, Code, Limits, Publisher, Reply, Request, Server, ServerHandle, Status, Subscriber,
+    TransportOptions, Work,
 };
-use bowline_test_schemas::everything::Progress;
+use bowline_test_schemas::everything::{
+    Lists, Progress, READING_SERVICE, Reading, ReadingServer, Tick, Tree,
+};
 use bytes::Bytes;
 use common::{ECHO, Probe, call, send};
 use omq_tokio::{Message, MonitorEvent, Options, Socket, SocketType};
@@ -153,6 +157,84 @@ async fn a_body_at_the_limit_is_taken_and_one_byte_more_is_refused() {
         (Code::InvalidArgument, Work::NotDone)
     );
     assert_eq!(server.counters().too_large, 1);
+    server.shutdown().await;
+}
+
+struct Reads;
+
+impl Reading for Reads {
+    async fn lists(&self, request: Request<Lists>) -> Result<Reply<Tick>, Status> {
+        request.plain()?;
+        Ok(Tick::default().into())
+    }
+
+    /// Answers from a task of its own.
+    async fn tree(&self, request: Request<Tree>) -> Result<Reply<Tick>, Status> {
+        tokio::task::yield_now().await;
+        match request.plain()?.value {
+            0 => Ok(Tick::default().into()),
+            _ => Err(Status::invalid_argument("no tree of mine")),
+        }
+    }
+}
+
+/// A struct of six pointers, the last of which is to a list of so many structs without any size.
+fn claiming(elements: u64) -> Bytes {
+    let words = [8 << 32, 6 << 48, 0, 0, 0, 0, 0, 7 << 32 | 1, elements << 2];
+    words.iter().flat_map(|word| word.to_le_bytes()).collect()
+}
+
+fn nested(depth: usize) -> Bytes {
+    let tree = (1..depth).fold(Tree::default(), |inner, _| Tree {
+        left: Some(Box::new(inner)),
+        ..Tree::default()
+    });
+    tree.to_bytes().unwrap()
+}
+
+/// Only its reader finds out what these cost: they are of a size that is allowed.
+#[tokio::test]
+async fn bodies_that_cost_too_much_to_read_or_are_no_messages_are_answered_and_counted() {
+    let server = Server::builder().service(ReadingServer::new(Reads));
+    let server = server.bind("tcp://127.0.0.1:0").await.unwrap().spawn();
+    let client = Client::connect(server.endpoint().to_string())
+        .await
+        .unwrap();
+    let [lists, tree] = [0, 1].map(|index| &READING_SERVICE.methods[index]);
+    let readable = [
+        (lists, claiming(1000)),
+        (tree, nested(31)),
+        (tree, Tree::default().to_bytes().unwrap()),
+    ];
+    for (method, body) in readable {
+        call(&client, method, body).await.unwrap();
+    }
+    // What a handler refuses in its own words has been read.
+    let value = Tree {
+        value: 314,
+        ..Tree::default()
+    };
+    let refused = call(&client, tree, value.to_bytes().unwrap()).await;
+    assert_eq!(refused.unwrap_err().code(), Code::InvalidArgument);
+    assert_eq!(server.counters().unreadable, 0);
+    let unreadable = [
+        (lists, claiming(8_000_000)),
+        (lists, Bytes::from_static(b"nonsense")),
+        (lists, Bytes::new()),
+        (tree, nested(33)),
+        (tree, nested(1000)),
+        (tree, Bytes::from_static(b"nonsense")),
+    ];
+    for (count, (method, body)) in (1..).zip(unreadable) {
+        let status = call(&client, method, body).await.unwrap_err();
+        assert_eq!(
+            (status.code(), status.work()),
+            (Code::InvalidArgument, Work::NotDone)
+        );
+        assert_eq!(server.counters().unreadable, count, "{status}");
+    }
+    assert_eq!(server.counters().handled, 10);
+    assert_eq!(server.counters().too_large, 0);
     server.shutdown().await;
 }
 

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use bowline::topic::Keys;
 use bowline::{Client, Limits, Server, Subscriber};
-use bowline_test_schemas::everything::Progress;
+use bowline_test_schemas::everything::{BASE_SERVICE, Base, BaseServer, Progress};
 use bytes::Bytes;
 use common::{ECHO, Probe, call};
 use omq_tokio::{Message, Options, Socket, SocketType};
@@ -19,11 +19,19 @@ use wire::request_header;
 
 const EACH: usize = 50;
 
+/// Has a method, and no way to it for who cannot write its parameters.
+struct Pings;
+
+impl Base for Pings {}
+
 #[tokio::test]
 async fn each_kind_of_bad_input_is_counted_and_logged_now_and_then() {
     let logged = listening::listen();
     let limits = Limits::default().with_message_bytes_max(1000);
-    let server = Server::builder().service(Probe::default()).limits(limits);
+    let server = Server::builder()
+        .service(Probe::default())
+        .service(BaseServer::new(Pings))
+        .limits(limits);
     let server = server.bind("tcp://127.0.0.1:0").await.unwrap().spawn();
     let stranger = Socket::new(SocketType::Dealer, Options::new());
     let endpoint = server.endpoint().to_string();
@@ -40,6 +48,11 @@ async fn each_kind_of_bad_input_is_counted_and_logged_now_and_then() {
             .map(Bytes::copy_from_slice)
             .to_vec()
     };
+    let unread = {
+        let mut header = request_header(0, 1);
+        header[24..32].copy_from_slice(&BASE_SERVICE.interface.to_le_bytes());
+        header
+    };
     let kinds = [
         parts(b"nonsense", 0),
         parts(&newer, 0),
@@ -47,6 +60,7 @@ async fn each_kind_of_bad_input_is_counted_and_logged_now_and_then() {
         vec![Bytes::new()],
         parts(&request_header(0, 1), 1001),
         parts(&request_header(99, 1), 0),
+        parts(&unread, 100),
     ];
     for _ in 0..EACH {
         for kind in &kinds {
@@ -61,7 +75,8 @@ async fn each_kind_of_bad_input_is_counted_and_logged_now_and_then() {
         (counters.malformed, counters.too_large, counters.unknown),
         (4 * EACH as u64, EACH as u64, EACH as u64)
     );
-    assert_eq!(counters.handled, 0);
+    let each = EACH as u64;
+    assert_eq!((counters.unreadable, counters.handled), (each, each));
 
     // And what a client and a subscriber are sent by who is no server and no publisher.
     let router = Socket::new(SocketType::Router, Options::new());
@@ -91,7 +106,6 @@ async fn each_kind_of_bad_input_is_counted_and_logged_now_and_then() {
         let nonsense = [&b"progress/a"[..], b"no", b""].map(Bytes::from_static);
         pub_.send(Message::multipart(nonsense)).await.unwrap();
     }
-    let each = EACH as u64;
     let seen = || (client.counters().malformed, subscriber.counters().malformed);
     while seen() != (each, each) {
         assert!(start.elapsed() < Duration::from_secs(60), "{:?}", seen());
@@ -105,6 +119,7 @@ async fn each_kind_of_bad_input_is_counted_and_logged_now_and_then() {
         "no request",
         "a body over the limit",
         "unknown method",
+        "a body that cannot be read",
         "no reply",
         "no event",
     ] {

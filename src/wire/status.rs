@@ -20,6 +20,18 @@ struct Inner {
     message: Cow<'static, str>,
     retry_after: Option<Duration>,
     reason: Option<Reason>,
+    unreadable: Unreadable,
+}
+
+/// Whether it is from a message that could not be read in this process. Nobody else hears of it, so it
+/// makes no two statuses different.
+#[derive(Clone, Copy)]
+struct Unreadable(bool);
+
+impl PartialEq for Unreadable {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
 }
 
 /// Whether the work of a failed call was done.
@@ -168,6 +180,7 @@ impl Status {
             message: message.into(),
             retry_after: None,
             reason: None,
+            unreadable: Unreadable(false),
         }))
     }
 
@@ -264,6 +277,11 @@ impl Status {
         self.0.reason
     }
 
+    /// Whether a message that could not be read here is what it comes from, and not what it passes on.
+    pub(crate) fn is_of_unreadable(&self) -> bool {
+        self.0.unreadable.0
+    }
+
     /// Finds the status in an error that came through layers which box theirs.
     ///
     /// An error that is none becomes [`Code::Unknown`] with its text, outcome unknown.
@@ -278,7 +296,9 @@ impl Status {
 impl From<MessageError> for Status {
     /// For a handler that reads its request: what cannot be read is the caller's error.
     fn from(error: MessageError) -> Self {
-        Self::invalid_argument(error.to_string())
+        let mut status = Self::invalid_argument(error.to_string());
+        status.0.unreadable = Unreadable(true);
+        status
     }
 }
 

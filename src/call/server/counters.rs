@@ -15,6 +15,9 @@ pub struct ServerCounters {
     pub malformed: u64,
     /// Requests whose body is over [`Limits::message_bytes_max`](crate::Limits::message_bytes_max).
     pub too_large: u64,
+    /// Requests that ended because a body could not be read: it is no message of its type, or costs more than
+    /// [`Limits`](crate::Limits) allow. What a handler's `?` makes of it counts, its own words do not.
+    pub unreadable: u64,
     /// Requests for an interface or a method that no service here has.
     pub unknown: u64,
     /// Requests refused because of a concurrency limit, or while draining.
@@ -70,6 +73,7 @@ pub(super) struct Counters {
     pub handled: Counter,
     pub malformed: Counter,
     pub too_large: Counter,
+    pub unreadable: Counter,
     pub unknown: Counter,
     pub refused: Counter,
     pub denied: Counter,
@@ -85,6 +89,7 @@ impl Counters {
             handled: self.handled.read(),
             malformed: self.malformed.read(),
             too_large: self.too_large.read(),
+            unreadable: self.unreadable.read(),
             unknown: self.unknown.read(),
             refused: self.refused.read(),
             denied: self.denied.read(),

@@ -16,7 +16,7 @@ use super::replies::{Ended, Gathered, Hands, RefuseOnDrop, ReplyTo, WaitingRoom}
 use crate::call::deadline::within;
 use crate::call::raw::{after, deadline_after};
 use crate::call::{RawRequest, ReplyFuture};
-use crate::message::Limits;
+use crate::message::{Limits, MessageError};
 use crate::once::Keeper;
 use crate::security::{AccessList, Principal, Tally};
 use crate::transport::{
@@ -315,10 +315,12 @@ impl Shared {
             form,
         };
         if body.len() > self.limits.message_bytes_max {
-            let status = Status::from(crate::message::MessageError::TooLarge {
+            let too_large = MessageError::TooLarge {
                 bytes: body.len(),
                 max: self.limits.message_bytes_max,
-            });
+            };
+            // Not by `From`, which is for what a reader finds.
+            let status = Status::invalid_argument(too_large.to_string());
             self.counters.too_large.count_and_log(|count| {
                 let principal = peer.principal().map(Principal::as_str);
                 tracing::warn!(endpoint = %self.endpoint, principal, count, bytes = body.len(), "a body over the limit");

@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep};
 use super::drive::Shared;
 use crate::call::raw::deadline_after;
 use crate::call::{Outcome, RawReply};
+use crate::security::Principal;
 use crate::transport::{Form, Frames, Outgoing, Peer, Refused};
 use crate::wire::{Code, Packer, ReplyHeader, ReplyStatus, Status, Work, is_compactable, pack_one};
 
@@ -172,6 +173,15 @@ impl Shared {
         });
     }
 
+    /// Readers find out about most bodies only while they read, wherever that is. All of it comes by here.
+    fn unreadable(&self, peer: &Peer, status: &Status) {
+        self.counters.unreadable.count_and_log(|count| {
+            let principal = peer.principal().map(Principal::as_str);
+            let reason = status.message();
+            tracing::warn!(endpoint = %self.endpoint, principal, count, reason, "a body that cannot be read");
+        });
+    }
+
     fn encode(&self, to: ReplyTo<'_>, ended: Ended) -> Frames {
         let (status, replayed, metadata, body) = match ended {
             Ok(reply) => {
@@ -181,12 +191,13 @@ impl Shared {
                 };
                 (status, reply.replayed, reply.metadata, reply.body)
             }
-            Err(status) => (
-                ReplyStatus::Failed(status),
-                false,
-                Default::default(),
-                Bytes::new(),
-            ),
+            Err(status) => {
+                if status.is_of_unreadable() {
+                    self.unreadable(to.peer, &status);
+                }
+                let failed = ReplyStatus::Failed(status);
+                (failed, false, Default::default(), Bytes::new())
+            }
         };
         let header = ReplyHeader {
             correlation: to.correlation,

@@ -194,6 +194,12 @@ interface Admin extends(Login, Base) {
   wipe @1 () -> () $Bowline.once $Bowline.atomic;
 }
 
+interface Reading {
+  # Reads all that it is sent.
+  lists @0 Lists -> Tick;
+  tree @1 Tree -> Tick;
+}
+
 interface Other {
   logIn @0 (user :Text) -> (session :Text);
 }
