@@ -13,6 +13,7 @@ use bowline_test_schemas::everything::Sample;
 use common::{ECHO, Probe, call};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 use wire::{frames, raw, request_header, shake_hands, shake_hands_as};
 
@@ -114,6 +115,56 @@ async fn zeromq_keeps_all_that_a_client_does_not_read() {
         let dropped = server.counters().replies_dropped;
         assert_eq!(dropped == 0, keeps_all, "{carrier:?}: {dropped}");
         server.shutdown().await;
+    }
+}
+
+/// The crate itself would wait, and everybody with it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn zeromq_shows_out_who_leaves_a_hundred_thousand_replies_unread() {
+    const REQUESTS: u64 = 150_000;
+    let server = start(Carrier::Zeromq).await;
+    let mut peer = raw(&server, "127.0.0.1").await;
+    assert!(shake_hands(&mut peer).await);
+    let hundred = frames(&[b"", &request_header(0, 1), &[7; 1 << 10]]).repeat(100);
+    for _ in 0..REQUESTS / 100 {
+        // Once it is shown out, nothing more is read from it.
+        let written = timeout(Duration::from_secs(5), peer.write_all(&hundred)).await;
+        if !matches!(written, Ok(Ok(()))) {
+            break;
+        }
+    }
+    let client = Client::connect(server.endpoint().to_string())
+        .await
+        .unwrap();
+    assert_eq!(call(&client, &ECHO, "others").await.unwrap(), "others");
+    let handled = server.counters().handled;
+    assert!(handled < REQUESTS, "not all was read");
+    timeout(Duration::from_secs(20), server.shutdown())
+        .await
+        .expect("the exit does not hang");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn zeromq_does_not_wait_for_what_it_has_taken_when_it_closes() {
+    for (carrier, wait, waits) in [(Carrier::Omq, 2, true), (Carrier::Zeromq, 20, false)] {
+        let options = TransportOptions::default()
+            .with_carrier(carrier)
+            .with_receive_queue_max(1)
+            .with_linger(Duration::from_secs(60));
+        let server = Server::builder().service(Probe::default());
+        let server = server.transport(options.clone());
+        // Nothing of it reads before it is run.
+        let server = server.bind("tcp://127.0.0.1:0").await.unwrap();
+        let client = Client::builder().transport(options);
+        let client = client.connect(server.endpoint().to_string()).await.unwrap();
+        let mut calls = JoinSet::new();
+        for _ in 0..1000 {
+            let client = client.clone();
+            calls.spawn(async move { call(&client, &ECHO, &[7; 64 << 10][..]).await });
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let closed = timeout(Duration::from_secs(wait), client.close()).await;
+        assert_eq!(closed.is_err(), waits, "{carrier:?}");
     }
 }
 

@@ -3,6 +3,8 @@
 //! Differences between the transports are in `tests/differences.rs`, listed in docs/transports.md.
 
 mod common;
+#[path = "common/wire.rs"]
+mod wire;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -83,16 +85,24 @@ async fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
 
 #[path = "transports/calls.rs"]
 mod calls;
+#[path = "transports/closing.rs"]
+mod closing;
 #[path = "transports/endings.rs"]
 mod endings;
+#[path = "transports/sends.rs"]
+mod sends;
+#[path = "transports/stalled.rs"]
+mod stalled;
 
 mod suite {
     pub use crate::calls::*;
+    pub use crate::closing::*;
     pub use crate::endings::*;
+    pub use crate::sends::*;
 }
 
 macro_rules! carried {
-    ($($module:ident: $scheme:literal, $carrier:expr;)*) => {$(
+    ($($module:ident: $scheme:literal, $carrier:expr $(, $also:ident)*;)*) => {$(
         mod $module {
             use super::*;
 
@@ -118,7 +128,12 @@ macro_rules! carried {
                 a_client_that_does_not_read_holds_up_no_other_and_not_the_exit
                 a_client_that_vanishes_leaves_the_others_alone
                 a_closed_client_ends_its_calls
+                a_client_that_cannot_send_what_it_has_closes_within_its_linger_time
+                a_server_that_cannot_send_what_it_has_closes_within_its_linger_time
+                a_publisher_that_cannot_send_what_it_has_closes_within_its_linger_time
+                a_call_that_is_dropped_while_its_send_is_blocked_is_not_sent_twice
                 an_endpoint_in_use_cannot_be_bound_and_can_be_once_it_is_free
+                $($also)*
             );
         }
     )*};
@@ -130,15 +145,16 @@ macro_rules! carried {
     )*};
 }
 
+// What omq still has of a lost connection, whose calls have ended, it sends to the next.
 carried! {
-    memory: "inproc", Carrier::Omq;
+    memory: "inproc", Carrier::Omq, what_a_lost_connection_had_not_sent_is_not_sent_to_the_next;
     omq_tcp: "tcp", Carrier::Omq;
     omq_ipc: "ipc", Carrier::Omq;
 }
 #[cfg(feature = "zeromq")]
 carried! {
-    zeromq_tcp: "tcp", Carrier::Zeromq;
-    zeromq_ipc: "ipc", Carrier::Zeromq;
+    zeromq_tcp: "tcp", Carrier::Zeromq, what_a_lost_connection_had_not_sent_is_not_sent_to_the_next;
+    zeromq_ipc: "ipc", Carrier::Zeromq, what_a_lost_connection_had_not_sent_is_not_sent_to_the_next;
 }
 
 #[tokio::test]

@@ -198,7 +198,8 @@ impl<T: Topic> Publisher<T> {
         self.inner.shared.sender.door()
     }
 
-    /// Closes the socket, in no more than its linger time.
+    /// Closes the socket. What waits for company has its linger time to find room in the socket, and what the socket
+    /// has as long again to be sent.
     pub async fn close(self) {
         let shared = &self.inner.shared;
         let flushed = async {

@@ -1,11 +1,7 @@
 //! Calls while a server or a client is gone, goes, or stands still.
 
-#[path = "../common/wire.rs"]
-mod wire;
-
+use crate::stalled::stalled_client;
 use crate::*;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
-use wire::{frames, request_header, shake_hands};
 
 pub async fn with_no_server_a_call_fails_at_once_and_is_not_done(carried: Carried) {
     let (server, client) = carried.both().await;
@@ -209,32 +205,7 @@ pub async fn a_client_that_does_not_read_holds_up_no_other_and_not_the_exit(carr
         .spawn();
     let endpoint = server.endpoint().to_string();
     let client = carried.connect(&endpoint).await;
-    let (stop, stopped) = std::sync::mpsc::channel::<()>();
-    let mut stream = match endpoint.split_once("://").unwrap() {
-        ("inproc", _) => {
-            // Its runtime stands still once it has sent: nothing of it reads.
-            let endpoint = endpoint.clone();
-            std::thread::spawn(move || {
-                let mut runtime = tokio::runtime::Builder::new_current_thread();
-                runtime.enable_all().build().unwrap().block_on(async {
-                    let stalled = carried.connect(&endpoint).await;
-                    let mut calls: Vec<_> = (0..200)
-                        .map(|_| Box::pin(call(&stalled, &ECHO, vec![7; 64 << 10])))
-                        .collect();
-                    for call in &mut calls {
-                        let mut nobody = std::task::Context::from_waker(std::task::Waker::noop());
-                        let _ = call.as_mut().poll(&mut nobody);
-                    }
-                    let _ = stopped.recv();
-                });
-            });
-            None
-        }
-        ("tcp", address) => {
-            Some(unread(tokio::net::TcpStream::connect(address).await.unwrap()).await)
-        }
-        (_, path) => Some(unread(tokio::net::UnixStream::connect(path).await.unwrap()).await),
-    };
+    let stalled = stalled_client(carried, endpoint).await;
     eventually("it is served", || server.counters().handled > 0).await;
     for i in 0..100u8 {
         assert_eq!(call(&client, &ECHO, vec![i]).await.unwrap(), vec![i]);
@@ -242,22 +213,5 @@ pub async fn a_client_that_does_not_read_holds_up_no_other_and_not_the_exit(carr
     tokio::time::timeout(Duration::from_secs(20), server.shutdown())
         .await
         .expect("the exit does not hang");
-    stream.take();
-    drop(stop);
-}
-
-/// A peer by hand, that has sent as many large requests as are taken from it.
-async fn unread<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
-    mut stream: S,
-) -> Box<dyn std::any::Any + Send> {
-    assert!(shake_hands(&mut stream).await);
-    let request = frames(&[b"", &request_header(0, 1), &[7; 64 << 10]]);
-    let some = Duration::from_millis(200);
-    for _ in 0..200 {
-        match tokio::time::timeout(some, stream.write_all(&request)).await {
-            Ok(Ok(())) => {}
-            _ => break, // nothing more is taken from it, or it is shown out: just as well
-        }
-    }
-    Box::new(stream)
+    drop(stalled);
 }

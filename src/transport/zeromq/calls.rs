@@ -7,6 +7,7 @@ use bytes::Bytes;
 use futures_core::Stream;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use zeromq::{DealerSocket, RouterSocket, Socket, SocketEvent, SocketRecv, SocketSend, ZmqMessage};
 
 use super::{actual, linger, message, options, to_error};
@@ -210,6 +211,10 @@ impl DealerReceiver {
 
 // ---- router ----
 
+/// How long a message may wait for room among the 100,000 that the crate keeps for a peer. Nothing is sent to others in
+/// that time.
+const ROOM_WAIT_MAX: Duration = Duration::from_millis(100);
+
 pub(in crate::transport) async fn bind_router(
     endpoint: &Endpoint,
     from: &TransportOptions,
@@ -237,7 +242,7 @@ enum Command {
 }
 
 /// Owns the socket, and finishes each send that it has begun. The crate queues what a peer does
-/// not read, so that no peer holds up another.
+/// not read; a peer that has no room left there is shown out, so that none holds up another.
 async fn route(
     mut socket: RouterSocket,
     mut to_do: mpsc::Receiver<Command>,
@@ -250,9 +255,12 @@ async fn route(
             command = to_do.recv() => match command {
                 Some(Command::Send(peer, outgoing)) => {
                     let mut message = to_message(outgoing);
-                    message.push_front(peer);
+                    message.push_front(peer.clone());
                     // A peer that has gone does not need its reply any more.
-                    let _ = socket.send(message).await;
+                    let sent = timeout(ROOM_WAIT_MAX, socket.send(message)).await;
+                    if sent.is_err() && let Ok(peer) = peer.try_into() {
+                        socket.backend().peer_disconnected(&peer);
+                    }
                 }
                 Some(Command::StopAccepting(done)) => {
                     // An error is that of an endpoint that is unbound already.
