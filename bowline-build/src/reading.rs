@@ -121,6 +121,7 @@ impl<'a> Reading<'a> {
     }
 
     fn file(&self, id: u64) -> Result<File, Error> {
+        // There: it is asked only for the files of the request, and these are put in first.
         let (name, module) = self.files[&id].clone();
         let mut file = File {
             module,

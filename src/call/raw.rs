@@ -88,7 +88,7 @@ impl RawRequest {
 }
 
 /// A timeout too long for the clock is as good as a year.
-pub(super) fn deadline_after(timeout: Duration) -> Instant {
+pub(crate) fn deadline_after(timeout: Duration) -> Instant {
     after(Instant::now(), timeout)
 }
 

@@ -12,6 +12,7 @@ use super::{
     Capabilities, DeadLetter, Engine, GROUP_DEFAULT, JobId, JobNumber, JobState, JobsBuilder,
     Memory, NewJob, Producer, Push, Pushed, QueueCounters, QueueError, QueueOptions, WorkerBuilder,
 };
+use crate::call::raw::deadline_after;
 use crate::message::{Limits, MessageError, Msg, Plain};
 use crate::schema::Described;
 
@@ -145,7 +146,7 @@ impl<T: Queueable> Queue<T> {
     {
         let jobs: Result<Vec<NewJob>, QueueError> =
             jobs.into_iter().map(|job| self.encode(job)).collect();
-        let deadline = tokio::time::Instant::now() + wait_max;
+        let deadline = deadline_after(wait_max);
         self.engine.push(jobs?, deadline).await
     }
 
@@ -269,5 +270,16 @@ impl<T> fmt::Debug for DeadLetters<'_, T> {
 }
 
 pub(super) fn push_deadline(wait_max: Option<Duration>) -> tokio::time::Instant {
-    tokio::time::Instant::now() + wait_max.unwrap_or(PUSH_WAIT)
+    deadline_after(wait_max.unwrap_or(PUSH_WAIT))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_longer_than_the_clock_can_say_is_a_long_one() {
+        let hour = tokio::time::Instant::now() + Duration::from_secs(3600);
+        assert!(push_deadline(Some(Duration::MAX)) > hour);
+    }
 }

@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::error::Then;
 use super::{Answer, GROUP_DEFAULT, Job, Jobs, Queue, QueueError, Queueable, Refusal};
+use crate::call::raw::deadline_after;
 
 /// Settings of a worker.
 #[must_use = "a worker does nothing before it is started"]
@@ -91,7 +92,7 @@ impl Worker {
     /// Takes no more jobs, gives back what it has not begun, and waits up to `wait` for what it has. Handlers
     /// that are not done by then are ended: lost attempts, of which none is used up.
     pub async fn drain(mut self, wait: Duration) {
-        self.stop.send_replace(Some(Instant::now() + wait));
+        self.stop.send_replace(Some(deadline_after(wait)));
         // It ends by itself; handlers that panic do not reach it.
         let _ = (&mut self.task).await;
     }
