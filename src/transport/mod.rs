@@ -19,6 +19,7 @@ mod requests;
 mod sockets;
 #[cfg(feature = "zeromq")]
 mod zeromq;
+mod zmtp;
 
 use std::sync::Arc;
 
@@ -300,8 +301,8 @@ pub(crate) async fn connect_dealer(
             ))
         }
         (_, Carrier::Omq) => {
-            let (sender, receiver) = omq::connect_dealer(endpoint, options).await?;
-            Ok((DealerSender::Omq(sender), DealerReceiver::Omq(receiver)))
+            let (sender, receiver) = zmtp::connect_dealer(endpoint, options).await?;
+            Ok((DealerSender::Zmtp(sender), DealerReceiver::Zmtp(receiver)))
         }
         #[cfg(feature = "zeromq")]
         (_, Carrier::Zeromq) => {
@@ -331,10 +332,10 @@ pub(crate) async fn bind_router(
             ))
         }
         (_, Carrier::Omq) => {
-            let (sender, receiver, endpoint) = omq::bind_router(endpoint, options).await?;
+            let (sender, receiver, endpoint) = zmtp::bind_router(endpoint, options).await?;
             Ok((
-                RouterSender::Omq(sender),
-                RouterReceiver::Omq(receiver),
+                RouterSender::Zmtp(sender),
+                RouterReceiver::Zmtp(receiver),
                 endpoint,
             ))
         }
@@ -397,10 +398,10 @@ pub(crate) async fn bind_publish(
             ))
         }
         (_, Carrier::Omq) => {
-            let (sender, watch, endpoint) = omq::bind_publish(endpoint, options, admit).await?;
+            let (sender, watch, endpoint) = zmtp::bind_publish(endpoint, options, admit).await?;
             Ok((
-                PublishSender::Omq(sender),
-                SubscriptionWatch::Omq(watch),
+                PublishSender::Zmtp(sender),
+                SubscriptionWatch::Zmtp(watch),
                 endpoint,
             ))
         }
@@ -433,10 +434,10 @@ pub(crate) async fn connect_subscribe(
             ))
         }
         (_, Carrier::Omq) => {
-            let (sender, receiver) = omq::connect_subscribe(endpoint, options, take).await?;
+            let (sender, receiver) = zmtp::connect_subscribe(endpoint, options, take).await?;
             Ok((
-                SubscribeSender::Omq(sender),
-                SubscribeReceiver::Omq(receiver),
+                SubscribeSender::Zmtp(sender),
+                SubscribeReceiver::Zmtp(receiver),
             ))
         }
         #[cfg(feature = "zeromq")]

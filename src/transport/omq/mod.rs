@@ -3,16 +3,12 @@
 //! Everything here sets what that library leaves open (limits, linger, heartbeats, mandatory
 //! routing) and turns its values into ours. Its breaking releases stop in this folder.
 
-mod dealer;
 mod door;
 mod pair;
 mod publish;
-mod router;
 mod subscribe;
 
-pub(super) use dealer::{DealerReceiver, DealerSender, connect_dealer};
 pub(super) use publish::{PublishSender, SubscriptionWatch, bind_publish};
-pub(super) use router::{InFlight, Peer, RouterReceiver, RouterSender, bind_router};
 pub(super) use subscribe::{SubscribeReceiver, SubscribeSender, connect_subscribe};
 
 use omq_tokio::options::WorkloadProfile;

@@ -1,0 +1,471 @@
+//! The door of a bound socket: who is let in, who is shown out, and what is known of who is in.
+//!
+//! One task accepts connections, each of which is a task of its own that ends with it. It also
+//! looks at the lists that may have changed, and closes the connections of those who may not be in
+//! any more.
+
+use std::collections::HashMap;
+use std::io::ErrorKind;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+use omq_proto::proto::{ConnectionConfig, Role, SocketType};
+use omq_proto::{
+    AuthenticationResult, AuthenticationStatus, Authenticator, CurveServerOptions,
+    MechanismPeerInfo, MechanismSetup, PeerPublicKey,
+};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{Instant, MissedTickBehavior, interval, interval_at, sleep, timeout};
+
+use super::link::{Heard, Incoming, Limits, Link, Lost};
+use super::outbox::Total;
+use super::stream::{Listener, Stream};
+use super::{keypair, message_size_max, to_error};
+use crate::security::{self, Admissions, Principal, PublicKey, ServerSecurity};
+use crate::transport::{DoorCounters, Endpoint, TransportError, TransportOptions};
+
+/// How often lists are looked at, which may change. A second is promised.
+pub(super) const LOOK_AT_LISTS: Duration = Duration::from_millis(400);
+/// How long nobody is accepted after the system could not: it has no more files, say.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
+
+/// What a bound socket does with those who are in.
+pub(super) trait Host: Send + Sync + Sized + 'static {
+    /// What is known of one connection.
+    type Guest: Send + Sync + 'static;
+
+    fn welcome(&self, door: &Door<Self>, link: &Arc<Link>, who: Who) -> Arc<Self::Guest>;
+
+    /// Takes what a guest has said, and returns when it may say more; `Err` shows it out.
+    fn hear(
+        &self,
+        door: &Door<Self>,
+        guest: &Arc<Self::Guest>,
+        heard: &mut Vec<Heard>,
+    ) -> impl Future<Output = Result<(), ShownOut>> + Send;
+
+    /// Whether it may stay after a list has changed; it is still on the list of keys.
+    fn may_stay(&self, door: &Door<Self>, guest: &Self::Guest) -> bool;
+
+    /// It has gone, for whatever reason.
+    fn left(&self, guest: &Arc<Self::Guest>);
+}
+
+/// It says what no peer would, or passes a limit.
+#[derive(Debug)]
+pub(super) struct ShownOut;
+
+/// Who is let in.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Who {
+    /// Of this connection alone.
+    pub number: u64,
+    /// The key that it has proved.
+    pub key: Option<PublicKey>,
+}
+
+/// What connections, the socket's halves and the accepting task share.
+pub(super) struct Door<H: Host> {
+    pub host: H,
+    kind: SocketType,
+    options: TransportOptions,
+    /// What a peer may say at once, in bytes.
+    message_bytes_max: usize,
+    limits: Limits,
+    /// Bytes that wait to be sent, to all.
+    pub waiting: Total,
+    admissions: Arc<Mutex<Admissions>>,
+    handshakes: Arc<Semaphore>,
+    guests: Mutex<HashMap<u64, (Who, Arc<Link>, Arc<H::Guest>)>>,
+    counters: Counters,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    refused: AtomicU64,
+    failed: AtomicU64,
+    shown_out: AtomicU64,
+    broken: AtomicU64,
+    subscriptions_refused: AtomicU64,
+}
+
+/// Ends the accepting task, and with it all connections, when it is dropped.
+#[derive(Debug)]
+pub(super) struct Keeper {
+    task: JoinHandle<()>,
+    stop: mpsc::Sender<oneshot::Sender<()>>,
+}
+
+impl Keeper {
+    /// Returns when nobody is accepted any more.
+    pub async fn stop_accepting(&self) {
+        let (stopped, has_stopped) = oneshot::channel();
+        // Where the task has ended, nobody is accepted either.
+        if self.stop.send(stopped).await.is_ok() {
+            let _ = has_stopped.await;
+        }
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// A place among those who are in, given back when it is dropped.
+struct Admitted {
+    admissions: Arc<Mutex<Admissions>>,
+    number: u64,
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        lock(&self.admissions).release(self.number);
+    }
+}
+
+impl<H: Host> std::fmt::Debug for Door<H> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Door")
+            .field("security", &self.options.server_security)
+            .field("counters", &self.counters)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Binds, and begins to let peers in.
+pub(super) async fn open<H: Host>(
+    host: H,
+    kind: SocketType,
+    endpoint: &Endpoint,
+    options: &TransportOptions,
+    message_bytes_max: usize,
+    limits: Limits,
+) -> Result<(Arc<Door<H>>, Keeper, Endpoint), TransportError> {
+    let bound = Listener::bind(endpoint).await;
+    let (listener, actual) = bound.map_err(|error| to_error(endpoint, error))?;
+    let door = Arc::new(Door {
+        host,
+        kind,
+        options: options.clone(),
+        message_bytes_max,
+        limits,
+        waiting: Total::default(),
+        admissions: Arc::new(Mutex::new(Admissions::new(
+            options.connections_max,
+            options.connections_per_address_max,
+        ))),
+        handshakes: Arc::new(Semaphore::new(
+            options.handshakes_max.min(Semaphore::MAX_PERMITS),
+        )),
+        guests: Mutex::default(),
+        counters: Counters::default(),
+    });
+    let (stop, stopped) = mpsc::channel(1);
+    let task = tokio::spawn(keep(Arc::clone(&door), listener, stopped));
+    Ok((door, Keeper { task, stop }, actual))
+}
+
+impl<H: Host> Door<H> {
+    pub fn counters(&self) -> DoorCounters {
+        DoorCounters {
+            connections: lock(&self.admissions).len(),
+            connections_refused: self.counters.refused.load(Relaxed),
+            handshakes_failed: self.counters.failed.load(Relaxed),
+            disconnected: self.counters.shown_out.load(Relaxed),
+            broken: self.counters.broken.load(Relaxed),
+            subscriptions_refused: self.counters.subscriptions_refused.load(Relaxed),
+        }
+    }
+
+    pub fn subscription_refused(&self) {
+        self.counters.subscriptions_refused.fetch_add(1, Relaxed);
+    }
+
+    /// Closes a connection.
+    pub fn show_out(&self, link: &Link) {
+        if !link.is_closed() {
+            link.close();
+            self.counters.shown_out.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// Changes whenever a principal may have changed.
+    pub fn generation(&self) -> u64 {
+        match self.security() {
+            Some(security) => security.allowed.generation(),
+            None => 0,
+        }
+    }
+
+    /// Whose key it is; `Err` for one that is not to be let in, or no more.
+    pub fn principal(&self, key: Option<PublicKey>) -> Result<Option<Principal>, ShownOut> {
+        match (self.security(), key) {
+            (None, _) => Ok(None),
+            (Some(_), None) => Err(ShownOut),
+            (Some(security), Some(key)) => {
+                security.allowed.principal(&key).map(Some).ok_or(ShownOut)
+            }
+        }
+    }
+
+    fn security(&self) -> Option<&ServerSecurity> {
+        self.options.server_security.as_ref()
+    }
+
+    fn generations(&self) -> (u64, u64) {
+        match self.security() {
+            Some(security) => (security.allowed.generation(), security.access.generation()),
+            None => (0, 0),
+        }
+    }
+
+    /// Writes what waits, for as long as that may take, and closes all connections.
+    pub async fn close(&self) {
+        let links = self.links();
+        let _ = timeout(self.options.linger, async {
+            for link in &links {
+                link.drained().await;
+            }
+        })
+        .await;
+        self.links().iter().for_each(|link| link.close());
+    }
+
+    fn links(&self) -> Vec<Arc<Link>> {
+        let guests = lock(&self.guests);
+        guests
+            .values()
+            .map(|(_, link, _)| Arc::clone(link))
+            .collect()
+    }
+
+    /// Closes the connections of those who are not on the list any more, and of those who have
+    /// what they may not have any more: these come again, and ask again.
+    fn expel(&self) {
+        let guests: Vec<_> = lock(&self.guests).values().cloned().collect();
+        for (who, link, guest) in guests {
+            if self.principal(who.key).is_err() || !self.host.may_stay(self, &guest) {
+                self.show_out(&link);
+            }
+        }
+    }
+
+    fn admit(
+        &self,
+        peer: &MechanismPeerInfo,
+        stream: Option<std::net::IpAddr>,
+    ) -> Option<Admitted> {
+        if let Some(security) = self.security() {
+            let key = PublicKey::from_bytes(peer.public_key);
+            if security.allowed.principal(&key).is_none() {
+                self.counters.refused.fetch_add(1, Relaxed);
+                tracing::debug!(%key, address = ?stream, "a key that is not allowed");
+                return None;
+            }
+        }
+        match lock(&self.admissions).admit(Instant::now(), stream) {
+            Ok(number) => Some(Admitted {
+                admissions: Arc::clone(&self.admissions),
+                number,
+            }),
+            Err(reason) => {
+                self.counters.refused.fetch_add(1, Relaxed);
+                tracing::debug!(address = ?stream, %reason, "a connection is refused");
+                None
+            }
+        }
+    }
+
+    /// One connection, from its handshake to its end.
+    async fn attend(self: Arc<Self>, stream: Stream, handshake: OwnedSemaphorePermit) {
+        let admitted = Arc::new(OnceLock::new());
+        let config = self.config(&stream, &admitted);
+        let within = self.options.handshake_timeout;
+        let total = Arc::clone(&self.waiting);
+        let shaken = Link::shake_hands(stream, config, self.limits, total, within).await;
+        drop(handshake);
+        let (Ok((link, incoming, peer)), Some(admitted)) = (shaken, admitted.get()) else {
+            self.counters.failed.fetch_add(1, Relaxed);
+            return;
+        };
+        let key = match peer.authentication.public_key {
+            Some(PeerPublicKey::Curve(key)) => Some(PublicKey::from_bytes(key)),
+            _ => None,
+        };
+        let who = Who {
+            number: admitted.number,
+            key,
+        };
+        let guest = self.host.welcome(&self, &link, who);
+        let here = Here {
+            door: &self,
+            number: who.number,
+            guest: &guest,
+        };
+        lock(&self.guests).insert(who.number, (who, Arc::clone(&link), Arc::clone(&guest)));
+        // It may have been struck off the list while it was on its way in.
+        let ended = match self.principal(who.key) {
+            Ok(_) => self.stay(&link, incoming, &guest).await,
+            Err(ShownOut) => Err(ShownOut),
+        };
+        match ended {
+            Ok(Lost::ByPeer | Lost::ByUs) => {}
+            Ok(lost) => {
+                self.counters.broken.fetch_add(1, Relaxed);
+                tracing::debug!(%lost, "a connection broke");
+            }
+            Err(ShownOut) => self.show_out(&link),
+        }
+        drop(here);
+    }
+
+    async fn stay(
+        &self,
+        link: &Link,
+        mut incoming: Incoming,
+        guest: &Arc<H::Guest>,
+    ) -> Result<Lost, ShownOut> {
+        let (every, patience) = (
+            self.options.heartbeat_interval,
+            self.options.heartbeat_timeout,
+        );
+        let mut tick = interval_at(Instant::now() + every, every);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut heard = Vec::new();
+        loop {
+            let polled = std::future::poll_fn(|cx| incoming.poll(cx, &mut heard));
+            tokio::select! {
+                biased;
+                polled = polled => match polled {
+                    Ok(()) => self.host.hear(self, guest, &mut heard).await?,
+                    Err(lost) => return Ok(lost),
+                },
+                now = tick.tick() => if let Err(lost) = link.tick(now, every, patience) {
+                    return Ok(lost);
+                },
+            }
+        }
+    }
+
+    fn config(
+        self: &Arc<Self>,
+        stream: &Stream,
+        admitted: &Arc<OnceLock<Admitted>>,
+    ) -> ConnectionConfig {
+        let (door, admitted, address) = (Arc::clone(self), Arc::clone(admitted), stream.address);
+        let authenticator = Authenticator::new_with_result(move |peer| {
+            let is_in = door
+                .admit(peer, address)
+                .is_some_and(|one| admitted.set(one).is_ok());
+            match is_in {
+                true => AuthenticationResult::allow(),
+                // The peer may be right tomorrow, so it is not told to stop: no ERROR, and it
+                // tries again.
+                false => AuthenticationResult {
+                    status: AuthenticationStatus::TemporaryFailure,
+                    user_id: None,
+                    metadata: Vec::new(),
+                },
+            }
+        });
+        let mechanism = match self.security() {
+            Some(security) => {
+                let mut options = CurveServerOptions::new();
+                options.authenticator = Some(authenticator);
+                MechanismSetup::CurveServer {
+                    our_keypair: keypair(&security.keys),
+                    options,
+                }
+            }
+            None => MechanismSetup::NullServer { authenticator },
+        };
+        ConnectionConfig::new(Role::Server, self.kind)
+            .max_message_size(message_size_max(self.message_bytes_max))
+            .mechanism(mechanism)
+    }
+}
+
+/// Takes a guest off the list when it has gone, or when its task is ended.
+struct Here<'a, H: Host> {
+    door: &'a Door<H>,
+    number: u64,
+    guest: &'a Arc<H::Guest>,
+}
+
+impl<H: Host> Drop for Here<'_, H> {
+    fn drop(&mut self) {
+        lock(&self.door.guests).remove(&self.number);
+        self.door.host.left(self.guest);
+    }
+}
+
+pub(super) fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
+    of.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+async fn keep<H: Host>(
+    door: Arc<Door<H>>,
+    listener: Listener,
+    mut stop: mpsc::Receiver<oneshot::Sender<()>>,
+) {
+    let mut listener = Some(listener);
+    let mut attended = JoinSet::new();
+    let mut look = interval(LOOK_AT_LISTS);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut seen = door.generations();
+    loop {
+        tokio::select! {
+            stream = accept(listener.as_ref()) => {
+                match Arc::clone(&door.handshakes).try_acquire_owned() {
+                    Ok(handshake) => {
+                        attended.spawn(Arc::clone(&door).attend(stream, handshake));
+                    }
+                    Err(_) => {
+                        door.counters.refused.fetch_add(1, Relaxed);
+                    }
+                }
+            }
+            Some(_) = attended.join_next(), if !attended.is_empty() => {}
+            Some(stopped) = stop.recv() => {
+                listener = None;
+                // Whoever asked may have gone.
+                let _ = stopped.send(());
+            }
+            _ = look.tick(), if door.security().is_some() => {
+                if let Some(security) = door.security() {
+                    security::refresh(&security.allowed, &security.access);
+                }
+                let now = door.generations();
+                if std::mem::replace(&mut seen, now) != now {
+                    door.expel();
+                }
+            }
+        }
+    }
+}
+
+/// Waits for a connection, for ever where nobody listens.
+async fn accept(listener: Option<&Listener>) -> Stream {
+    let Some(listener) = listener else {
+        return std::future::pending().await;
+    };
+    loop {
+        match listener.accept().await {
+            Ok(stream) => return stream,
+            Err(error) => match error.kind() {
+                // That one has gone already.
+                ErrorKind::ConnectionAborted
+                | ErrorKind::ConnectionReset
+                | ErrorKind::NotConnected => {}
+                _ => {
+                    tracing::warn!(%error, "nobody can be accepted for a moment");
+                    sleep(ACCEPT_AGAIN).await;
+                }
+            },
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! A stream of bytes over tcp or ipc: how it is connected, listened for, read and written.
+
+use std::io::{self, IoSlice};
+use std::net::IpAddr;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::pin::pin;
+use std::task::{Context, Poll};
+
+use bytes::BytesMut;
+use tokio::io::AsyncReadExt;
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream, tcp, unix};
+
+use crate::transport::Endpoint;
+
+/// An open stream, in halves.
+#[derive(Debug)]
+pub(super) struct Stream {
+    pub read: ReadHalf,
+    pub write: WriteHalf,
+    /// Of who is at the other end, over tcp.
+    pub address: Option<IpAddr>,
+}
+
+#[derive(Debug)]
+pub(super) enum ReadHalf {
+    Tcp(tcp::OwnedReadHalf),
+    Ipc(unix::OwnedReadHalf),
+}
+
+/// Shuts the stream down when it is dropped.
+#[derive(Debug)]
+pub(super) enum WriteHalf {
+    Tcp(tcp::OwnedWriteHalf),
+    Ipc(unix::OwnedWriteHalf),
+}
+
+/// Takes a Unix socket's file away with it.
+#[derive(Debug)]
+pub(super) enum Listener {
+    Tcp(TcpListener),
+    Ipc(UnixListener, Option<PathBuf>),
+}
+
+impl Stream {
+    fn tcp(stream: TcpStream) -> io::Result<Self> {
+        // Whoever sends has gathered already what leaves together.
+        stream.set_nodelay(true)?;
+        let address = stream.peer_addr()?.ip();
+        let (read, write) = stream.into_split();
+        Ok(Self {
+            read: ReadHalf::Tcp(read),
+            write: WriteHalf::Tcp(write),
+            address: Some(address),
+        })
+    }
+
+    fn ipc(stream: UnixStream) -> Self {
+        let (read, write) = stream.into_split();
+        Self {
+            read: ReadHalf::Ipc(read),
+            write: WriteHalf::Ipc(write),
+            address: None,
+        }
+    }
+
+    pub async fn connect(endpoint: &Endpoint) -> io::Result<Self> {
+        match endpoint {
+            Endpoint::Tcp { host, port } => {
+                Self::tcp(TcpStream::connect((host.as_str(), *port)).await?)
+            }
+            Endpoint::Ipc(path) => match abstract_name(path) {
+                None => Ok(Self::ipc(UnixStream::connect(path).await?)),
+                Some(name) => {
+                    let address = std::os::unix::net::SocketAddr::from_abstract_name(name)?;
+                    let stream = std::os::unix::net::UnixStream::connect_addr(&address)?;
+                    stream.set_nonblocking(true)?;
+                    Ok(Self::ipc(UnixStream::from_std(stream)?))
+                }
+            },
+            Endpoint::Inproc(_) => Err(no_stream()),
+        }
+    }
+}
+
+impl ReadHalf {
+    /// Reads into the room that `to` has; 0 at the end of the stream.
+    pub fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        to: &mut BytesMut,
+    ) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Tcp(half) => pin!(half.read_buf(to)).poll(cx),
+            Self::Ipc(half) => pin!(half.read_buf(to)).poll(cx),
+        }
+    }
+}
+
+impl WriteHalf {
+    /// Writes what the system takes now; [`io::ErrorKind::WouldBlock`] where that is nothing.
+    pub fn try_write(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        match (self, slices) {
+            (Self::Tcp(half), [one]) => half.try_write(one),
+            (Self::Tcp(half), many) => half.try_write_vectored(many),
+            (Self::Ipc(half), [one]) => half.try_write(one),
+            (Self::Ipc(half), many) => half.try_write_vectored(many),
+        }
+    }
+
+    /// For the one task that reads; others have [`writable`](Self::writable).
+    pub fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Tcp(half) => half.as_ref().poll_write_ready(cx),
+            Self::Ipc(half) => half.as_ref().poll_write_ready(cx),
+        }
+    }
+
+    pub async fn writable(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(half) => half.writable().await,
+            Self::Ipc(half) => half.writable().await,
+        }
+    }
+}
+
+impl Listener {
+    /// Listens; the endpoint returned has the port that was free.
+    pub async fn bind(endpoint: &Endpoint) -> io::Result<(Self, Endpoint)> {
+        match endpoint {
+            Endpoint::Tcp { host, port } => {
+                let listener = TcpListener::bind((host.as_str(), *port)).await?;
+                let port = listener.local_addr()?.port();
+                // Keeps the host as it was given: it may be a name.
+                let host = host.clone();
+                Ok((Self::Tcp(listener), Endpoint::Tcp { host, port }))
+            }
+            Endpoint::Ipc(path) => Ok((Self::bind_ipc(path)?, endpoint.clone())),
+            Endpoint::Inproc(_) => Err(no_stream()),
+        }
+    }
+
+    fn bind_ipc(path: &Path) -> io::Result<Self> {
+        if let Some(name) = abstract_name(path) {
+            let address = std::os::unix::net::SocketAddr::from_abstract_name(name)?;
+            let listener = std::os::unix::net::UnixListener::bind_addr(&address)?;
+            listener.set_nonblocking(true)?;
+            return Ok(Self::Ipc(UnixListener::from_std(listener)?, None));
+        }
+        let listener = UnixListener::bind(path).or_else(|error| match error.kind() {
+            // Nobody listens on it: that has been looked at.
+            io::ErrorKind::AddrInUse if is_socket(path) => {
+                std::fs::remove_file(path)?;
+                UnixListener::bind(path)
+            }
+            _ => Err(error),
+        })?;
+        Ok(Self::Ipc(listener, Some(path.to_owned())))
+    }
+
+    pub async fn accept(&self) -> io::Result<Stream> {
+        match self {
+            Self::Tcp(listener) => Stream::tcp(listener.accept().await?.0),
+            Self::Ipc(listener, _) => Ok(Stream::ipc(listener.accept().await?.0)),
+        }
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        if let Self::Ipc(_, Some(path)) = self {
+            // One that is gone already is what is wanted.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+fn abstract_name(path: &Path) -> Option<&[u8]> {
+    path.as_os_str().as_bytes().strip_prefix(b"@")
+}
+
+fn is_socket(path: &Path) -> bool {
+    use std::os::unix::fs::FileTypeExt;
+    std::fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket())
+}
+
+fn no_stream() -> io::Error {
+    io::Error::new(io::ErrorKind::Unsupported, "inproc is no stream of bytes")
+}
