@@ -188,8 +188,8 @@ impl<H: Host> Door<H> {
     /// Closes a connection.
     pub fn show_out(&self, link: &Link) {
         if !link.is_closed() {
-            link.close();
             self.counters.shown_out.fetch_add(1, Relaxed);
+            link.close();
         }
     }
 
@@ -308,27 +308,20 @@ impl<H: Host> Door<H> {
         };
         lock(&self.guests).insert(who.number, (who, Arc::clone(&link), Arc::clone(&guest)));
         // It may have been struck off the list while it was on its way in.
-        let ended = match self.principal(who.key) {
-            Ok(_) => self.stay(&link, incoming, &guest).await,
-            Err(ShownOut) => Err(ShownOut),
-        };
-        match ended {
-            Ok(Lost::ByPeer | Lost::ByUs) => {}
-            Ok(lost) => {
+        if self.principal(who.key).is_err() {
+            self.show_out(&link);
+        }
+        match self.stay(&link, incoming, &guest).await {
+            Lost::ByPeer | Lost::ByUs => {}
+            lost => {
                 self.counters.broken.fetch_add(1, Relaxed);
                 tracing::debug!(%lost, "a connection broke");
             }
-            Err(ShownOut) => self.show_out(&link),
         }
         drop(here);
     }
 
-    async fn stay(
-        &self,
-        link: &Link,
-        mut incoming: Incoming,
-        guest: &Arc<H::Guest>,
-    ) -> Result<Lost, ShownOut> {
+    async fn stay(&self, link: &Link, mut incoming: Incoming, guest: &Arc<H::Guest>) -> Lost {
         let (every, patience) = (
             self.options.heartbeat_interval,
             self.options.heartbeat_timeout,
@@ -341,11 +334,16 @@ impl<H: Host> Door<H> {
             tokio::select! {
                 biased;
                 polled = polled => match polled {
-                    Ok(()) => self.host.hear(self, guest, &mut heard).await?,
-                    Err(lost) => return Ok(lost),
+                    Ok(()) => {
+                        if let Err(ShownOut) = self.host.hear(self, guest, &mut heard).await {
+                            self.show_out(link);
+                            return Lost::ByUs;
+                        }
+                    }
+                    Err(lost) => return lost,
                 },
                 now = tick.tick() => if let Err(lost) = link.tick(now, every, patience) {
-                    return Ok(lost);
+                    return lost;
                 },
             }
         }
@@ -424,8 +422,9 @@ async fn keep<H: Host>(
                     Ok(handshake) => {
                         attended.spawn(Arc::clone(&door).attend(stream, handshake));
                     }
+                    // One too many is closed, and may come again.
                     Err(_) => {
-                        door.counters.refused.fetch_add(1, Relaxed);
+                        door.counters.failed.fetch_add(1, Relaxed);
                     }
                 }
             }

@@ -94,20 +94,21 @@ impl Host for Callers {
         guest: &Arc<Guest>,
         heard: &mut Vec<Heard>,
     ) -> Result<(), ShownOut> {
-        let is_too_much =
-            |of: &Heard| matches!(of, Heard::Message(message) if message.len() > self.parts_max);
-        if heard.iter().any(is_too_much) {
-            return Err(ShownOut);
-        }
+        let mut is_too_much = false;
         let messages = heard.drain(..).filter_map(|heard| match heard {
             Heard::Message(message) => {
+                is_too_much |= message.len() > self.parts_max;
+                // What came before it is served.
                 let bytes = message.byte_len();
-                Some((message, bytes))
+                (!is_too_much).then_some((message, bytes))
             }
             // A caller has nothing to say to a socket of this kind.
             Heard::Command(_) => None,
         });
         self.inbox.put(guest, messages);
+        if is_too_much {
+            return Err(ShownOut);
+        }
         self.inbox.has_room(guest).await;
         Ok(())
     }
