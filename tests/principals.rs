@@ -7,7 +7,7 @@ mod house;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bowline::call::{NamedService, Outcome, RawReply, RawRequest, ReplyFuture};
 use bowline::once::{MemoryStore, Once};

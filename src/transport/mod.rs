@@ -30,7 +30,7 @@ use crate::security::{Principal, PublicKey, Wanted};
 use crate::wire::{self, COMPACT_BYTES_MAX, HeaderBytes, Packed};
 
 pub use endpoint::{Endpoint, EndpointError};
-pub use options::{Carrier, Prefer, TransportOptions};
+pub use options::{Carrier, TransportOptions};
 pub(crate) use requests::Requests;
 pub(crate) use sockets::{
     DealerReceiver, DealerSender, Peer, PublishSender, RouterReceiver, RouterSender,

@@ -10,8 +10,6 @@ use crate::security::{ClientSecurity, ServerSecurity};
 pub struct TransportOptions {
     /// Which library carries `tcp` and `ipc`. `inproc` is always carried in memory.
     pub carrier: Carrier,
-    /// What sockets are tuned for. Default: [`Prefer::Throughput`].
-    pub prefer: Prefer,
     /// Largest message in bytes, header and body together; a peer that sends more is disconnected.
     /// Default: 1 MiB and a header. Larger ones need larger [`Limits`](crate::Limits) too; with less
     /// than 64 KiB, calls do not share messages.
@@ -41,7 +39,8 @@ pub struct TransportOptions {
     /// around it; one more is refused. Half of them are shared out among as many peers as may connect,
     /// so that each always has its part. Default: 32 MiB.
     pub subscription_bytes_total_max: usize,
-    /// Messages of one peer that wait to be received. Default: 1,024.
+    /// Messages of one peer that wait to be received, besides what one read brings; of requests at most 1 MiB, or one that is
+    /// larger. Default: 1,024.
     pub receive_queue_max: u32,
     /// How long closing waits for what is still to be sent. Default: 1 s.
     pub linger: Duration,
@@ -51,9 +50,7 @@ pub struct TransportOptions {
     pub heartbeat_timeout: Duration,
     /// How long a peer may take to say who it is. Default: 5 s.
     pub handshake_timeout: Duration,
-    /// Connections that may be in their handshake at once; one more is closed, and may come again. Each takes a thread of the
-    /// runtime's for a moment, when it is asked who it is: so many more threads those compete with that are being served
-    /// already. Default: 64.
+    /// Connections that may be in their handshake at once; one more is closed, and may come again. Default: 64.
     pub handshakes_max: usize,
     /// The first wait before a lost connection is tried again; it doubles. Default: 20 ms.
     pub reconnect_min: Duration,
@@ -68,11 +65,11 @@ pub struct TransportOptions {
     pub client_security: Option<ClientSecurity>,
 }
 
-/// A library that carries messages over `tcp` and `ipc`.
+/// The library that speaks ZMTP over `tcp` and `ipc`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Carrier {
-    /// `omq-tokio`.
+    /// `omq-proto`, over sockets of Bowline's own.
     #[default]
     Omq,
     /// The `zeromq` crate. docs/transports.md lists what it lacks.
@@ -80,24 +77,10 @@ pub enum Carrier {
     Zeromq,
 }
 
-/// What a socket is tuned for. Only `omq` knows the difference.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Prefer {
-    /// Many messages at once: those that are ready together leave with one system call.
-    #[default]
-    Throughput,
-    /// One message at a time: each leaves at once, from the task that sends it. Quicker for calls
-    /// that follow each other, and slower for many messages at once. Small calls that are on their
-    /// way at once share one all the same.
-    Latency,
-}
-
 impl Default for TransportOptions {
     fn default() -> Self {
         Self {
             carrier: Carrier::default(),
-            prefer: Prefer::default(),
             message_bytes_max: (1 << 20) + crate::wire::HEADER_BYTES_MAX,
             parts_max: 16,
             connections_max: 1024,
@@ -127,12 +110,6 @@ impl TransportOptions {
     /// Sets [`carrier`](Self::carrier).
     pub fn with_carrier(mut self, carrier: Carrier) -> Self {
         self.carrier = carrier;
-        self
-    }
-
-    /// Sets [`prefer`](Self::prefer).
-    pub fn with_prefer(mut self, prefer: Prefer) -> Self {
-        self.prefer = prefer;
         self
     }
 

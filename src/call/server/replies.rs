@@ -17,7 +17,10 @@ use crate::wire::{Code, Packer, ReplyHeader, ReplyStatus, Status, Work, is_compa
 
 /// How often a reply is offered again to a client whose queue is full.
 const SEND_RETRY: Duration = Duration::from_millis(5);
-/// How long replies wait for those behind them, where handlers are slow...
+/// Replies that wait for those behind them: with so many, a client on another core has something to
+/// do while this one goes on, and there are still few messages.
+const GATHER_CALLS: usize = 16;
+/// How long they wait, where handlers are slow...
 const GATHER_MAX: Duration = Duration::from_micros(500);
 /// ...which is looked at for one in so many.
 const LOOK_EVERY: usize = 8;
@@ -63,7 +66,9 @@ impl Gathered {
 
     /// Whether those that wait have waited long enough.
     fn is_due(&self, since: Instant) -> bool {
-        self.waiting.calls().is_multiple_of(LOOK_EVERY) && since.elapsed() >= GATHER_MAX
+        let calls = self.waiting.calls();
+        let is_slow = || calls.is_multiple_of(LOOK_EVERY) && since.elapsed() >= GATHER_MAX;
+        calls >= GATHER_CALLS || is_slow()
     }
 }
 

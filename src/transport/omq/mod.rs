@@ -11,15 +11,14 @@ mod subscribe;
 pub(super) use publish::{PublishSender, SubscriptionWatch, bind_publish};
 pub(super) use subscribe::{SubscribeReceiver, SubscribeSender, connect_subscribe};
 
-use omq_tokio::options::WorkloadProfile;
 use omq_tokio::{Error, Message, MessagePool, Options, Payload, ReconnectPolicy, Socket};
 
 use crate::message::copied;
 use crate::wire::{HeaderBytes, Packed};
 
 use super::{
-    BATCH_MAX, Closed, Endpoint, Form, Frames, Malformed, Outgoing, Prefer, Received,
-    TransportError, TransportOptions, unpack,
+    BATCH_MAX, Closed, Endpoint, Form, Frames, Malformed, Outgoing, Received, TransportError,
+    TransportOptions, unpack,
 };
 
 /// omq counts a slot of this size for each part of a message against its size limit.
@@ -34,10 +33,6 @@ const TABLES_KEPT: usize = BATCH_MAX;
 
 fn options(from: &TransportOptions) -> Options {
     Options::new()
-        .workload_profile(match from.prefer {
-            Prefer::Throughput => WorkloadProfile::Throughput,
-            Prefer::Latency => WorkloadProfile::Latency,
-        })
         .max_message_size(from.message_bytes_max + PARTS * PART_BYTES)
         .send_hwm(from.send_queue_max)
         .transmit_slot_cap(from.send_bytes_max)

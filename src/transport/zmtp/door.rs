@@ -78,8 +78,15 @@ pub(super) struct Door<H: Host> {
     pub waiting: Total,
     admissions: Arc<Mutex<Admissions>>,
     handshakes: Arc<Semaphore>,
-    guests: Mutex<HashMap<u64, (Who, Arc<Link>, Arc<H::Guest>)>>,
+    inside: Mutex<HashMap<u64, Inside<H::Guest>>>,
     counters: Counters,
+}
+
+/// Somebody who is in.
+struct Inside<G> {
+    who: Who,
+    link: Arc<Link>,
+    guest: Arc<G>,
 }
 
 #[derive(Debug, Default)]
@@ -161,7 +168,7 @@ pub(super) async fn open<H: Host>(
         handshakes: Arc::new(Semaphore::new(
             options.handshakes_max.min(Semaphore::MAX_PERMITS),
         )),
-        guests: Mutex::default(),
+        inside: Mutex::default(),
         counters: Counters::default(),
     });
     let (stop, stopped) = mpsc::channel(1);
@@ -246,12 +253,14 @@ impl<H: Host> Door<H> {
     /// Closes the connections of those who are not on the list any more, and of those who have
     /// what they may not have any more: these come again, and ask again.
     fn expel(&self) {
-        let guests: Vec<_> = lock(&self.guests).values().cloned().collect();
-        for (who, link, guest) in guests {
-            if self.principal(who.key).is_err() || !self.host.may_stay(self, &guest) {
-                self.show_out(&link);
-            }
-        }
+        let wrong = |one: &&Inside<H::Guest>| {
+            self.principal(one.who.key).is_err() || !self.host.may_stay(self, &one.guest)
+        };
+        let inside = lock(&self.inside);
+        let wrong = inside.values().filter(wrong);
+        let wrong: Vec<_> = wrong.map(|one| Arc::clone(&one.link)).collect();
+        drop(inside);
+        wrong.iter().for_each(|link| self.show_out(link));
     }
 
     fn admit(
@@ -301,12 +310,17 @@ impl<H: Host> Door<H> {
             key,
         };
         let guest = self.host.welcome(&self, &link, who);
+        let inside = Inside {
+            who,
+            link: Arc::clone(&link),
+            guest: Arc::clone(&guest),
+        };
+        lock(&self.inside).insert(who.number, inside);
         let here = Here {
             door: &self,
             number: who.number,
             guest: &guest,
         };
-        lock(&self.guests).insert(who.number, (who, Arc::clone(&link), Arc::clone(&guest)));
         // It may have been struck off the list while it was on its way in.
         if self.principal(who.key).is_err() {
             self.show_out(&link);
@@ -396,7 +410,7 @@ struct Here<'a, H: Host> {
 
 impl<H: Host> Drop for Here<'_, H> {
     fn drop(&mut self) {
-        lock(&self.door.guests).remove(&self.number);
+        lock(&self.door.inside).remove(&self.number);
         self.door.host.left(self.guest);
     }
 }
