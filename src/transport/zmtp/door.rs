@@ -243,11 +243,8 @@ impl<H: Host> Door<H> {
     }
 
     fn links(&self) -> Vec<Arc<Link>> {
-        let guests = lock(&self.guests);
-        guests
-            .values()
-            .map(|(_, link, _)| Arc::clone(link))
-            .collect()
+        let inside = lock(&self.inside);
+        inside.values().map(|one| Arc::clone(&one.link)).collect()
     }
 
     /// Closes the connections of those who are not on the list any more, and of those who have
