@@ -243,8 +243,11 @@ impl Link {
                     _ => return,
                 }
             };
-            if write.writable().await.is_err() {
-                return;
+            tokio::select! {
+                writable = write.writable() => if writable.is_err() {
+                    return;
+                },
+                () = self.ended() => return,
             }
         }
     }
@@ -531,3 +534,6 @@ impl Incoming {
         Poll::Ready(Ok(bytes))
     }
 }
+
+#[cfg(test)]
+mod tests;

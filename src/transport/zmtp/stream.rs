@@ -2,8 +2,8 @@
 
 use std::io::{self, IoSlice};
 use std::net::IpAddr;
-use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::task::{Context, Poll};
@@ -56,7 +56,7 @@ impl Stream {
         })
     }
 
-    fn ipc(stream: UnixStream) -> Self {
+    pub fn ipc(stream: UnixStream) -> Self {
         let (read, write) = stream.into_split();
         Self {
             read: ReadHalf::Ipc(read),
@@ -73,8 +73,7 @@ impl Stream {
             Endpoint::Ipc(path) => match abstract_name(path) {
                 None => Ok(Self::ipc(UnixStream::connect(path).await?)),
                 Some(name) => {
-                    let address = std::os::unix::net::SocketAddr::from_abstract_name(name)?;
-                    let stream = std::os::unix::net::UnixStream::connect_addr(&address)?;
+                    let stream = net::UnixStream::connect_addr(&abstract_address(name)?)?;
                     stream.set_nonblocking(true)?;
                     Ok(Self::ipc(UnixStream::from_std(stream)?))
                 }
@@ -143,8 +142,7 @@ impl Listener {
 
     fn bind_ipc(path: &Path) -> io::Result<Self> {
         if let Some(name) = abstract_name(path) {
-            let address = std::os::unix::net::SocketAddr::from_abstract_name(name)?;
-            let listener = std::os::unix::net::UnixListener::bind_addr(&address)?;
+            let listener = net::UnixListener::bind_addr(&abstract_address(name)?)?;
             listener.set_nonblocking(true)?;
             return Ok(Self::Ipc(UnixListener::from_std(listener)?, None));
         }
@@ -178,6 +176,18 @@ impl Drop for Listener {
 
 fn abstract_name(path: &Path) -> Option<&[u8]> {
     path.as_os_str().as_bytes().strip_prefix(b"@")
+}
+
+#[cfg(target_os = "linux")]
+fn abstract_address(name: &[u8]) -> io::Result<net::SocketAddr> {
+    use std::os::linux::net::SocketAddrExt;
+    net::SocketAddr::from_abstract_name(name)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn abstract_address(_: &[u8]) -> io::Result<net::SocketAddr> {
+    let reason = "abstract sockets are Linux's alone";
+    Err(io::Error::new(io::ErrorKind::Unsupported, reason))
 }
 
 fn is_socket(path: &Path) -> bool {
