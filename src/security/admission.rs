@@ -1,13 +1,9 @@
 //! How many connections there may be, in total and from one address: the count, without sockets.
 //!
-//! Told of each connection that wants in, and of each that went. What goes untold is found by
-//! comparing with what is there, now and then.
+//! Told of each connection that wants in, and of each that went.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::time::Duration;
-
-use tokio::time::Instant;
 
 /// Counts the connections of one socket.
 #[derive(Debug)]
@@ -15,14 +11,9 @@ pub(crate) struct Admissions {
     total_max: usize,
     per_address_max: usize,
     next: u64,
-    admitted: HashMap<u64, Admitted>,
+    /// With the addresses that count.
+    admitted: HashMap<u64, Option<Address>>,
     by_address: HashMap<Address, usize>,
-}
-
-#[derive(Debug)]
-struct Admitted {
-    address: Option<Address>,
-    at: Instant,
 }
 
 /// A host: an IPv4 address, or the 64 bits of an IPv6 address that a host does not choose itself.
@@ -66,11 +57,7 @@ impl Admissions {
 
     /// Lets a connection in, and gives it a number that no other has. Without an address, as over
     /// a Unix socket, only the total counts.
-    pub fn admit(
-        &mut self,
-        now: Instant,
-        address: Option<IpAddr>,
-    ) -> Result<u64, AdmissionRefused> {
+    pub fn admit(&mut self, address: Option<IpAddr>) -> Result<u64, AdmissionRefused> {
         if self.admitted.len() >= self.total_max {
             return Err(AdmissionRefused::Total);
         }
@@ -87,13 +74,13 @@ impl Admissions {
         }
         let number = self.next;
         self.next += 1;
-        self.admitted.insert(number, Admitted { address, at: now });
+        self.admitted.insert(number, address);
         Ok(number)
     }
 
     /// Told that a connection went; does nothing for one that is not there.
     pub fn release(&mut self, number: u64) {
-        let Some(Admitted { address, .. }) = self.admitted.remove(&number) else {
+        let Some(address) = self.admitted.remove(&number) else {
             return;
         };
         if let Some(address) = address
@@ -103,20 +90,6 @@ impl Admissions {
             if *count == 0 {
                 self.by_address.remove(&address);
             }
-        }
-    }
-
-    /// Forgets all that are not `open`, but for those let in less than `grace` ago: they may still
-    /// be on their way.
-    pub fn compare(&mut self, now: Instant, grace: Duration, open: impl Fn(u64) -> bool) {
-        let gone: Vec<u64> = self
-            .admitted
-            .iter()
-            .filter(|(number, of)| now.duration_since(of.at) >= grace && !open(**number))
-            .map(|(number, _)| *number)
-            .collect();
-        for number in gone {
-            self.release(number);
         }
     }
 
@@ -135,21 +108,18 @@ mod tests {
     enum Step {
         Admit(Option<u8>),
         Release(usize),
-        Compare(Vec<bool>),
     }
 
     fn step() -> impl Strategy<Value = Step> {
         prop_oneof![
             4 => proptest::option::of(0u8..3).prop_map(Step::Admit),
             2 => any::<usize>().prop_map(Step::Release),
-            1 => proptest::collection::vec(any::<bool>(), 0..8).prop_map(Step::Compare),
         ]
     }
 
     proptest! {
         #[test]
         fn counts_as_a_plain_list_would(steps in proptest::collection::vec(step(), 0..80)) {
-            let now = Instant::now();
             let mut admissions = Admissions::new(5, 2);
             let mut list: Vec<(u64, Option<u8>)> = Vec::new();
             for step in steps {
@@ -162,7 +132,7 @@ mod tests {
                             () if same >= 2 => Err(AdmissionRefused::Address),
                             () => Ok(()),
                         };
-                        let admitted = admissions.admit(now, address);
+                        let admitted = admissions.admit(address);
                         prop_assert_eq!(admitted.map(|_| ()), expected);
                         list.extend(admitted.ok().map(|number| (number, host)));
                     }
@@ -174,12 +144,6 @@ mod tests {
                         admissions.release(number);
                         admissions.release(number);
                     }
-                    Step::Compare(open) => {
-                        let keep: Vec<u64> = list.iter().zip(&open)
-                            .filter(|(_, open)| **open).map(|((number, _), _)| *number).collect();
-                        admissions.compare(now, Duration::ZERO, |number| keep.contains(&number));
-                        list.retain(|(number, _)| keep.contains(number));
-                    }
                 }
                 prop_assert_eq!(admissions.len(), list.len());
                 prop_assert!(admissions.by_address.values().all(|count| *count > 0));
@@ -189,12 +153,9 @@ mod tests {
 
     #[test]
     fn an_ipv6_host_is_its_first_sixty_four_bits() {
-        let now = Instant::now();
         let mut admissions = Admissions::new(10, 1);
         let admit = |admissions: &mut Admissions, text: &str| {
-            admissions
-                .admit(now, Some(text.parse().unwrap()))
-                .map(|_| ())
+            admissions.admit(Some(text.parse().unwrap())).map(|_| ())
         };
         assert_eq!(admit(&mut admissions, "2001:db8::1"), Ok(()));
         let same = admit(&mut admissions, "2001:db8::2:3");
@@ -203,17 +164,5 @@ mod tests {
         assert_eq!(admit(&mut admissions, "192.0.2.1"), Ok(()));
         let mapped = admit(&mut admissions, "::ffff:192.0.2.1");
         assert_eq!(mapped, Err(AdmissionRefused::Address));
-    }
-
-    #[test]
-    fn one_that_was_just_let_in_is_not_forgotten() {
-        let start = Instant::now();
-        let grace = Duration::from_secs(5);
-        let mut admissions = Admissions::new(1, 1);
-        admissions.admit(start, None).unwrap();
-        admissions.compare(start + grace / 2, grace, |_| false);
-        assert_eq!(admissions.len(), 1);
-        admissions.compare(start + grace, grace, |_| false);
-        assert_eq!(admissions.len(), 0);
     }
 }

@@ -1,8 +1,7 @@
 //! How many subscriptions a publisher keeps: of one peer, and in bytes of all. The count, without sockets.
 //!
 //! Half of the bytes are shared out among as many peers as may connect: each always has its part,
-//! whatever the others do. The other half is for those who want more. Nobody says when a subscription
-//! is taken back; those that there are get counted again now and then.
+//! whatever the others do. The other half is for those who want more.
 
 use std::collections::HashMap;
 
@@ -19,8 +18,6 @@ pub(crate) struct Subscriptions {
     more_max: usize,
     more: usize,
     of: HashMap<u64, Held>,
-    /// What was admitted since the last look at those that there are began, and between that and the one before.
-    since: [HashMap<u64, Held>; 2],
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -55,7 +52,6 @@ impl Subscriptions {
             more_max: bytes_total_max / 2,
             more: 0,
             of: HashMap::new(),
-            since: Default::default(),
         }
     }
 
@@ -69,77 +65,29 @@ impl Subscriptions {
         if fits {
             self.more = more;
             self.of.insert(peer, after);
-            let since = self.since[0].entry(peer).or_default();
-            *since = since.and(prefix_bytes);
         }
         fits
     }
 
-    /// Those that there are will be looked at now, and [counted](Self::recount) then.
-    pub fn look(&mut self) {
-        let [last, before] = &mut self.since;
-        std::mem::swap(last, before);
-        last.clear();
-    }
-
-    /// A peer had these when they were looked at. One that was admitted a moment before may not have been among them, so those
-    /// since the look before this one count beside them; in all never as more than without a look.
-    pub fn recount(&mut self, peer: u64, prefixes_bytes: impl Iterator<Item = usize>) {
-        let before = self.of.get(&peer).copied().unwrap_or_default();
-        let since = self.since.each_ref().map(|since| since.get(&peer).copied());
-        let since = since.into_iter().flatten();
-        let since = since.fold(Held::default(), |all, of| Held {
-            count: all.count + of.count,
-            bytes: all.bytes + of.bytes,
-        });
-        let held = prefixes_bytes.fold(since, Held::and);
-        let held = Held {
-            count: held.count.min(before.count),
-            bytes: held.bytes.min(before.bytes),
+    /// A peer takes one back that was admitted.
+    pub fn give_back(&mut self, peer: u64, prefix_bytes: usize) {
+        let Some(before) = self.of.get(&peer).copied() else {
+            return;
         };
+        let after = before.without(prefix_bytes);
         self.more -= self.past_part(before);
-        self.more += self.past_part(held);
-        match held.count {
+        self.more += self.past_part(after);
+        match after.count {
             0 => self.of.remove(&peer),
-            _ => self.of.insert(peer, held),
+            _ => self.of.insert(peer, after),
         };
     }
 
     /// A peer is gone.
     pub fn release(&mut self, peer: u64) {
-        for since in &mut self.since {
-            since.remove(&peer);
-        }
         if let Some(held) = self.of.remove(&peer) {
             self.more -= self.past_part(held);
         }
-    }
-
-    /// Forgets those who are not there any more.
-    pub fn retain(&mut self, is_there: impl Fn(u64) -> bool) {
-        let gone: Vec<u64> = self
-            .of
-            .keys()
-            .copied()
-            .filter(|of| !is_there(*of))
-            .collect();
-        for peer in gone {
-            self.release(peer);
-        }
-    }
-
-    /// Whether this peer, or all together, come near a limit.
-    pub fn is_much(&self, peer: u64) -> bool {
-        self.of.get(&peer).is_some_and(|held| self.is_near(*held)) || self.more > self.more_max / 2
-    }
-
-    /// Whether anybody comes near a limit.
-    pub fn is_crowded(&self) -> bool {
-        self.more > self.more_max / 2 || self.of.values().any(|held| self.is_near(*held))
-    }
-
-    fn is_near(&self, held: Held) -> bool {
-        held.count > self.of_one_max / 2
     }
 
     fn past_part(&self, held: Held) -> usize {
@@ -154,6 +102,13 @@ impl Held {
             bytes: self.bytes + prefix_bytes + EACH,
         }
     }
+
+    fn without(self, prefix_bytes: usize) -> Self {
+        Self {
+            count: self.count - 1,
+            bytes: self.bytes - prefix_bytes - EACH,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -165,18 +120,16 @@ mod tests {
     #[derive(Clone, Debug)]
     enum Step {
         Admit(u64, usize, bool),
-        Recount(u64, usize),
+        GiveBack(u64, usize),
         Release(u64),
-        Retain(Vec<bool>),
     }
 
     fn step() -> impl Strategy<Value = Step> {
         let peer = || 0u64..4;
         prop_oneof![
             6 => (peer(), 0usize..40, any::<bool>()).prop_map(|(p, b, a)| Step::Admit(p, b, a)),
-            1 => (peer(), 0usize..6).prop_map(|(p, keep)| Step::Recount(p, keep)),
+            3 => (peer(), 0usize..6).prop_map(|(p, at)| Step::GiveBack(p, at)),
             1 => peer().prop_map(Step::Release),
-            1 => proptest::collection::vec(any::<bool>(), 4).prop_map(Step::Retain),
         ]
     }
 
@@ -208,24 +161,15 @@ mod tests {
                             lists[peer as usize].pop();
                         }
                     }
-                    Step::Recount(peer, keep) => {
+                    Step::GiveBack(peer, at) => {
                         let list = &mut lists[peer as usize];
-                        list.truncate(keep);
-                        // Long after the last one was admitted.
-                        (0..2).for_each(|_| subscriptions.look());
-                        subscriptions.recount(peer, list.iter().copied());
+                        if at < list.len() {
+                            subscriptions.give_back(peer, list.swap_remove(at));
+                        }
                     }
                     Step::Release(peer) => {
                         lists[peer as usize].clear();
                         subscriptions.release(peer);
-                    }
-                    Step::Retain(there) => {
-                        for (list, there) in lists.iter_mut().zip(&there) {
-                            if !there {
-                                list.clear();
-                            }
-                        }
-                        subscriptions.retain(|peer| there[peer as usize]);
                     }
                 }
                 let more: usize = lists.iter().map(|list| past(bytes(list))).sum();
@@ -254,22 +198,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_admitted_while_those_that_there_are_are_looked_at_is_counted() {
-        let mut subscriptions = Subscriptions::new(8, 1 << 20, 4);
-        let admit = |subscriptions: &mut Subscriptions, times: usize| {
-            let admitted = (0..times).filter(|_| subscriptions.admit(1, 5, Wanted::Events));
-            admitted.count()
-        };
-        assert_eq!(admit(&mut subscriptions, 5), 5);
-        subscriptions.look();
-        assert_eq!(admit(&mut subscriptions, 2), 2);
-        // The look saw some of the first, and one of these.
-        subscriptions.recount(1, std::iter::repeat_n(5, 4));
-        assert_eq!(admit(&mut subscriptions, 5), 1, "eight, and no more");
-        // Those that were taken back are not counted any more.
-        (0..2).for_each(|_| subscriptions.look());
-        subscriptions.recount(1, std::iter::repeat_n(5, 3));
-        assert_eq!(admit(&mut subscriptions, 9), 5);
+    fn what_is_taken_back_makes_room_at_once() {
+        let mut subscriptions = Subscriptions::new(2, 1 << 20, 4);
+        assert!(subscriptions.admit(1, 5, Wanted::Events));
+        assert!(subscriptions.admit(1, 5, Wanted::Events));
+        assert!(!subscriptions.admit(1, 5, Wanted::Events));
+        subscriptions.give_back(1, 5);
+        assert!(subscriptions.admit(1, 5, Wanted::Events));
+        assert!(!subscriptions.admit(1, 5, Wanted::Events));
     }
 
     #[test]

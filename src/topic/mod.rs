@@ -26,6 +26,8 @@ pub use publisher::{
     PrincipalSubscriptions, PublishError, Published, Publisher, PublisherBuilder, PublisherCounters,
 };
 pub use subscriber::{SubscribeError, Subscriber, SubscriberBuilder, SubscriberCounters};
+
+pub use crate::transport::ConnectedSubscriber;
 #[cfg(fuzzing)]
 pub(crate) use {names::read_any as read_any_name, subscriber::read_any as read_any_tails};
 

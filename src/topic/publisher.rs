@@ -19,7 +19,7 @@ use super::Topic;
 use super::names::TopicName;
 use crate::message::{self, MessageError};
 use crate::security::Principal;
-use crate::transport::{DoorCounters, Endpoint, TransportError};
+use crate::transport::{ConnectedSubscriber, DoorCounters, Endpoint, TransportError};
 use shared::Shared;
 
 /// Publishes events of one topic.
@@ -65,8 +65,8 @@ pub struct Published {
 pub struct PublisherCounters {
     /// Subscribers that are connected and have a subscription.
     pub subscribers: usize,
-    /// Events dropped for single subscribers that had no room. `None` where the transport does not
-    /// count them; the subscribers do.
+    /// Events dropped for single subscribers that had no room, also for those that have gone; see
+    /// [`Publisher::subscribers`]. `None` where the transport does not count them; the subscribers do.
     pub dropped: Option<u64>,
 }
 
@@ -181,6 +181,12 @@ impl<T: Topic> Publisher<T> {
             subscribers: self.inner.shared.lock().subscriptions.len(),
             dropped: self.inner.shared.sender.dropped(),
         }
+    }
+
+    /// Each subscriber that is connected, the first to come first, with the events that were dropped for
+    /// it because it was slow. Empty where the transport does not know them.
+    pub fn subscribers(&self) -> Vec<ConnectedSubscriber> {
+        self.inner.shared.sender.subscribers()
     }
 
     /// What it has counted of each principal, by name. Empty without keys.

@@ -7,13 +7,12 @@
 //! The seam is made of enums and not of traits: there are few transports, all in this folder, and
 //! an enum costs neither a box nor a task hop. Each sends without waiting (`try_send`, then
 //! `writable`), and receives in batches: what has arrived together is handled together. A third
-//! kind of transport is a folder beside [`memory`] and [`omq`], an arm in each `match` below and in
+//! kind of transport is a folder beside [`memory`] and [`zmtp`], an arm in each `match` below and in
 //! the macros of [`sockets`].
 
 mod connection;
 mod endpoint;
 mod memory;
-mod omq;
 mod options;
 mod requests;
 mod sockets;
@@ -21,13 +20,14 @@ mod sockets;
 mod zeromq;
 mod zmtp;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use crate::message;
 use crate::security::{Principal, PublicKey, Wanted};
-use crate::wire::{self, COMPACT_BYTES_MAX, HeaderBytes, Packed};
+use crate::wire::{self, COMPACT_BYTES_MAX, EventHeader, EventKind, HeaderBytes, Packed};
 
 pub use endpoint::{Endpoint, EndpointError};
 pub use options::{Carrier, TransportOptions};
@@ -101,17 +101,6 @@ impl Outgoing {
             Self::Compact(packed) => &packed.bytes,
         }
     }
-
-    /// The same bytes, in other memory.
-    fn with_payload(self, bytes: Bytes) -> Self {
-        match self {
-            Self::Classic(frames) => Self::Classic(Frames {
-                body: bytes,
-                ..frames
-            }),
-            Self::Compact(packed) => Self::Compact(Packed { bytes, ..packed }),
-        }
-    }
 }
 
 /// Whether a socket takes the compact form: not where it takes only smaller messages, nor in process,
@@ -140,6 +129,27 @@ pub(crate) enum TopicMessage {
     Classic(TopicFrames),
     /// Events of one topic, in one part.
     Compact(Bytes),
+}
+
+impl TopicMessage {
+    /// What begins with its topic, and is compared with subscriptions.
+    fn first_part(&self) -> &Bytes {
+        match self {
+            Self::Classic(frames) => &frames.topic,
+            Self::Compact(events) => events,
+        }
+    }
+
+    /// How many events are in it: none where it only helps.
+    fn events(&self) -> u64 {
+        match self {
+            Self::Classic(frames) => u64::from(frames.is_event()),
+            Self::Compact(message) => match wire::unpack_events(message) {
+                Ok((_, events)) => events.flatten().count() as u64,
+                Err(wire::NotCompact) => 0,
+            },
+        }
+    }
 }
 
 /// Takes a topic's message of one part apart; what is no event in it comes last, if there is any.
@@ -180,6 +190,13 @@ pub(crate) struct TopicFrames {
     pub body: Bytes,
 }
 
+impl TopicFrames {
+    fn is_event(&self) -> bool {
+        let header = EventHeader::decode(&self.header);
+        header.is_ok_and(|header| header.kind == EventKind::Event)
+    }
+}
+
 /// What changed about a publisher's subscriptions. A peer is a number of the transport's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum SubscriptionChange {
@@ -213,6 +230,10 @@ pub(crate) enum Refused {
 #[derive(Debug)]
 pub(crate) enum PublishRefused {
     /// Wait until the socket is writable.
+    #[cfg_attr(
+        not(feature = "zeromq"),
+        allow(dead_code, reason = "the others pass over single peers that are full")
+    )]
     Full,
     /// The socket is closed.
     Closed,
@@ -241,6 +262,18 @@ pub struct DoorCounters {
     pub broken: u64,
     /// Subscriptions refused.
     pub subscriptions_refused: u64,
+}
+
+/// A subscriber that is connected to a publisher.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ConnectedSubscriber {
+    /// Who it has proved to be; `None` without keys.
+    pub principal: Option<Principal>,
+    /// Where it connects from, over `tcp`.
+    pub address: Option<IpAddr>,
+    /// Events dropped for it since it has connected, because as much as may was waiting for it already.
+    pub dropped: u64,
 }
 
 /// The socket is closed, by this side.

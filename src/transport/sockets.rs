@@ -5,8 +5,8 @@ use bytes::Bytes;
 #[cfg(feature = "zeromq")]
 use super::zeromq;
 use super::{
-    Closed, DoorCounters, Malformed, Outgoing, PublishRefused, Received, Refused, Requests,
-    SubscriptionChange, TopicFrames, TopicMessage, memory, zmtp,
+    Closed, ConnectedSubscriber, DoorCounters, Malformed, Outgoing, PublishRefused, Received,
+    Refused, Requests, SubscriptionChange, TopicFrames, TopicMessage, memory, zmtp,
 };
 use crate::security::Principal;
 
@@ -235,11 +235,23 @@ impl PublishSender {
         }
     }
 
-    /// Messages dropped for single subscribers that had no room, where the carrier counts them.
+    /// Events dropped for single subscribers that had no room, where the carrier counts them.
     pub fn dropped(&self) -> Option<u64> {
         match self {
             Self::Memory(socket) => Some(socket.dropped()),
-            _ => None,
+            Self::Zmtp(socket) => Some(socket.dropped()),
+            #[cfg(feature = "zeromq")]
+            Self::Zeromq(_) => None,
+        }
+    }
+
+    /// Those who are connected; nobody where the carrier does not say who is.
+    pub fn subscribers(&self) -> Vec<ConnectedSubscriber> {
+        match self {
+            Self::Memory(socket) => socket.subscribers(),
+            Self::Zmtp(socket) => socket.subscribers(),
+            #[cfg(feature = "zeromq")]
+            Self::Zeromq(_) => Vec::new(),
         }
     }
 

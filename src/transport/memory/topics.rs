@@ -1,17 +1,18 @@
 //! Topics in process: publish and subscribe.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, LazyLock, Mutex, Weak};
 
 use bytes::Bytes;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc::{self, error::TrySendError};
+use tokio::sync::watch;
 
 use super::{Registry, lock};
 use crate::transport::connection::Connection;
 use crate::transport::{
-    BATCH_MAX, Closed, Malformed, PublishRefused, SubscriptionChange, TopicFrames, TopicMessage,
-    TransportError, TransportOptions, unpack_events,
+    BATCH_MAX, Closed, ConnectedSubscriber, Malformed, PublishRefused, SubscriptionChange,
+    TopicFrames, TopicMessage, TransportError, TransportOptions, unpack_events,
 };
 
 static PUBLISHERS: LazyLock<Registry<Publisher>> = LazyLock::new(Registry::new);
@@ -28,7 +29,7 @@ struct Publisher {
 
 #[derive(Debug, Default)]
 struct Subscribers {
-    by_id: HashMap<u64, Subscribed>,
+    by_id: BTreeMap<u64, Subscribed>,
     last: u64,
     closed: bool,
 }
@@ -36,6 +37,8 @@ struct Subscribers {
 #[derive(Debug)]
 struct Subscribed {
     prefixes: Vec<Bytes>,
+    /// Events.
+    dropped: AtomicU64,
     messages: mpsc::Sender<TopicFrames>,
 }
 
@@ -49,6 +52,7 @@ impl Publisher {
         let id = subscribers.last;
         let subscribed = Subscribed {
             prefixes: Vec::new(),
+            dropped: AtomicU64::new(0),
             messages,
         };
         subscribers.by_id.insert(id, subscribed);
@@ -142,15 +146,26 @@ impl PublishSender {
 
     fn offer(&self, subscribers: &Subscribers, frames: TopicFrames) {
         for subscribed in subscribers.by_id.values() {
-            if subscribed
-                .prefixes
-                .iter()
-                .any(|prefix| frames.topic.starts_with(prefix))
-                && subscribed.messages.try_send(frames.clone()).is_err()
+            let is_wanted = |prefix: &Bytes| frames.topic.starts_with(prefix);
+            if subscribed.prefixes.iter().any(is_wanted)
+                && let Err(TrySendError::Full(dropped)) =
+                    subscribed.messages.try_send(frames.clone())
             {
-                self.publisher.dropped.fetch_add(1, Relaxed);
+                let events = u64::from(dropped.is_event());
+                subscribed.dropped.fetch_add(events, Relaxed);
+                self.publisher.dropped.fetch_add(events, Relaxed);
             }
         }
+    }
+
+    pub fn subscribers(&self) -> Vec<ConnectedSubscriber> {
+        let subscribers = lock(&self.publisher.subscribers);
+        let subscribers = subscribers.by_id.values().map(|of| ConnectedSubscriber {
+            principal: None,
+            address: None,
+            dropped: of.dropped.load(Relaxed),
+        });
+        subscribers.collect()
     }
 
     pub fn dropped(&self) -> u64 {

@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::io::ErrorKind;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -64,6 +65,8 @@ pub(super) struct Who {
     pub number: u64,
     /// The key that it has proved.
     pub key: Option<PublicKey>,
+    /// Where it connects from, over tcp.
+    pub address: Option<IpAddr>,
 }
 
 /// What connections, the socket's halves and the accepting task share.
@@ -260,11 +263,7 @@ impl<H: Host> Door<H> {
         wrong.iter().for_each(|link| self.show_out(link));
     }
 
-    fn admit(
-        &self,
-        peer: &MechanismPeerInfo,
-        stream: Option<std::net::IpAddr>,
-    ) -> Option<Admitted> {
+    fn admit(&self, peer: &MechanismPeerInfo, stream: Option<IpAddr>) -> Option<Admitted> {
         if let Some(security) = self.security() {
             let key = PublicKey::from_bytes(peer.public_key);
             if security.allowed.principal(&key).is_none() {
@@ -273,7 +272,7 @@ impl<H: Host> Door<H> {
                 return None;
             }
         }
-        match lock(&self.admissions).admit(Instant::now(), stream) {
+        match lock(&self.admissions).admit(stream) {
             Ok(number) => Some(Admitted {
                 admissions: Arc::clone(&self.admissions),
                 number,
@@ -290,6 +289,7 @@ impl<H: Host> Door<H> {
     async fn attend(self: Arc<Self>, stream: Stream, handshake: OwnedSemaphorePermit) {
         let admitted = Arc::new(OnceLock::new());
         let config = self.config(&stream, &admitted);
+        let address = stream.address;
         let within = self.options.handshake_timeout;
         let total = Arc::clone(&self.waiting);
         let shaken = Link::shake_hands(stream, config, self.limits, total, within).await;
@@ -305,6 +305,7 @@ impl<H: Host> Door<H> {
         let who = Who {
             number: admitted.number,
             key,
+            address,
         };
         let guest = self.host.welcome(&self, &link, who);
         let inside = Inside {

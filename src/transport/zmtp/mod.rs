@@ -8,18 +8,19 @@ mod dealer;
 mod door;
 mod frames;
 mod inbox;
+mod index;
 mod link;
 mod outbox;
+mod publish;
 mod reach;
 mod router;
 mod stream;
+mod subscribe;
 
-pub(super) use super::omq::{
-    PublishSender, SubscribeReceiver, SubscribeSender, SubscriptionWatch, bind_publish,
-    connect_subscribe,
-};
 pub(super) use dealer::{DealerReceiver, DealerSender, connect_dealer};
+pub(super) use publish::{PublishSender, SubscriptionWatch, bind_publish};
 pub(super) use router::{InFlight, Peer, RouterReceiver, RouterSender, bind_router};
+pub(super) use subscribe::{SubscribeReceiver, SubscribeSender, connect_subscribe};
 
 use std::io;
 

@@ -111,6 +111,11 @@ impl Reach {
         lock(&self.shared.current).link.clone()
     }
 
+    /// Does something with the connection, where there is one. A new one begins before or after it.
+    pub fn with_link<T>(&self, what: impl FnOnce(Option<&Arc<Link>>) -> T) -> T {
+        what(lock(&self.shared.current).link.as_ref())
+    }
+
     pub fn is_closed(&self) -> bool {
         self.shared.connection.is_closed()
     }
@@ -275,11 +280,12 @@ impl Keeping {
             (self.begin)(link);
             current.link = Some(Arc::clone(link));
             current.incoming = Some((incoming, key));
+            // Before anything is received over it.
+            self.shared.connection.set(true);
             if let Some(receiver) = current.receiver.take() {
                 receiver.wake();
             }
         }
-        self.shared.connection.set(true);
         let (every, patience) = (
             self.options.heartbeat_interval,
             self.options.heartbeat_timeout,
