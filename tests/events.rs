@@ -106,6 +106,35 @@ async fn events_that_are_published_at_once_share_messages_and_keep_their_order()
 }
 
 #[tokio::test]
+async fn a_subscriber_whose_prefixes_overlap_gets_every_event_once() {
+    let publisher = Publisher::<Sample>::bind("tcp://127.0.0.1:0")
+        .await
+        .unwrap();
+    let sub = stranger(&publisher).await;
+    let last = publisher.also::<Progress>();
+    for prefix in ["s", "sample/a", "sample/a", "sample/b", "progress/"] {
+        sub.subscribe(prefix).await.unwrap();
+    }
+    let subscribed = async {
+        while last.matching("") == 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    timeout(LONG, subscribed).await.unwrap();
+    let mut numbers = Vec::new();
+    for number in 1..=3 {
+        let published = publisher.publish(&sample("a", 64)).await.unwrap();
+        assert_eq!((published.sequence, published.matched), (number, 1));
+    }
+    while numbers.last() != Some(&3) {
+        let message = timeout(LONG, sub.recv()).await.unwrap().unwrap();
+        numbers.extend(read(&message).1);
+    }
+    assert_eq!(numbers, [1, 2, 3]);
+    publisher.close().await;
+}
+
+#[tokio::test]
 async fn an_event_that_is_alone_does_not_wait_and_a_large_one_has_three_parts() {
     let publisher = Publisher::<Sample>::bind("tcp://127.0.0.1:0")
         .await

@@ -205,10 +205,18 @@ async fn a_publisher_counts_the_subscriptions_of_each_principal() {
     house.allowed.allow("other", other.public()).unwrap();
     let publisher = house.publish().await;
     let right = house.server.public();
+    let mut subscribers = Vec::new();
     for (keys, expected) in [(&house.web, Ok(())), (&other, Err(SubscribeError::Denied))] {
         let subscriber = subscriber(publisher.endpoint(), security(keys, right)).await;
         assert_eq!(subscriber.subscribe(TopicKeys::All).await, expected);
+        subscribers.push(subscriber);
     }
+    let connected: Vec<_> = publisher.subscribers();
+    let connected: Vec<_> = connected
+        .iter()
+        .map(|of| of.principal.as_ref().map(|name| name.as_str()))
+        .collect();
+    assert_eq!(connected, [Some("web"), Some("other")]);
     let counted = publisher.by_principal();
     let counted: Vec<_> = counted
         .iter()

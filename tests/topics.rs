@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use bowline::topic::{Event, Keys, SlowPolicy, SubscriberBuilder};
-use bowline::{Publisher, Subscriber};
+use bowline::topic::{ConnectedSubscriber, Event, Keys, SlowPolicy, SubscriberBuilder};
+use bowline::{Publisher, Subscriber, TransportOptions};
 use bowline_test_schemas::everything::Sample;
 use tokio::time::timeout;
 
@@ -104,6 +104,56 @@ async fn a_subscriber_that_is_full_by_bytes_is_told_as_well() {
         let (delivered, missed) = account(&mut subscriber, 100).await;
         assert!((1..100).contains(&delivered), "{delivered}");
         assert_eq!(subscriber.counters().missed, missed, "{endpoint}");
+        publisher.close().await;
+    }
+}
+
+#[tokio::test]
+async fn what_a_publisher_drops_for_a_subscriber_is_counted_and_is_what_that_one_misses() {
+    const EVENTS: u64 = 20_000;
+    for endpoint in endpoints("dropped") {
+        // Far less than is published, with what the system holds on the way.
+        let options = TransportOptions::default()
+            .with_send_bytes_max(64 << 10)
+            .with_send_queue_max(64);
+        let publisher: Publisher<Sample> = Publisher::builder()
+            .announce_after(Duration::from_millis(50))
+            .transport(options.clone())
+            .bind(&endpoint)
+            .await
+            .unwrap();
+        let endpoint = publisher.endpoint().to_string();
+        let slow = Subscriber::<()>::builder()
+            .events_max(EVENTS as usize)
+            .bytes_max(1 << 30)
+            .transport(options);
+        let mut slow: Subscriber<Sample> = slow.connect(&endpoint).await.unwrap();
+        slow.subscribe(Keys::All).await.unwrap();
+        let other = Subscriber::<Sample>::connect(&endpoint).await.unwrap();
+        other.subscribe(Keys::Prefix("nothing")).await.unwrap();
+
+        // On one thread, and without its turn: the subscriber reads nothing meanwhile.
+        let sample = Sample {
+            series: "a".to_owned(),
+            payload: vec![7; 1000].into(),
+        };
+        for _ in 0..EVENTS {
+            publisher.publish(&sample).await.unwrap();
+        }
+        let (delivered, missed) = account(&mut slow, EVENTS).await;
+        assert!(delivered > 0 && missed > 0, "{delivered} and {missed}");
+        assert_eq!(slow.counters().dropped, 0, "it had room itself");
+        let subscribers = publisher.subscribers();
+        let dropped: Vec<u64> = subscribers.iter().map(|of| of.dropped).collect();
+        assert_eq!(dropped, [missed, 0], "{endpoint}");
+        let has_address = |of: &ConnectedSubscriber| of.address.is_some();
+        assert_eq!(
+            subscribers.iter().all(has_address),
+            endpoint.starts_with("tcp:")
+        );
+        slow.close().await;
+        eventually("it is gone", || publisher.subscribers().len() == 1).await;
+        assert_eq!(publisher.counters().dropped, Some(missed), "all the same");
         publisher.close().await;
     }
 }

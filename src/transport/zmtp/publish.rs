@@ -370,3 +370,36 @@ impl SubscriptionWatch {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn change(peer: u64) -> SubscriptionChange {
+        SubscriptionChange::Gone { peer }
+    }
+
+    #[test]
+    fn the_watch_sees_changes_in_their_order_and_starts_again_where_one_more_waits_than_may() {
+        let mut changes = Changes::default();
+        for peer in 0..CHANGES_MAX as u64 {
+            changes.push(change(peer));
+        }
+        assert_eq!(changes.waiting.len(), CHANGES_MAX);
+        assert!(!changes.is_behind);
+        assert!(
+            (0..)
+                .zip(&changes.waiting)
+                .all(|(peer, of)| *of == change(peer))
+        );
+
+        // What all has become says more than the last of it.
+        changes.push(change(7));
+        assert!(changes.is_behind && changes.waiting.is_empty());
+        changes.push(change(8));
+        assert!(changes.waiting.is_empty());
+        changes.is_behind = false;
+        changes.push(change(9));
+        assert_eq!(changes.waiting, [change(9)]);
+    }
+}

@@ -317,3 +317,35 @@ async fn a_libzmq_publisher_is_heard_with_the_right_keys_only() {
         subscriber.close().await;
     }
 }
+
+#[tokio::test]
+async fn an_event_of_a_libzmq_publisher_at_the_moment_of_subscribing_is_heard() {
+    let mut publisher = python("curve_answering_publisher.py", &[]);
+    let said = line(&mut publisher).await;
+    let (endpoint, key) = said.split_once(' ').unwrap();
+    let known = Keys::generate();
+    tell(&mut publisher, &known.public().to_string()).await;
+    assert_eq!(line(&mut publisher).await, "done");
+    for round in 0..20 {
+        let security = ClientSecurity::new(known.clone(), key.parse().unwrap());
+        let subscriber = Subscriber::<()>::builder().security(security);
+        let mut subscriber: Subscriber<Progress> = subscriber.connect(endpoint).await.unwrap();
+        // Now before it is connected, and now after.
+        if round % 2 == 1 {
+            let connected = async {
+                while !subscriber.is_connected() {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            };
+            timeout(LONG, connected).await.unwrap();
+        }
+        subscriber
+            .subscribe_unconfirmed(TopicKeys::All)
+            .await
+            .unwrap();
+        let event = timeout(LONG, subscriber.next()).await;
+        let is_heard = matches!(event, Ok(Some(Event::Message(_))));
+        assert!(is_heard, "{round}: {event:?}");
+        subscriber.close().await;
+    }
+}
