@@ -147,6 +147,8 @@ impl Shared {
     fn close(&self) {
         self.connection.close();
         self.give_up();
+        // Once more: a connection may have come in between, and none does from here on.
+        self.connection.set(false);
     }
 
     /// There is no connection any more.
@@ -277,6 +279,9 @@ impl Keeping {
         {
             // Under the lock, so that what is asked for meanwhile is asked for once.
             let mut current = lock(&self.shared.current);
+            if self.shared.connection.is_closed() {
+                return link.close();
+            }
             (self.begin)(link);
             current.link = Some(Arc::clone(link));
             current.incoming = Some((incoming, key));
