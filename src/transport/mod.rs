@@ -7,18 +7,18 @@
 //! The seam is made of enums and not of traits: there are few transports, all in this folder, and
 //! an enum costs neither a box nor a task hop. Each sends without waiting (`try_send`, then
 //! `writable`), and receives in batches: what has arrived together is handled together. A third
-//! kind of transport is a folder beside [`memory`] and [`zmtp`], an arm in each `match` below and in
+//! kind of transport is a folder beside [`memory`] and [`omq`], an arm in each `match` below and in
 //! the macros of [`sockets`].
 
 mod connection;
 mod endpoint;
 mod memory;
+mod omq;
 mod options;
 mod requests;
 mod sockets;
 #[cfg(feature = "zeromq")]
 mod zeromq;
-mod zmtp;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -334,8 +334,8 @@ pub(crate) async fn connect_dealer(
             ))
         }
         (_, Carrier::Omq) => {
-            let (sender, receiver) = zmtp::connect_dealer(endpoint, options).await?;
-            Ok((DealerSender::Zmtp(sender), DealerReceiver::Zmtp(receiver)))
+            let (sender, receiver) = omq::connect_dealer(endpoint, options).await?;
+            Ok((DealerSender::Omq(sender), DealerReceiver::Omq(receiver)))
         }
         #[cfg(feature = "zeromq")]
         (_, Carrier::Zeromq) => {
@@ -365,10 +365,10 @@ pub(crate) async fn bind_router(
             ))
         }
         (_, Carrier::Omq) => {
-            let (sender, receiver, endpoint) = zmtp::bind_router(endpoint, options).await?;
+            let (sender, receiver, endpoint) = omq::bind_router(endpoint, options).await?;
             Ok((
-                RouterSender::Zmtp(sender),
-                RouterReceiver::Zmtp(receiver),
+                RouterSender::Omq(sender),
+                RouterReceiver::Omq(receiver),
                 endpoint,
             ))
         }
@@ -431,10 +431,10 @@ pub(crate) async fn bind_publish(
             ))
         }
         (_, Carrier::Omq) => {
-            let (sender, watch, endpoint) = zmtp::bind_publish(endpoint, options, admit).await?;
+            let (sender, watch, endpoint) = omq::bind_publish(endpoint, options, admit).await?;
             Ok((
-                PublishSender::Zmtp(sender),
-                SubscriptionWatch::Zmtp(watch),
+                PublishSender::Omq(sender),
+                SubscriptionWatch::Omq(watch),
                 endpoint,
             ))
         }
@@ -467,10 +467,10 @@ pub(crate) async fn connect_subscribe(
             ))
         }
         (_, Carrier::Omq) => {
-            let (sender, receiver) = zmtp::connect_subscribe(endpoint, options, take).await?;
+            let (sender, receiver) = omq::connect_subscribe(endpoint, options, take).await?;
             Ok((
-                SubscribeSender::Zmtp(sender),
-                SubscribeReceiver::Zmtp(receiver),
+                SubscribeSender::Omq(sender),
+                SubscribeReceiver::Omq(receiver),
             ))
         }
         #[cfg(feature = "zeromq")]

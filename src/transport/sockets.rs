@@ -6,7 +6,7 @@ use bytes::Bytes;
 use super::zeromq;
 use super::{
     Closed, ConnectedSubscriber, DoorCounters, Malformed, Outgoing, PublishRefused, Received,
-    Refused, Requests, SubscriptionChange, TopicFrames, TopicMessage, memory, zmtp,
+    Refused, Requests, SubscriptionChange, TopicFrames, TopicMessage, memory, omq,
 };
 use crate::security::Principal;
 
@@ -21,7 +21,7 @@ macro_rules! sockets {
         )]
         pub(crate) enum $name {
             Memory(memory::$name),
-            Zmtp(zmtp::$name),
+            Omq(omq::$name),
             #[cfg(feature = "zeromq")]
             Zeromq(zeromq::$name),
         }
@@ -52,7 +52,7 @@ macro_rules! carried {
     ($self:ident, $socket:ident => $call:expr) => {
         match $self {
             Self::Memory($socket) => $call,
-            Self::Zmtp($socket) => $call,
+            Self::Omq($socket) => $call,
             #[cfg(feature = "zeromq")]
             Self::Zeromq($socket) => $call,
         }
@@ -63,7 +63,7 @@ macro_rules! carried {
 #[derive(Clone, Debug)]
 pub(crate) enum Peer {
     Memory(u64),
-    Zmtp(zmtp::Peer),
+    Omq(omq::Peer),
     #[cfg(feature = "zeromq")]
     Zeromq(Bytes),
 }
@@ -71,14 +71,14 @@ pub(crate) enum Peer {
 /// One of a connection's requests in flight, until it is dropped.
 #[derive(Debug)]
 pub(crate) struct InFlight(
-    #[allow(dead_code, reason = "counts until it is dropped")] Option<zmtp::InFlight>,
+    #[allow(dead_code, reason = "counts until it is dropped")] Option<omq::InFlight>,
 );
 
 impl Peer {
     /// Who it has proved to be, where it was asked for a key.
     pub fn principal(&self) -> Option<&Principal> {
         match self {
-            Self::Zmtp(peer) => peer.principal(),
+            Self::Omq(peer) => peer.principal(),
             _ => None,
         }
     }
@@ -87,7 +87,7 @@ impl Peer {
     pub fn is(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Memory(a), Self::Memory(b)) => a == b,
-            (Self::Zmtp(a), Self::Zmtp(b)) => a.is(b),
+            (Self::Omq(a), Self::Omq(b)) => a.is(b),
             #[cfg(feature = "zeromq")]
             (Self::Zeromq(a), Self::Zeromq(b)) => a == b,
             _ => false,
@@ -98,7 +98,7 @@ impl Peer {
     /// not count.
     pub fn is_busy(&self, max: usize) -> bool {
         match self {
-            Self::Zmtp(peer) => peer.is_busy(max),
+            Self::Omq(peer) => peer.is_busy(max),
             _ => false,
         }
     }
@@ -106,7 +106,7 @@ impl Peer {
     /// Counts one more of its requests in flight.
     pub fn enter(&self) -> InFlight {
         InFlight(match self {
-            Self::Zmtp(peer) => Some(peer.enter()),
+            Self::Omq(peer) => Some(peer.enter()),
             _ => None,
         })
     }
@@ -156,7 +156,7 @@ impl RouterSender {
     pub async fn gone(&self, peer: &Peer) {
         match (self, peer) {
             (Self::Memory(socket), Peer::Memory(peer)) => socket.gone(*peer).await,
-            (_, Peer::Zmtp(peer)) => peer.gone().await,
+            (_, Peer::Omq(peer)) => peer.gone().await,
             _ => std::future::pending().await,
         }
     }
@@ -165,7 +165,7 @@ impl RouterSender {
     pub fn try_send(&self, peer: &Peer, message: Outgoing) -> Result<(), Refused> {
         match (self, peer) {
             (Self::Memory(socket), Peer::Memory(peer)) => socket.try_send(*peer, message),
-            (Self::Zmtp(socket), Peer::Zmtp(peer)) => socket.try_send(peer, message),
+            (Self::Omq(socket), Peer::Omq(peer)) => socket.try_send(peer, message),
             #[cfg(feature = "zeromq")]
             (Self::Zeromq(socket), Peer::Zeromq(peer)) => socket.try_send(peer, message),
             _ => Err(Refused::NoPeer), // a peer of another socket
@@ -174,7 +174,7 @@ impl RouterSender {
 
     /// Closes the connection of a peer that passed a limit, in the background.
     pub fn show_out(&self, peer: &Peer) {
-        if let (Self::Zmtp(socket), Peer::Zmtp(peer)) = (self, peer) {
+        if let (Self::Omq(socket), Peer::Omq(peer)) = (self, peer) {
             socket.show_out(peer);
         }
     }
@@ -182,7 +182,7 @@ impl RouterSender {
     /// What was counted at the door, where the carrier has one.
     pub fn door(&self) -> DoorCounters {
         match self {
-            Self::Zmtp(socket) => socket.counters(),
+            Self::Omq(socket) => socket.counters(),
             _ => DoorCounters::default(),
         }
     }
@@ -221,7 +221,7 @@ impl PublishSender {
     /// What was counted at the door, where the carrier has one.
     pub fn door(&self) -> DoorCounters {
         match self {
-            Self::Zmtp(socket) => socket.counters(),
+            Self::Omq(socket) => socket.counters(),
             _ => DoorCounters::default(),
         }
     }
@@ -229,7 +229,7 @@ impl PublishSender {
     /// Whether the changes of its [`SubscriptionWatch`] say whose they are, and not only which prefixes there are.
     pub fn knows_peers(&self) -> bool {
         match self {
-            Self::Memory(_) | Self::Zmtp(_) => true,
+            Self::Memory(_) | Self::Omq(_) => true,
             #[cfg(feature = "zeromq")]
             Self::Zeromq(_) => false,
         }
@@ -239,7 +239,7 @@ impl PublishSender {
     pub fn dropped(&self) -> Option<u64> {
         match self {
             Self::Memory(socket) => Some(socket.dropped()),
-            Self::Zmtp(socket) => Some(socket.dropped()),
+            Self::Omq(socket) => Some(socket.dropped()),
             #[cfg(feature = "zeromq")]
             Self::Zeromq(_) => None,
         }
@@ -249,7 +249,7 @@ impl PublishSender {
     pub fn subscribers(&self) -> Vec<ConnectedSubscriber> {
         match self {
             Self::Memory(socket) => socket.subscribers(),
-            Self::Zmtp(socket) => socket.subscribers(),
+            Self::Omq(socket) => socket.subscribers(),
             #[cfg(feature = "zeromq")]
             Self::Zeromq(_) => Vec::new(),
         }

@@ -5,7 +5,7 @@ use tokio::net::UnixStream;
 
 use super::*;
 use crate::security::Keys;
-use crate::transport::zmtp::{curve, keypair};
+use crate::transport::omq::{curve, keypair};
 use crate::transport::{Frames, Outgoing};
 use crate::wire::{HeaderBytes, Packed};
 

@@ -223,7 +223,7 @@ impl RouterReceiver {
         std::future::poll_fn(|cx| {
             door.host.inbox.poll(cx, |guest, message| {
                 match known(door, last, guest) {
-                    Ok(peer) => apart(&message, batch.of(transport::Peer::Zmtp(peer))),
+                    Ok(peer) => apart(&message, batch.of(transport::Peer::Omq(peer))),
                     Err(ShownOut) => door.show_out(&guest.of.link),
                 }
                 batch.len() >= BATCH_MAX
