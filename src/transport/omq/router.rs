@@ -174,14 +174,11 @@ impl RouterSender {
         }
     }
 
-    /// Whether so many bytes more may wait, of all peers together. A few peers that do not read must
-    /// not take the room of those who do.
     fn has_room(&self, link: &Link, bytes: usize) -> bool {
         let waiting = self.door.waiting.load(Relaxed);
-        if waiting + bytes <= self.waiting_total_max / 2 || waiting == 0 {
-            return true;
-        }
-        link.waiting_bytes() == 0 && waiting + bytes <= self.waiting_total_max
+        // Nearly always enough, and then the peer's own need not be asked for.
+        fits(waiting, 1, bytes, self.waiting_total_max)
+            || fits(waiting, link.waiting_bytes(), bytes, self.waiting_total_max)
     }
 
     /// Closes the connection of a peer.
@@ -202,6 +199,17 @@ impl RouterSender {
         self.door.close().await;
         self.door.host.inbox.close();
     }
+}
+
+/// Whether so many bytes more may wait, of all peers together; one reply alone always may. A few peers
+/// that do not read must not take the room of those who do: half of it is for those of whom nothing
+/// waits.
+fn fits(waiting: usize, of_peer: usize, bytes: usize, total_max: usize) -> bool {
+    let max = match of_peer {
+        0 => total_max,
+        _ => total_max / 2,
+    };
+    waiting == 0 || waiting + bytes <= max
 }
 
 #[derive(Debug)]
@@ -255,4 +263,24 @@ fn known(
         generation,
     });
     Ok(peer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replies_to_all_peers_fill_their_total_to_the_last_byte() {
+        let fits = |waiting, of_peer, bytes| fits(waiting, of_peer, bytes, 8_000);
+        // Half of it by those of whom something waits already.
+        assert!(fits(3_000, 3_000, 1_000));
+        assert!(!fits(3_000, 3_000, 1_001));
+        assert!(!fits(4_000, 1, 1));
+        // The other half is for those of whom nothing does.
+        assert!(fits(4_000, 0, 4_000));
+        assert!(!fits(4_000, 0, 4_001));
+        assert!(!fits(8_000, 0, 1));
+        // One alone always may, however large.
+        assert!(fits(0, 0, 100_000));
+    }
 }
