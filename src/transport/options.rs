@@ -21,7 +21,7 @@ pub struct TransportOptions {
     /// Those of them from one address: of an IPv4 host, or of the 64 bits that name an IPv6 network.
     /// Over `tcp`. Default: 64.
     pub connections_per_address_max: usize,
-    /// Messages that wait to be sent to one peer; of replies at most 1,024. Default: 4,096.
+    /// Messages that wait to be sent to one peer. Default: 4,096.
     pub send_queue_max: u32,
     /// Bytes that wait to be sent to one peer, over `tcp` and `ipc` by `omq`; a larger message waits
     /// alone. Default: 4 MiB.

@@ -16,9 +16,6 @@ use crate::transport::{
     TransportOptions,
 };
 
-/// Replies that may wait for one peer, however small.
-const REPLIES_MAX: u32 = 1024;
-
 type Guest = Place<Caller, Message>;
 
 /// Whom a message came from, and the principal that it has proved to be.
@@ -130,7 +127,7 @@ pub(in crate::transport) async fn bind_router(
     };
     let limits = Limits {
         bytes_max: options.send_bytes_max,
-        messages_max: options.send_queue_max.min(REPLIES_MAX) as usize,
+        messages_max: options.send_queue_max as usize,
     };
     let bytes_max = options.message_bytes_max;
     let (door, keeper, actual) = door::open(
