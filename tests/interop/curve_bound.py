@@ -1,6 +1,7 @@
-"""A bound libzmq socket with keys, which lets in the peers whose keys it is told on stdin, one a line.
+"""A bound libzmq socket with keys, which lets in the peers whose keys it is told on stdin, one a line: `allow KEY`, or
+`revoke KEY` for handshakes to come.
 
-Says its endpoint and its public key first, and `done` for each line. A line that begins with `-` revokes a key for handshakes to come.
+Says its endpoint and its public key first, and `done` for each line.
 """
 
 import sys
@@ -18,12 +19,11 @@ class Allowed:
         return key.decode() in self.keys
 
     def listen(self):
+        changes = {"allow": self.keys.add, "revoke": self.keys.discard}
         for line in sys.stdin:
-            key = line.strip()
-            if key.startswith("-"):
-                self.keys.discard(key[1:])
-            else:
-                self.keys.add(key)
+            # Words, and no sign before the key: any sign but a blank may be the first of a key itself.
+            change, key = line.split()
+            changes[change](key)
             print("done", flush=True)
 
 

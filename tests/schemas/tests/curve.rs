@@ -15,6 +15,7 @@ use bowline::topic::{Event, Keys as TopicKeys};
 use bowline::{Client, Code, Publisher, Reply, Request, Server, Status, Subscriber};
 use bowline_test_schemas::everything::*;
 use python::{LONG, line, python, tell};
+use tokio::process::Child;
 use tokio::time::timeout;
 
 struct Echo;
@@ -185,6 +186,18 @@ async fn libzmq_producers_and_workers_get_in_with_the_right_key_only() {
     server.shutdown().await;
 }
 
+/// A script that rests on `curve_bound` lets these keys in.
+async fn allow(script: &mut Child, keys: &Keys) {
+    tell(script, &format!("allow {}", keys.public())).await;
+    assert_eq!(line(script).await, "done");
+}
+
+/// It does no more.
+async fn revoke(script: &mut Child, keys: &Keys) {
+    tell(script, &format!("revoke {}", keys.public())).await;
+    assert_eq!(line(script).await, "done");
+}
+
 async fn ping(client: &Client) -> Result<String, Status> {
     let base = BaseClient::new(client.clone());
     let reply = base.ping(|mut params| params.set_text("hello")).await;
@@ -202,8 +215,7 @@ async fn a_libzmq_server_is_called_with_the_right_keys_only() {
     let right: PublicKey = key.parse().unwrap();
     let wrong = Keys::generate().public();
     let (known, unknown) = (Keys::generate(), Keys::generate());
-    tell(&mut server, &known.public().to_string()).await;
-    assert_eq!(line(&mut server).await, "done");
+    allow(&mut server, &known).await;
 
     for (who, security, gets_in) in [
         (
@@ -245,8 +257,7 @@ async fn a_libzmq_server_is_called_with_the_right_keys_only() {
     let before = Client::builder().security(security());
     let before = before.connect(endpoint).await.unwrap();
     assert_eq!(ping(&before).await.unwrap(), "HELLO");
-    tell(&mut server, &format!("-{}", known.public())).await;
-    assert_eq!(line(&mut server).await, "done");
+    revoke(&mut server, &known).await;
     before.close().await;
     let revoked = Client::builder()
         .security(security())
@@ -264,7 +275,7 @@ async fn a_libzmq_server_is_called_with_the_right_keys_only() {
         .await
         .unwrap();
     assert!(ping(&late).await.is_err());
-    tell(&mut server, &unknown.public().to_string()).await;
+    allow(&mut server, &unknown).await;
     let gets_in = async {
         while ping(&late).await.is_err() {
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -274,14 +285,29 @@ async fn a_libzmq_server_is_called_with_the_right_keys_only() {
 }
 
 #[tokio::test]
+async fn a_key_that_begins_with_a_dash_gets_in_as_any_other() {
+    let mut server = python("curve_server.py", &[]);
+    let said = line(&mut server).await;
+    let (endpoint, key) = said.split_once(' ').unwrap();
+    // One key in 82 does.
+    let keys = std::iter::repeat_with(Keys::generate)
+        .find(|keys| keys.public().to_string().starts_with('-'))
+        .unwrap();
+    allow(&mut server, &keys).await;
+    let security = ClientSecurity::new(keys, key.parse().unwrap());
+    let client = Client::builder().security(security);
+    let client = client.connect(endpoint).await.unwrap();
+    assert_eq!(ping(&client).await.unwrap(), "HELLO");
+}
+
+#[tokio::test]
 async fn a_libzmq_publisher_is_heard_with_the_right_keys_only() {
     let mut publisher = python("curve_publisher.py", &[]);
     let said = line(&mut publisher).await;
     let (endpoint, key) = said.split_once(' ').unwrap();
     let right: PublicKey = key.parse().unwrap();
     let (known, unknown) = (Keys::generate(), Keys::generate());
-    tell(&mut publisher, &known.public().to_string()).await;
-    assert_eq!(line(&mut publisher).await, "done");
+    allow(&mut publisher, &known).await;
     let with = |keys: &Keys, server| Some(ClientSecurity::new(keys.clone(), server));
     for (who, security, hears) in [
         ("none", None, false),
@@ -295,8 +321,7 @@ async fn a_libzmq_publisher_is_heard_with_the_right_keys_only() {
         ("revoked", with(&known, right), false),
     ] {
         if who == "revoked" {
-            tell(&mut publisher, &format!("-{}", known.public())).await;
-            assert_eq!(line(&mut publisher).await, "done");
+            revoke(&mut publisher, &known).await;
         }
         let mut subscriber = Subscriber::<()>::builder();
         if let Some(security) = security {
@@ -324,8 +349,7 @@ async fn an_event_of_a_libzmq_publisher_at_the_moment_of_subscribing_is_heard() 
     let said = line(&mut publisher).await;
     let (endpoint, key) = said.split_once(' ').unwrap();
     let known = Keys::generate();
-    tell(&mut publisher, &known.public().to_string()).await;
-    assert_eq!(line(&mut publisher).await, "done");
+    allow(&mut publisher, &known).await;
     for round in 0..20 {
         let security = ClientSecurity::new(known.clone(), key.parse().unwrap());
         let subscriber = Subscriber::<()>::builder().security(security);
