@@ -13,6 +13,9 @@ endpoint, server_key = sys.argv[1:3]
 socket = zmq.Context().socket(zmq.DEALER)
 socket.setsockopt(zmq.LINGER, 0)
 socket.setsockopt(zmq.RCVTIMEO, 1500)
+# libzmq gives a connection up for good when the other side's mechanism is not its own, and a socket that has no other
+# blocks on sending: whether it had sent before it learned that is a race.
+socket.setsockopt(zmq.SNDTIMEO, 1500)
 public, secret = zmq.curve_keypair()
 if server_key != "none":
     socket.curve_publickey = public
@@ -24,8 +27,8 @@ for number, line in enumerate(sys.stdin):
     if number == 0:
         socket.connect(endpoint)
     frames, correlation = request(everything.Base, 0, text(line.strip()))
-    socket.send_multipart([b"", *frames])
     try:
+        socket.send_multipart([b"", *frames])
         _, header, body = socket.recv_multipart()
     except zmq.Again:
         print("silence", flush=True)
