@@ -42,6 +42,19 @@ async fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
 }
 
 #[tokio::test]
+async fn a_connection_that_has_ended_takes_no_place_though_it_was_the_last_to_speak() {
+    let server = start(TransportOptions::default().with_connections_max(1, 1)).await;
+    for _ in 0..3 {
+        let client = client(&server).await;
+        eventually("it is let in", || client.is_connected()).await;
+        assert_eq!(call(&client, &ECHO, "alive").await.unwrap(), "alive");
+        client.close().await;
+        eventually("its place is free", || server.door().connections == 0).await;
+    }
+    server.shutdown().await;
+}
+
+#[tokio::test]
 async fn one_connection_too_many_is_refused_until_another_ends() {
     let server = start(TransportOptions::default().with_connections_max(2, 2)).await;
     let first = client(&server).await;

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use omq_proto::proto::{ConnectionConfig, Role, SocketType};
@@ -287,14 +287,16 @@ impl<H: Host> Door<H> {
 
     /// One connection, from its handshake to its end.
     async fn attend(self: Arc<Self>, stream: Stream, handshake: OwnedSemaphorePermit) {
-        let admitted = Arc::new(OnceLock::new());
+        let admitted = Arc::new(Mutex::new(None));
         let config = self.config(&stream, &admitted);
         let address = stream.address;
         let within = self.options.handshake_timeout;
         let total = Arc::clone(&self.waiting);
         let shaken = Link::shake_hands(stream, config, self.limits, total, within).await;
         drop(handshake);
-        let (Ok((link, incoming, peer)), Some(admitted)) = (shaken, admitted.get()) else {
+        // Out of what the codec holds on to: that may outlive the connection.
+        let admitted = lock(&admitted).take();
+        let (Ok((link, incoming, peer)), Some(admitted)) = (shaken, admitted) else {
             self.counters.failed.fetch_add(1, Relaxed);
             return;
         };
@@ -364,18 +366,21 @@ impl<H: Host> Door<H> {
     fn config(
         self: &Arc<Self>,
         stream: &Stream,
-        admitted: &Arc<OnceLock<Admitted>>,
+        admitted: &Arc<Mutex<Option<Admitted>>>,
     ) -> ConnectionConfig {
-        let (door, admitted, address) = (Arc::clone(self), Arc::clone(admitted), stream.address);
+        // The codec keeps it, and may outlive the door.
+        let door = Arc::downgrade(self);
+        let (admitted, address) = (Arc::clone(admitted), stream.address);
         let authenticator = Authenticator::new_with_result(move |peer| {
-            let is_in = door
-                .admit(peer, address)
-                .is_some_and(|one| admitted.set(one).is_ok());
-            match is_in {
-                true => AuthenticationResult::allow(),
+            let one = door.upgrade().and_then(|door| door.admit(peer, address));
+            match one {
+                Some(one) => {
+                    *lock(&admitted) = Some(one);
+                    AuthenticationResult::allow()
+                }
                 // The peer may be right tomorrow, so it is not told to stop: no ERROR, and it
                 // tries again.
-                false => AuthenticationResult {
+                None => AuthenticationResult {
                     status: AuthenticationStatus::TemporaryFailure,
                     user_id: None,
                     metadata: Vec::new(),

@@ -264,7 +264,14 @@ fn known(
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use bytes::Bytes;
+    use tokio::time::{sleep, timeout};
+
     use super::*;
+    use crate::transport::omq::connect_dealer;
+    use crate::wire::Packed;
 
     #[test]
     fn replies_to_all_peers_fill_their_total_to_the_last_byte() {
@@ -279,5 +286,27 @@ mod tests {
         assert!(!fits(8_000, 0, 1));
         // One alone always may, however large.
         assert!(fits(0, 0, 100_000));
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_is_dropped_with_messages_unread_leaves_nothing_behind() {
+        let options = TransportOptions::default();
+        let endpoint = "tcp://127.0.0.1:0".parse().unwrap();
+        let (sender, receiver, actual) = bind_router(&endpoint, &options).await.unwrap();
+        let (dealer, replies) = connect_dealer(&actual, &options).await.unwrap();
+        let bytes = Bytes::from_static(b"unread");
+        let unread = Outgoing::Compact(Packed { bytes, calls: 1 });
+        while dealer.try_send(unread.clone()).is_err() {
+            sleep(Duration::from_millis(5)).await;
+        }
+        sleep(Duration::from_millis(100)).await; // it has come
+        let door = Arc::downgrade(&sender.door);
+        drop((sender, receiver, dealer, replies));
+        let gone = async {
+            while door.upgrade().is_some() {
+                sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(Duration::from_secs(30), gone).await.unwrap();
     }
 }
