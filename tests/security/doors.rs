@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use crate::common::{ECHO, Probe, call};
 use crate::house::{House, client, security};
-use bowline::security::ClientSecurity;
-use bowline::{Client, Publisher, Server, TransportError};
+use bowline::{Publisher, Server, TransportError};
 use bowline_test_schemas::everything::Progress;
 
 #[tokio::test]
@@ -35,7 +34,8 @@ async fn other_machines_reach_a_server_only_through_a_door_with_a_lock() {
 #[cfg(feature = "zeromq")]
 #[tokio::test]
 async fn the_zeromq_crate_is_for_this_machine_unless_somebody_says_insecure() {
-    use bowline::{Carrier, TransportOptions};
+    use bowline::security::ClientSecurity;
+    use bowline::{Carrier, Client, TransportOptions};
 
     let zeromq = || TransportOptions::default().with_carrier(Carrier::Zeromq);
     let bind = async |endpoint: &str, options: TransportOptions| {
