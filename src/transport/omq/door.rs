@@ -76,7 +76,6 @@ pub(super) struct Door<H: Host> {
     options: TransportOptions,
     /// What a peer may say at once, in bytes.
     message_bytes_max: usize,
-    limits: Limits,
     /// Bytes that wait to be sent, to all.
     pub waiting: Total,
     admissions: Arc<Mutex<Admissions>>,
@@ -153,7 +152,6 @@ pub(super) async fn open<H: Host>(
     endpoint: &Endpoint,
     options: &TransportOptions,
     message_bytes_max: usize,
-    limits: Limits,
 ) -> Result<(Arc<Door<H>>, Keeper, Endpoint), TransportError> {
     let bound = Listener::bind(endpoint).await;
     let (listener, actual) = bound.map_err(|error| to_error(endpoint, error))?;
@@ -162,7 +160,6 @@ pub(super) async fn open<H: Host>(
         kind,
         options: options.clone(),
         message_bytes_max,
-        limits,
         waiting: Total::default(),
         admissions: Arc::new(Mutex::new(Admissions::new(
             options.connections_max,
@@ -292,7 +289,8 @@ impl<H: Host> Door<H> {
         let address = stream.address;
         let within = self.options.handshake_timeout;
         let total = Arc::clone(&self.waiting);
-        let shaken = Link::shake_hands(stream, config, self.limits, total, within).await;
+        let limits = Limits::from(&self.options);
+        let shaken = Link::shake_hands(stream, config, limits, total, within).await;
         drop(handshake);
         // Out of what the codec holds on to: that may outlive the connection.
         let admitted = lock(&admitted).take();

@@ -71,7 +71,7 @@ impl Parts<'_> {
     /// As the codec takes it, which encrypts it.
     pub fn to_message(self) -> Message {
         let front = self.front.into_iter().flatten();
-        let front = front.map(|part| Payload::from_bytes(Bytes::copy_from_slice(part)));
+        let front = front.map(Payload::from_slice);
         Message::multipart_payloads(front.chain([Payload::from_bytes(self.last.clone())]))
     }
 }

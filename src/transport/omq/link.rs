@@ -18,6 +18,7 @@ use tokio::time::{Instant, timeout};
 use super::frames::Parts;
 use super::outbox::{Outbox, Total};
 use super::stream::{ReadHalf, Stream, WriteHalf};
+use crate::transport::TransportOptions;
 
 /// A last part of up to so many bytes is copied behind what comes before it: that is quicker than a
 /// second slice.
@@ -33,6 +34,15 @@ const PONGS_MAX: usize = 64 << 10;
 pub(super) struct Limits {
     pub bytes_max: usize,
     pub messages_max: usize,
+}
+
+impl From<&TransportOptions> for Limits {
+    fn from(options: &TransportOptions) -> Self {
+        Self {
+            bytes_max: options.send_bytes_max,
+            messages_max: options.send_queue_max as usize,
+        }
+    }
 }
 
 /// Why a connection ended.

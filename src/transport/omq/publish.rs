@@ -16,7 +16,7 @@ use tokio::task::coop::consume_budget;
 use super::door::{self, Door, Host, Keeper, ShownOut, Who, lock};
 use super::frames::Parts;
 use super::index::Index;
-use super::link::{Heard, Limits, Link, NotSent};
+use super::link::{Heard, Link, NotSent};
 use crate::security::Subscriptions;
 use crate::transport::{
     Admit, Closed, ConnectedSubscriber, DoorCounters, Endpoint, PublishRefused, SubscriptionChange,
@@ -50,10 +50,6 @@ pub(in crate::transport) async fn bind_publish(
         changed: Notify::new(),
         dropped: AtomicU64::new(0),
     };
-    let limits = Limits {
-        bytes_max: options.send_bytes_max,
-        messages_max: options.send_queue_max as usize,
-    };
     let prefix_bytes_max = options.subscription_bytes_max;
     let (door, keeper, actual) = door::open(
         subscribers,
@@ -61,7 +57,6 @@ pub(in crate::transport) async fn bind_publish(
         endpoint,
         options,
         prefix_bytes_max.max(MESSAGE_BYTES_MIN).saturating_mul(2),
-        limits,
     )
     .await?;
     let watch = SubscriptionWatch {

@@ -265,10 +265,7 @@ impl Keeping {
         let config = ConnectionConfig::new(Role::Client, self.kind)
             .max_message_size(message_size_max(self.options.message_bytes_max))
             .mechanism(mechanism);
-        let limits = Limits {
-            bytes_max: self.options.send_bytes_max,
-            messages_max: self.options.send_queue_max as usize,
-        };
+        let limits = Limits::from(&self.options);
         let (link, incoming, _) =
             Link::shake_hands(stream, config, limits, Total::default(), within).await?;
         Ok((link, incoming))

@@ -9,7 +9,7 @@ use omq_proto::proto::SocketType;
 use super::door::{self, Door, Host, Keeper, ShownOut, Who};
 use super::frames::{Parts, apart};
 use super::inbox::{Inbox, Place};
-use super::link::{Heard, Limits, Link, NotSent};
+use super::link::{Heard, Link, NotSent};
 use crate::security::Principal;
 use crate::transport::{
     self, BATCH_MAX, Closed, DoorCounters, Endpoint, Outgoing, Refused, Requests, TransportError,
@@ -125,20 +125,9 @@ pub(in crate::transport) async fn bind_router(
         inbox: Inbox::new(options.receive_queue_max as usize),
         parts_max: options.parts_max,
     };
-    let limits = Limits {
-        bytes_max: options.send_bytes_max,
-        messages_max: options.send_queue_max as usize,
-    };
     let bytes_max = options.message_bytes_max;
-    let (door, keeper, actual) = door::open(
-        callers,
-        SocketType::Router,
-        endpoint,
-        options,
-        bytes_max,
-        limits,
-    )
-    .await?;
+    let (door, keeper, actual) =
+        door::open(callers, SocketType::Router, endpoint, options, bytes_max).await?;
     let receiver = RouterReceiver {
         door: Arc::clone(&door),
         last: None,
