@@ -70,10 +70,42 @@ pub enum Reason {
     Overloaded,
     /// This client has stopped asking an endpoint that keeps failing.
     CircuitOpen,
+    /// The host name of the endpoint cannot be resolved.
+    NameNotFound,
+    /// No process listens at the endpoint.
+    ConnectionRefused,
+    /// The endpoint could not be reached within the time limit, or the network reports an error.
+    Unreachable,
+    /// The peer does not speak ZMTP.
+    NotZeromq,
+    /// The peer's socket type does not fit this one, for example a PUB where a ROUTER is needed.
+    WrongSocketType,
+    /// The server does not accept this client's key.
+    KeyRejected,
+    /// The server's key is not the one that this client expects.
+    WrongServerKey,
+    /// One side uses CURVE and the other does not.
+    SecurityMismatch,
+    /// A connection that worked was lost before the reply arrived.
+    ConnectionLost,
+    /// A request, reply or event is larger than a limit allows.
+    TooLarge,
+    /// The store of outcomes has no room for another record.
+    StoreFull,
+    /// No access rule allows the call.
+    AccessDenied,
+    /// The server is shutting down.
+    ShuttingDown,
+    /// This client was closed.
+    ClientClosed,
+    /// The tokio runtime that the client was made in has shut down. Make a new client.
+    RuntimeShutDown,
+    /// A message cannot be decoded.
+    Unreadable,
 }
 
 impl Reason {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 26] = [
         Self::KeyReused,
         Self::KeyExpired,
         Self::InProgress,
@@ -84,6 +116,22 @@ impl Reason {
         Self::StoreUnavailable,
         Self::Overloaded,
         Self::CircuitOpen,
+        Self::NameNotFound,
+        Self::ConnectionRefused,
+        Self::Unreachable,
+        Self::NotZeromq,
+        Self::WrongSocketType,
+        Self::KeyRejected,
+        Self::WrongServerKey,
+        Self::SecurityMismatch,
+        Self::ConnectionLost,
+        Self::TooLarge,
+        Self::StoreFull,
+        Self::AccessDenied,
+        Self::ShuttingDown,
+        Self::ClientClosed,
+        Self::RuntimeShutDown,
+        Self::Unreadable,
     ];
 
     /// Its number on the wire, from 1.
