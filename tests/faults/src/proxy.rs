@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
@@ -86,6 +86,7 @@ struct Network {
     server: SocketAddr,
     plan: Plan,
     is_bad: AtomicBool,
+    cut: Notify,
     random: Mutex<fastrand::Rng>,
     injected: Injected,
 }
@@ -102,6 +103,7 @@ impl Proxy {
             server,
             plan,
             is_bad: AtomicBool::new(true),
+            cut: Notify::new(),
             random: Mutex::new(fastrand::Rng::with_seed(seed)),
             injected: Injected::default(),
         });
@@ -124,6 +126,11 @@ impl Proxy {
         &self.network.injected
     }
 
+    /// Cuts the connections that are open now. New ones pass.
+    pub fn cut(&self) {
+        self.network.cut.notify_waiters();
+    }
+
     /// From now on, what comes passes.
     pub fn heal(&self) {
         self.network.is_bad.store(false, Relaxed);
@@ -143,6 +150,7 @@ async fn accept(listener: TcpListener, network: Arc<Network>) {
             let ((from_client, to_client), (from_server, to_server)) =
                 (client.into_split(), server.into_split());
             tokio::select! {
+                () = network.cut.notified() => {}
                 () = carry(&network, from_client, to_server) => {}
                 () = carry(&network, from_server, to_client) => {}
             }
