@@ -23,7 +23,7 @@ pub use server::{
     BindError, PrincipalCounters, Readiness, Server, ServerBuilder, ServerCounters, ServerHandle,
 };
 pub use service::{CallService, NamedService, QueueAccess, ReplyFuture, Route};
-pub use typed::{Failure, MethodError, Reply, Request, Response, answer};
+pub use typed::{Failure, MethodError, Reply, Request, RequestError, Response, answer};
 
 /// How long a call waits where neither the schema nor the client says.
 pub const TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);

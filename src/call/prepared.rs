@@ -14,7 +14,7 @@ use super::typed::{built, received};
 use super::{CallService, MethodError, RawReply, RawRequest, Response};
 use crate::message::{Limits, Link, Plain};
 use crate::schema::{Effect, MethodInfo};
-use crate::wire::{Metadata, RequestId, Status, TraceContext};
+use crate::wire::{Metadata, RequestId, Status, TraceContext, Work};
 
 /// A call of one method. Nothing is sent before it is awaited.
 ///
@@ -46,7 +46,7 @@ impl<S: Clone, R, E> Call<S, R, E> {
         let request = params
             .to_bytes()
             .map(|body| RawRequest::new(method, body))
-            .map_err(Status::from);
+            .map_err(|error| Status::of_request(error, Work::NotDone));
         Self::new(service, request)
     }
 

@@ -18,7 +18,7 @@ use crate::wire::{Metadata, RequestId, TraceContext};
 ///
 /// What a tower layer works on. It can be cloned cheaply, so that a layer can send it again: the
 /// [`id`](Self::id) then stays and [`attempt`](Self::attempt) counts up.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 #[non_exhaustive]
 pub struct RawRequest {
     /// Type ID of the interface that declares the method.
@@ -64,6 +64,25 @@ impl fmt::Debug for Transaction {
     }
 }
 
+impl fmt::Debug for RawRequest {
+    /// Shows the length of the body, whose fields may be secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RawRequest")
+            .field("interface", &format_args!("{:#x}", self.interface))
+            .field("method", &self.method)
+            .field("effect", &self.effect)
+            .field("principal", &self.principal)
+            .field("id", &self.id)
+            .field("attempt", &self.attempt)
+            .field("deadline", &self.deadline)
+            .field("outcome_only", &self.outcome_only)
+            .field("wait_for_ready", &self.wait_for_ready)
+            .field("metadata", &self.metadata)
+            .field("body", &format_args!("{} bytes", self.body.len()))
+            .finish_non_exhaustive()
+    }
+}
+
 impl RawRequest {
     /// A request with a fresh ID, and the deadline of the schema's `$timeout` if it has one.
     pub fn new(method: &MethodInfo, body: Bytes) -> Self {
@@ -99,7 +118,7 @@ pub(super) fn after(now: Instant, timeout: Duration) -> Instant {
 }
 
 /// How a call ended that has an outcome of its own: results, or the method's own error.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 #[non_exhaustive]
 pub struct RawReply {
     /// Which of the two.
@@ -121,6 +140,18 @@ pub enum Outcome {
     Success,
     /// The struct that the method's `$fails` names.
     ApplicationError,
+}
+
+impl fmt::Debug for RawReply {
+    /// Shows the length of the body, whose fields may be secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RawReply")
+            .field("outcome", &self.outcome)
+            .field("replayed", &self.replayed)
+            .field("metadata", &self.metadata)
+            .field("body", &format_args!("{} bytes", self.body.len()))
+            .finish_non_exhaustive()
+    }
 }
 
 impl RawReply {

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::{Outcome, RawReply, RawRequest};
 use crate::message::{self, MessageError, Msg, Plain};
 use crate::security::Principal;
-use crate::wire::{Code, Metadata, RequestId, Status, TraceContext, Work};
+use crate::wire::{Code, Metadata, Reason, RequestId, Status, TraceContext, Work};
 
 /// A request as its handler sees it.
 #[derive(Debug)]
@@ -25,29 +25,31 @@ impl<P: Plain> Request<P> {
     /// Opens the body; generated servers call this.
     ///
     /// # Errors
-    /// [`Code::InvalidArgument`] for a body that is over the limits or no message.
+    /// [`Code::InvalidArgument`] for a body that is no message or costs too much to read,
+    /// [`Code::ResourceExhausted`] for one that is too large; not done.
     pub fn open(mut raw: RawRequest) -> Result<Self, Status> {
         let body = std::mem::take(&mut raw.body);
-        Ok(Self {
-            message: Msg::open(body, &raw.limits)?,
-            raw,
-        })
+        match Msg::open(body, &raw.limits) {
+            Ok(message) => Ok(Self { message, raw }),
+            Err(error) => Err(Status::of_request(error, Work::NotDone)),
+        }
     }
 
-    /// The parameters, read in place.
+    /// Reads the parameters in place.
     ///
     /// # Errors
-    /// As [`Msg::get`]. In a handler, `?` answers the caller with [`Code::InvalidArgument`].
-    pub fn get(&self) -> Result<<P::Capnp as Owned>::Reader<'_>, MessageError> {
-        self.message.get()
+    /// As [`Msg::get`]. In a handler, `?` answers the caller with [`Code::InvalidArgument`], outcome unknown:
+    /// only the handler knows whether it has acted before.
+    pub fn get(&self) -> Result<<P::Capnp as Owned>::Reader<'_>, RequestError> {
+        self.message.get().map_err(RequestError)
     }
 
-    /// The parameters as a plain struct.
+    /// Copies the parameters into a plain struct.
     ///
     /// # Errors
-    /// As [`Msg::plain`].
-    pub fn plain(&self) -> Result<P, MessageError> {
-        self.message.plain()
+    /// As [`Msg::plain`]; `?` in a handler as with [`get`](Self::get).
+    pub fn plain(&self) -> Result<P, RequestError> {
+        self.message.plain().map_err(RequestError)
     }
 
     /// Who asks, as a key has proved it; `None` where the server has no keys.
@@ -100,6 +102,32 @@ impl<P: Plain> Request<P> {
     /// The trace that the call is part of.
     pub fn trace(&self) -> Option<&TraceContext> {
         self.raw.trace.as_deref()
+    }
+}
+
+/// Why a handler's own request could not be read.
+///
+/// Becomes a [`Status`] with [`Code::InvalidArgument`]: other messages that a handler reads, such as replies
+/// of other services, are not its caller's fault.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct RequestError(MessageError);
+
+impl From<RequestError> for MessageError {
+    fn from(error: RequestError) -> Self {
+        error.0
+    }
+}
+
+impl From<RequestError> for Status {
+    fn from(error: RequestError) -> Self {
+        Self::of_request(error.0, Work::OutcomeUnknown)
+    }
+}
+
+impl<E> From<RequestError> for Failure<E> {
+    fn from(error: RequestError) -> Self {
+        Self::Status(error.into())
     }
 }
 
@@ -248,13 +276,14 @@ impl<R: Plain> Response<R> {
     }
 }
 
-/// The work was done; only its result is unreadable here.
+/// The work was done; only its result cannot be read here.
 fn cannot_read(error: MessageError) -> Status {
-    Status::new(
-        Code::Internal,
-        Work::OutcomeUnknown,
-        format!("the reply cannot be read: {error}"),
-    )
+    let (code, reason) = match error {
+        MessageError::TooLarge { .. } => (Code::ResourceExhausted, Reason::TooLarge),
+        _ => (Code::Internal, Reason::Unreadable),
+    };
+    let message = format!("the reply cannot be read: {error}");
+    Status::new(code, Work::Done, message).with_reason(reason)
 }
 
 pub(super) fn received<R: Plain, E: MethodError>(

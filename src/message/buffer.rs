@@ -38,6 +38,11 @@ const CHUNK_BYTES: usize = 8 * 1024;
 // Room for the largest copy, however its first is aligned.
 const _: () = assert!(COPIED_BYTES_MAX + align_of::<Word>() <= CHUNK_BYTES);
 
+/// With each message, the size of new buffers shrinks by one part in so many.
+const SHRINK: usize = 64;
+/// A buffer of more than so many times the size of new ones is not used again.
+const OVERSIZE_MAX: usize = 4;
+
 const ZERO: Word = capnp::word(0, 0, 0, 0, 0, 0, 0, 0);
 
 /// Builds a message whose root is a `T` and returns it in the standard framing.
@@ -93,11 +98,16 @@ enum Place {
 }
 
 impl Built {
-    /// Its bytes to be kept or sent by themselves: a small message is copied, and its buffer is free again.
+    /// Returns its bytes, to be kept or sent. A small message is copied behind others, and one that would
+    /// leave more than half of its buffer unused into memory of its own size: a message that is kept for
+    /// long must not hold much more than itself.
     pub fn into_bytes(self) -> Bytes {
         match self.0 {
             Place::Buffer(buffer) => match buffer.as_ref() {
                 small if small.len() <= COPIED_BYTES_MAX => copied(small),
+                part if part.len() < buffer.words.len() * align_of::<Word>() / 2 => {
+                    aligned_copy(part)
+                }
                 _ => Bytes::from_owner(buffer),
             },
             Place::Spilled(framed) => Bytes::from(framed),
@@ -122,9 +132,14 @@ pub(crate) fn aligned(bytes: Bytes) -> Bytes {
     if (bytes.as_ptr() as usize).is_multiple_of(align_of::<Word>()) {
         return bytes;
     }
-    if bytes.len() <= COPIED_BYTES_MAX {
-        return copied(&bytes);
+    match bytes.len() {
+        ..=COPIED_BYTES_MAX => copied(&bytes),
+        _ => aligned_copy(&bytes),
     }
+}
+
+/// A copy in memory of its own, aligned.
+fn aligned_copy(bytes: &[u8]) -> Bytes {
     struct AlignedCopy {
         words: Vec<Word>,
         len: usize,
@@ -135,7 +150,7 @@ pub(crate) fn aligned(bytes: Bytes) -> Bytes {
         }
     }
     let mut words = Word::allocate_zeroed_vec(bytes.len().div_ceil(8));
-    Word::words_to_bytes_mut(&mut words)[..bytes.len()].copy_from_slice(&bytes);
+    Word::words_to_bytes_mut(&mut words)[..bytes.len()].copy_from_slice(bytes);
     Bytes::from_owner(AlignedCopy {
         words,
         len: bytes.len(),
@@ -196,16 +211,14 @@ thread_local! {
 }
 
 fn take() -> Buffer {
-    let words = POOL
-        .try_with(|pool| pool.borrow_mut().pop())
-        .ok()
-        .flatten()
-        .unwrap_or_else(|| {
-            let words = WORDS_NEW.get();
-            // Shrinks slowly: one large message does not make all buffers large for ever.
-            WORDS_NEW.set((words - words / 64).max(WORDS_INITIAL));
-            Word::allocate_zeroed_vec(words)
-        });
+    let wanted = WORDS_NEW.get();
+    // Shrinks slowly with use: one large message does not make all buffers large for ever.
+    WORDS_NEW.set((wanted - wanted / SHRINK).max(WORDS_INITIAL));
+    let pooled = POOL.try_with(|pool| pool.borrow_mut().pop());
+    let words = match pooled.ok().flatten() {
+        Some(words) if words.len() <= wanted * OVERSIZE_MAX => words,
+        _ => Word::allocate_zeroed_vec(wanted),
+    };
     Buffer {
         words,
         used: 0,
@@ -327,6 +340,40 @@ mod tests {
                 assert_eq!(value_of(&message_of(size)), vec![7; size], "{size} bytes");
             }
         }
+    }
+
+    /// Words of the buffers that this thread keeps.
+    fn words_pooled() -> usize {
+        POOL.with(|pool| pool.borrow().iter().map(Vec::len).sum())
+    }
+
+    #[test]
+    fn kept_messages_hold_at_most_twice_their_size_after_large_ones() {
+        let large = 50_000;
+        let kept: Vec<Bytes> = (0..200)
+            .map(|nth| {
+                if nth % 50 == 0 {
+                    drop(message_of(large));
+                    drop(message_of(large));
+                }
+                message_of(1400)
+            })
+            .collect();
+        assert!(kept.iter().all(|message| message.len() < 1500));
+        // None of them has a buffer: all of those are in the pool, and few.
+        assert!(words_pooled() <= 4 * WORDS_KEPT_MAX, "{}", words_pooled());
+    }
+
+    #[test]
+    fn large_buffers_are_given_up_while_small_messages_are_built() {
+        for _ in 0..3 {
+            drop(message_of(50_000));
+        }
+        assert!(words_pooled() >= 50_000 / 8);
+        for _ in 0..1000 {
+            drop(message_of(100));
+        }
+        assert!(words_pooled() <= 1024, "{}", words_pooled());
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 use capnp::message::ReaderOptions;
 
+use super::traversal::NESTING_MAX;
+
 /// Limits on reading one message. The defaults refuse, in microseconds, messages made to exhaust
 /// memory or stack: pointers that alias each other, lists that claim millions of empty elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -9,12 +11,13 @@ use capnp::message::ReaderOptions;
 pub struct Limits {
     /// Largest body in bytes. Default: 1 MiB.
     pub message_bytes_max: usize,
-    /// How many times over a reader may visit the words of a message, besides
-    /// [`traversal_words_free`](Self::traversal_words_free). Default: 4.
+    /// Limits what reading the whole message once may visit, as a multiple of its words, besides
+    /// [`traversal_words_free`](Self::traversal_words_free). Counted when the message is opened: reading it
+    /// again costs nothing of it. Default: 4.
     pub traversal_factor: usize,
-    /// Words that any message may be read for, however small it is. Default: 1,024.
+    /// Words that reading any message may visit, however small it is. Default: 1,024.
     pub traversal_words_free: usize,
-    /// Structs and lists within each other. Default: 32.
+    /// Depth of structs and lists within each other that is read; at most 1,024. Default: 32.
     pub nesting_max: u16,
 }
 
@@ -49,14 +52,29 @@ impl Limits {
         self
     }
 
+    /// The words that reading a message of this size may visit.
+    pub(super) fn words_max(&self, message_bytes: usize) -> usize {
+        (message_bytes / 8)
+            .saturating_mul(self.traversal_factor)
+            .saturating_add(self.traversal_words_free)
+    }
+
+    pub(super) fn nesting(&self) -> u16 {
+        self.nesting_max.min(NESTING_MAX)
+    }
+
+    /// For a message that is read once, with a counter.
     pub(crate) fn reader_options(&self, message_bytes: usize) -> ReaderOptions {
+        let mut options = self.uncounted();
+        options.traversal_limit_in_words(Some(self.words_max(message_bytes)));
+        options
+    }
+
+    /// For a message whose words have been counted.
+    pub(super) fn uncounted(&self) -> ReaderOptions {
         let mut options = ReaderOptions::new();
-        options.nesting_limit(i32::from(self.nesting_max));
-        options.traversal_limit_in_words(Some(
-            (message_bytes / 8)
-                .saturating_mul(self.traversal_factor)
-                .saturating_add(self.traversal_words_free),
-        ));
+        options.nesting_limit(i32::from(self.nesting()));
+        options.traversal_limit_in_words(None);
         options
     }
 }
@@ -75,13 +93,14 @@ mod tests {
         words.iter().flat_map(|word| word.to_le_bytes()).collect()
     }
 
+    /// As often as anybody wants, once it is open.
     fn reads(bytes: &[u8], limits: Limits) -> bool {
         let message = Msg::<Vec<String>>::open(bytes.to_vec().into(), &limits);
-        message.and_then(|message| message.plain()).is_ok()
+        message.is_ok_and(|message| (0..100).all(|_| message.plain().is_ok()))
     }
 
     #[test]
-    fn words_are_visited_as_often_as_the_limit_says_and_no_more() {
+    fn a_message_is_refused_where_reading_it_visits_more_words_than_the_limit() {
         let defaults = Limits::default();
         // Each text costs 128 words and its pointer one; there are 4 times the words of the message, and 1,024.
         assert!(reads(&aliased(12, 128), defaults));

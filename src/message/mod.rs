@@ -8,6 +8,7 @@ mod limits;
 mod link;
 mod plain;
 mod received;
+mod traversal;
 
 pub use limits::Limits;
 pub use link::Link;
@@ -30,9 +31,16 @@ pub enum MessageError {
         /// The limit.
         max: usize,
     },
-    /// The bytes are no Cap'n Proto message of this type, or reading them costs more than the limits allow.
+    /// The bytes are no Cap'n Proto message of this type, or are nested deeper than the limits allow.
     #[error("not a message of this type: {0}")]
     Malformed(#[from] capnp::Error),
+    /// Reading the message visits more words than [`Limits::traversal_factor`] and
+    /// [`Limits::traversal_words_free`] allow; nothing of it was read.
+    #[error("reading the message visits more than {words_max} words")]
+    TooManyWords {
+        /// The limit.
+        words_max: usize,
+    },
     /// A text field is not UTF-8.
     #[error("text that is not UTF-8: {0}")]
     Text(#[from] std::str::Utf8Error),

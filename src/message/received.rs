@@ -9,6 +9,7 @@ use capnp::serialize::BufferSegments;
 use capnp::traits::Owned;
 
 use super::buffer::aligned;
+use super::traversal::is_within;
 use super::{Limits, MessageError, Plain};
 
 /// A received message of a type from a schema.
@@ -29,11 +30,12 @@ pub struct Msg<T: Plain> {
 }
 
 impl<T: Plain> Msg<T> {
-    /// Checks the framing and the size of a message. No other byte is looked at until it is read.
+    /// Checks the framing, the size and the pointers of a message: what all of it costs to read. After that
+    /// it can be read as often as wanted.
     ///
     /// # Errors
-    /// [`MessageError::TooLarge`] over `limits`, [`MessageError::Malformed`] for bytes that are no
-    /// Cap'n Proto message.
+    /// [`MessageError::TooLarge`] and [`MessageError::TooManyWords`] over `limits`,
+    /// [`MessageError::Malformed`] for bytes that are no Cap'n Proto message.
     pub fn open(bytes: Bytes, limits: &Limits) -> Result<Self, MessageError> {
         Ok(Self {
             reader: open(bytes, limits)?,
@@ -44,8 +46,7 @@ impl<T: Plain> Msg<T> {
     /// Reads in place: no field is copied or decoded before it is asked for.
     ///
     /// # Errors
-    /// [`MessageError::Malformed`] where the root pointer is not that of a `T`, or where this and
-    /// earlier readings visited more words than the limits allow.
+    /// [`MessageError::Malformed`] where the root pointer is not that of a `T`.
     pub fn get(&self) -> Result<<T::Capnp as Owned>::Reader<'_>, MessageError> {
         Ok(self.reader.get_root()?)
     }
@@ -78,7 +79,8 @@ pub(crate) fn open(bytes: Bytes, limits: &Limits) -> Result<Reader<Segments>, Me
             max: limits.message_bytes_max,
         });
     }
-    let options = limits.reader_options(bytes.len());
+    let words_max = limits.words_max(bytes.len());
+    let options = limits.uncounted();
     let mut bytes = aligned(bytes);
     let segments = match single_segment(&bytes).map(<[u8]>::len) {
         Some(segment_bytes) => {
@@ -87,8 +89,14 @@ pub(crate) fn open(bytes: Bytes, limits: &Limits) -> Result<Reader<Segments>, Me
             bytes.truncate(segment_bytes);
             Segments::One(bytes)
         }
-        None => Segments::Many(BufferSegments::new(bytes, options)?),
+        None => {
+            let counted = limits.reader_options(bytes.len());
+            Segments::Many(BufferSegments::new(bytes, counted)?)
+        }
     };
+    if !is_within(&segments, words_max, limits.nesting()) {
+        return Err(MessageError::TooManyWords { words_max });
+    }
     Ok(Reader::new(segments, options))
 }
 

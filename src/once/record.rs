@@ -94,7 +94,7 @@ pub enum State {
 }
 
 /// A recorded outcome.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub enum Recorded {
     /// With the reply, byte for byte.
     Reply {
@@ -114,6 +114,22 @@ pub enum Recorded {
         /// The length of its body.
         bytes: u64,
     },
+}
+
+impl std::fmt::Debug for Recorded {
+    /// Shows the length of the body, whose fields may be secret.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (outcome, bytes) = match self {
+            Self::Reply { outcome, body, .. } => (outcome, body.len() as u64),
+            Self::NotRetained { outcome, bytes, .. } => (outcome, *bytes),
+        };
+        let is_retained = matches!(self, Self::Reply { .. });
+        f.debug_struct("Recorded")
+            .field("outcome", outcome)
+            .field("retained", &is_retained)
+            .field("body", &format_args!("{bytes} bytes"))
+            .finish_non_exhaustive()
+    }
 }
 
 impl Recorded {

@@ -234,7 +234,7 @@ pub struct JobFailure {
 }
 
 /// A job that nobody could do, with everything that is known of it but its body.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct DeadLetter {
     /// Its number.
     pub number: JobNumber,
@@ -252,4 +252,21 @@ pub struct DeadLetter {
     pub failures: Vec<JobFailure>,
     /// The job itself, a Cap'n Proto message.
     pub body: Bytes,
+}
+
+impl std::fmt::Debug for DeadLetter {
+    /// Shows the lengths of key and body, which may be secret.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let key_bytes = self.key.as_ref().map_or(0, Bytes::len);
+        f.debug_struct("DeadLetter")
+            .field("number", &self.number)
+            .field("identity", &self.identity)
+            .field("id", &self.id)
+            .field("key", &format_args!("{key_bytes} bytes"))
+            .field("priority", &self.priority)
+            .field("attempts", &self.attempts)
+            .field("failures", &self.failures)
+            .field("body", &format_args!("{} bytes", self.body.len()))
+            .finish()
+    }
 }

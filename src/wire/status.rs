@@ -330,6 +330,26 @@ impl Status {
         self.0.unreadable.0
     }
 
+    /// The request itself cannot be read: its caller's error. Whether that was found before anything was done,
+    /// the caller of this knows.
+    pub(crate) fn of_request(error: MessageError, work: Work) -> Self {
+        let mut status = Self::from(error).with_work(work);
+        status.0.code = match status.reason() {
+            Some(Reason::TooLarge) => Code::ResourceExhausted,
+            _ => Code::InvalidArgument,
+        };
+        status
+    }
+
+    /// The same where all that was read is a request, and before anything was done.
+    pub(crate) fn read_first(mut self) -> Self {
+        if self.is_of_unreadable() {
+            self.0.work = Work::NotDone;
+            self.0.code = Code::InvalidArgument;
+        }
+        self
+    }
+
     /// Finds the status in an error that came through layers which box theirs.
     ///
     /// An error that is none becomes [`Code::Unknown`] with its text, outcome unknown.
@@ -342,9 +362,15 @@ impl Status {
 }
 
 impl From<MessageError> for Status {
-    /// For a handler that reads its request: what cannot be read is the caller's error.
+    /// For `?` in a handler: [`Code::Internal`], outcome unknown, since the handler may have acted before it
+    /// read, and what it read may be another service's reply. Where it is the handler's own request,
+    /// [`Request::get`](crate::Request::get) and [`Request::plain`](crate::Request::plain) say so.
     fn from(error: MessageError) -> Self {
-        let mut status = Self::invalid_argument(error.to_string());
+        let reason = match error {
+            MessageError::TooLarge { .. } => Reason::TooLarge,
+            _ => Reason::Unreadable,
+        };
+        let mut status = Self::internal(error.to_string()).with_reason(reason);
         status.0.unreadable = Unreadable(true);
         status
     }

@@ -98,34 +98,38 @@ impl NamedService for QueueService {
     const INFO: &'static ServiceInfo = &INFO;
 
     fn queue_of(request: &RawRequest) -> Result<Option<QueueAccess>, Status> {
-        use QueueRight::{Manage, Push, Work};
-        let message = message::open(request.body.clone(), &request.limits)?;
-        macro_rules! queue {
-            ($params:ident) => {
-                text(
-                    message
-                        .get_root::<job_queue::$params::Reader<'_>>()?
-                        .get_queue()?,
-                )?
-            };
-        }
-        let (queue, rights): (_, &[QueueRight]) = match request.method {
-            // Whoever may do anything with a queue has to find it first.
-            DESCRIBE => (queue!(describe_params), &[Push, Work, Manage]),
-            PUSH => (queue!(push_params), &[Push]),
-            FIND => (queue!(find_params), &[Push, Manage]),
-            LEASE => (queue!(lease_params), &[Work]),
-            ANSWER => (queue!(answer_params), &[Work]),
-            RENEW => (queue!(renew_params), &[Work]),
-            LEAVE => (queue!(leave_params), &[Work]),
-            COUNTERS => (queue!(counters_params), &[Work, Manage]),
-            DEAD_LETTERS => (queue!(dead_letters_params), &[Manage]),
-            SEND_BACK => (queue!(send_back_params), &[Manage]),
-            DELETE => (queue!(delete_params), &[Manage]),
-            method => return Err(Status::unknown_method(request.interface, method)),
-        };
-        Ok(Some((queue, rights)))
+        queue_of(request).map_err(Status::read_first)
     }
+}
+
+fn queue_of(request: &RawRequest) -> Result<Option<QueueAccess>, Status> {
+    use QueueRight::{Manage, Push, Work};
+    let message = message::open(request.body.clone(), &request.limits)?;
+    macro_rules! queue {
+        ($params:ident) => {
+            text(
+                message
+                    .get_root::<job_queue::$params::Reader<'_>>()?
+                    .get_queue()?,
+            )?
+        };
+    }
+    let (queue, rights): (_, &[QueueRight]) = match request.method {
+        // Whoever may do anything with a queue has to find it first.
+        DESCRIBE => (queue!(describe_params), &[Push, Work, Manage]),
+        PUSH => (queue!(push_params), &[Push]),
+        FIND => (queue!(find_params), &[Push, Manage]),
+        LEASE => (queue!(lease_params), &[Work]),
+        ANSWER => (queue!(answer_params), &[Work]),
+        RENEW => (queue!(renew_params), &[Work]),
+        LEAVE => (queue!(leave_params), &[Work]),
+        COUNTERS => (queue!(counters_params), &[Work, Manage]),
+        DEAD_LETTERS => (queue!(dead_letters_params), &[Manage]),
+        SEND_BACK => (queue!(send_back_params), &[Manage]),
+        DELETE => (queue!(delete_params), &[Manage]),
+        method => return Err(Status::unknown_method(request.interface, method)),
+    };
+    Ok(Some((queue, rights)))
 }
 
 impl Service<RawRequest> for QueueService {
@@ -140,7 +144,8 @@ impl Service<RawRequest> for QueueService {
     fn call(&mut self, request: RawRequest) -> ReplyFuture {
         let inner = Arc::clone(&self.0);
         Box::pin(async move {
-            let body = inner.answer(request).await?;
+            // All that it reads is the request, before it does anything.
+            let body = inner.answer(request).await.map_err(Status::read_first)?;
             Ok(RawReply::new(Outcome::Success, body))
         })
     }

@@ -1,0 +1,264 @@
+//! How many words reading a whole message visits: counted once, when it is opened.
+//!
+//! Pointers of a message from outside may lead to the same words again and again, and lists may claim
+//! elements that have no bytes. So the message is walked once, and refused where a reader that follows
+//! every pointer would visit too many words. After that it is read without a counter, as often as wanted.
+//!
+//! Does not check what the message means: a pointer that leads outside is the reader's error, once
+//! something reads it.
+
+use capnp::message::ReaderSegments;
+
+/// Depth that any limit may allow: the walk uses stack for each level.
+pub(super) const NESTING_MAX: u16 = 1024;
+
+const WORD: usize = 8;
+
+/// Whether a reader that follows each pointer once visits at most `words_max` words.
+pub(super) fn is_within<S: ReaderSegments>(segments: &S, words_max: usize, nesting: u16) -> bool {
+    let mut walk = Walk {
+        segments,
+        left: words_max,
+    };
+    match segments.get_segment(0) {
+        Some(first) if first.len() >= WORD => walk.pointer(first, 0, nesting).is_ok(),
+        _ => true,
+    }
+}
+
+struct Walk<'a, S> {
+    segments: &'a S,
+    /// Words that may still be visited.
+    left: usize,
+}
+
+/// The words that may be visited are used up.
+struct OverBudget;
+
+type Visited = Result<(), OverBudget>;
+
+/// What a pointer says.
+#[derive(Clone, Copy)]
+struct Pointer(u64);
+
+impl Pointer {
+    fn kind(self) -> u64 {
+        self.0 & 3
+    }
+
+    /// Where its object begins, for a pointer at this word.
+    fn target(self, at: usize) -> Option<usize> {
+        let offset = (self.0 as u32 as i32 >> 2) as isize;
+        (at + 1).checked_add_signed(offset)
+    }
+
+    fn data_words(self) -> usize {
+        usize::from((self.0 >> 32) as u16)
+    }
+
+    fn pointers(self) -> usize {
+        usize::from((self.0 >> 48) as u16)
+    }
+}
+
+impl<S: ReaderSegments> Walk<'_, S> {
+    fn visit(&mut self, words: usize) -> Visited {
+        self.left = self.left.checked_sub(words).ok_or(OverBudget)?;
+        Ok(())
+    }
+
+    /// Follows the pointer at this word of a segment.
+    #[inline]
+    fn pointer(&mut self, segment: &[u8], at: usize, nesting: u16) -> Visited {
+        let pointer = Pointer(word(segment, at));
+        if pointer.0 == 0 {
+            return Ok(());
+        }
+        match pointer.kind() {
+            0 | 1 => match pointer.target(at) {
+                Some(target) => self.object(segment, pointer, target, nesting),
+                None => Ok(()),
+            },
+            2 => self.far(pointer, nesting),
+            _ => Ok(()), // a capability
+        }
+    }
+
+    /// Follows a pointer into another segment.
+    fn far(&mut self, pointer: Pointer, nesting: u16) -> Visited {
+        let (pad, id) = ((pointer.0 as u32 >> 3) as usize, (pointer.0 >> 32) as u32);
+        let is_double = pointer.0 & 4 != 0;
+        let pad_words = 1 + usize::from(is_double);
+        self.visit(pad_words)?;
+        let Some(segment) = self.segments.get_segment(id) else {
+            return Ok(());
+        };
+        if pad + pad_words > segment.len() / WORD {
+            return Ok(());
+        }
+        let landing = Pointer(word(segment, pad));
+        if !is_double {
+            return match (landing.kind(), landing.target(pad)) {
+                (0 | 1, Some(target)) => self.object(segment, landing, target, nesting),
+                _ => Ok(()), // no reader follows a second one
+            };
+        }
+        let tag = Pointer(word(segment, pad + 1));
+        let (start, id) = ((landing.0 as u32 >> 3) as usize, (landing.0 >> 32) as u32);
+        match (tag.kind(), self.segments.get_segment(id)) {
+            (0 | 1, Some(segment)) => self.object(segment, tag, start, nesting),
+            _ => Ok(()),
+        }
+    }
+
+    /// Visits the struct or list that a pointer describes, and what it points to.
+    fn object(&mut self, segment: &[u8], of: Pointer, start: usize, nesting: u16) -> Visited {
+        let Some(nesting) = nesting.checked_sub(1) else {
+            return Ok(()); // no reader goes deeper
+        };
+        let available = (segment.len() / WORD).saturating_sub(start);
+        if of.kind() == 0 {
+            let (data, pointers) = (of.data_words(), of.pointers());
+            self.visit(data + pointers)?;
+            return match data + pointers <= available {
+                true => self.pointers(segment, start + data, pointers, nesting),
+                false => Ok(()),
+            };
+        }
+        let count = (of.0 >> 35) as usize;
+        match of.0 >> 32 & 7 {
+            0 => self.visit(count),
+            1 => self.visit(count.div_ceil(64)),
+            bytes @ 2..=5 => self.visit((count << (bytes - 2)).div_ceil(WORD)),
+            6 => {
+                self.visit(count)?;
+                match count <= available {
+                    true => self.pointers(segment, start, count, nesting),
+                    false => Ok(()),
+                }
+            }
+            _ => self.structs(segment, start, count, nesting),
+        }
+    }
+
+    /// Visits a list of structs, of so many words behind the word that describes them.
+    fn structs(&mut self, segment: &[u8], start: usize, words: usize, nesting: u16) -> Visited {
+        self.visit(words + 1)?;
+        if words >= (segment.len() / WORD).saturating_sub(start) {
+            return Ok(());
+        }
+        let tag = Pointer(word(segment, start));
+        let count = (tag.0 as u32 >> 2) as usize;
+        let (data, pointers) = (tag.data_words(), tag.pointers());
+        let each = data + pointers;
+        if each == 0 {
+            return self.visit(count);
+        }
+        if pointers == 0 || count.checked_mul(each).is_none_or(|all| all > words) {
+            return Ok(());
+        }
+        for nth in 0..count {
+            self.pointers(segment, start + 1 + nth * each + data, pointers, nesting)?;
+        }
+        Ok(())
+    }
+
+    /// Follows pointers that lie behind each other, within the segment.
+    #[inline]
+    fn pointers(&mut self, segment: &[u8], first: usize, count: usize, nesting: u16) -> Visited {
+        for at in first..first + count {
+            self.pointer(segment, at, nesting)?;
+        }
+        Ok(())
+    }
+}
+
+/// The word with this index, which is within the segment.
+#[inline]
+fn word(segment: &[u8], at: usize) -> u64 {
+    match segment.get(at * WORD..).and_then(<[u8]>::first_chunk) {
+        Some(word) => u64::from_le_bytes(*word),
+        None => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use capnp::message::ReaderOptions;
+    use capnp::serialize::BufferSegments;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    struct Segments(Vec<Vec<u8>>);
+
+    impl ReaderSegments for Segments {
+        fn get_segment(&self, id: u32) -> Option<&[u8]> {
+            self.0.get(id as usize).map(|segment| &segment[..])
+        }
+
+        fn len(&self) -> usize {
+            self.0.len()
+        }
+    }
+
+    /// Words that are pointers to somewhere near more often than chance would have it.
+    fn words() -> impl Strategy<Value = Vec<u64>> {
+        let near = (-4i64..12, 0..2u64)
+            .prop_map(|(offset, kind)| u64::from((offset as i32 as u32) << 2) | kind);
+        let sizes = prop_oneof![
+            (0..4u64, 0..4u64).prop_map(|(data, pointers)| data << 32 | pointers << 48),
+            (0..8u64, 0..12u64).prop_map(|(size, count)| size << 32 | count << 35),
+        ];
+        let pointer = (near, sizes).prop_map(|(near, sizes)| near | sizes);
+        let far = (0..8u64, 0..3u64, 0..2u64)
+            .prop_map(|(pad, segment, double)| 2 | double << 2 | pad << 3 | segment << 32);
+        let word = prop_oneof![6 => pointer, 1 => far, 1 => 0..9u64, 1 => any::<u64>()];
+        prop::collection::vec(word, 1..24)
+    }
+
+    /// Visits all that a reader without types can, and says whether its own counter allowed that.
+    fn reads_all(segments: &Segments, words_max: usize) -> bool {
+        let mut options = ReaderOptions::new();
+        options.traversal_limit_in_words(Some(words_max));
+        options.nesting_limit(8);
+        let message = capnp::message::Reader::new(Segments(segments.0.clone()), options);
+        // What is no message ends the reading, and costs no more.
+        let size = message
+            .get_root::<capnp::any_pointer::Reader<'_>>()
+            .and_then(|root| root.target_size());
+        match size {
+            Ok(_) => true,
+            Err(error) => error.kind != capnp::ErrorKind::ReadLimitExceeded,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_message_within_the_budget_is_within_the_readers(
+            segments in prop::collection::vec(words(), 1..3),
+            words_max in 0..200usize,
+        ) {
+            let bytes = |words: Vec<u64>| words.iter().flat_map(|word| word.to_le_bytes()).collect();
+            let segments = Segments(segments.into_iter().map(bytes).collect());
+            if is_within(&segments, words_max, 8) {
+                prop_assert!(reads_all(&segments, words_max));
+            }
+        }
+    }
+
+    #[test]
+    fn a_cycle_of_pointers_is_over_any_budget() {
+        // A struct of one pointer, which points to the struct itself.
+        let words: [u64; 3] = [
+            2 << 32,
+            1 << 48,
+            u64::from(-2i32 as u32) << 2 & 0xffff_fffc | 1 << 48,
+        ];
+        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        let segments = BufferSegments::new(&bytes[..], ReaderOptions::new()).unwrap();
+        assert!(!is_within(&segments, 900, NESTING_MAX));
+        // Where nothing deep is read, little is.
+        assert!(is_within(&segments, 900, 32));
+    }
+}
