@@ -38,6 +38,23 @@ struct RequestHeader {
 
   outcomeOnly @11 :Bool;
   # There is no body and nothing is to be done: the caller asks for the recorded outcome of a request ID.
+
+  announce    @12 :Bool;
+  # The client has not heard from this server yet. Where the reply takes time, the server first sends a
+  # ReplyHeader with correlation 0, which says what it takes.
+
+  bounded     @13 :Bool;
+  # The client takes replies up to the sizes below; 0 stands for 1 MiB and for 1 MiB and 64 KiB.
+
+  cancel      @14 :Bool;
+  # The caller no longer waits for the reply to `correlation`. Nothing else in this header counts, the body is an
+  # empty message, and there is no reply. Only for servers that say `cancels`.
+
+  replyBodyBytesMax    @15 :UInt32;
+  # Largest body of a reply that the client takes.
+
+  replyMessageBytesMax @16 :UInt32;
+  # Largest header and body of a reply together that the client takes.
 }
 
 struct ReplyHeader {
@@ -72,6 +89,15 @@ struct ReplyHeader {
 
   compact     @10 :Bool;
   # The server takes requests in the compact form of docs/wire.md on this connection.
+
+  cancels     @11 :Bool;
+  # The server understands `cancel` in a request.
+
+  requestBodyBytesMax    @12 :UInt32;
+  # Largest body of a request that the server takes; 0 where it does not say. Only to a request that says `announce`.
+
+  requestMessageBytesMax @13 :UInt32;
+  # Largest header and body of a request together that the server takes; 0 where it does not say.
 }
 
 struct EventHeader {

@@ -86,7 +86,7 @@ mod wire;
 
 pub use call::{
     BindError, Call, Client, ClientBuilder, Failure, Reply, Request, Response, Server,
-    ServerBuilder, ServerHandle,
+    ServerBuilder, ServerHandle, ServerStats,
 };
 pub use message::{Limits, Link, MessageError, Msg};
 pub use queue::Queue;
@@ -141,7 +141,7 @@ pub mod __private {
 #[doc(hidden)]
 pub mod __measured {
     use crate::call::RawRequest;
-    use crate::wire::{Metadata, RequestHeader};
+    use crate::wire::{Metadata, RequestHeader, SizesMax};
 
     /// The header that a client would send for a request.
     pub fn build_header(request: &RawRequest) -> impl std::ops::Deref<Target = [u8]> {
@@ -155,6 +155,9 @@ pub mod __measured {
             trace: None,
             metadata: Metadata::new(),
             outcome_only: false,
+            announce: false,
+            cancel: false,
+            takes: Some(SizesMax::DEFAULT),
         };
         header.encode()
     }

@@ -42,6 +42,9 @@ impl RequestEnvelope {
             trace: None,
             metadata: Metadata::new(),
             outcome_only: self.outcome_only,
+            announce: false,
+            cancel: false,
+            takes: None,
         };
         header.encode().into()
     }
@@ -73,6 +76,8 @@ pub fn encode_reply(correlation: u64, ended: &Result<RawReply, Status>) -> Bytes
         status,
         replayed: ended.as_ref().is_ok_and(|reply| reply.replayed),
         compact: false,
+        cancels: false,
+        takes: None,
         metadata: Metadata::new(),
     };
     header.encode().into()

@@ -9,8 +9,8 @@ use bowline::message::Plain;
 use bowline::topic::{Event, Keys};
 use bowline::wire_capnp::{reply_header, request_header};
 use bowline::{
-    Client, Code, Limits, Publisher, Reply, Request, Server, ServerHandle, Status, Subscriber,
-    TransportOptions, Work,
+    Client, Code, Limits, Publisher, Reason, Reply, Request, Server, ServerHandle, Status,
+    Subscriber, TransportOptions, Work,
 };
 use bowline_test_schemas::everything::{
     Lists, Progress, READING_SERVICE, Reading, ReadingServer, Tick, Tree,
@@ -153,10 +153,16 @@ async fn a_body_at_the_limit_is_taken_and_one_byte_more_is_refused() {
     );
     let status = call(&client, &ECHO, vec![0; 1001]).await.unwrap_err();
     assert_eq!(
-        (status.code(), status.work()),
-        (Code::InvalidArgument, Work::NotDone)
+        (status.code(), status.work(), status.reason()),
+        (
+            Code::ResourceExhausted,
+            Work::NotDone,
+            Some(Reason::TooLarge)
+        )
     );
-    assert_eq!(server.counters().too_large, 1);
+    // The client knows the limit from the first reply.
+    assert_eq!(client.counters().too_large, 1);
+    assert_eq!(server.counters().too_large, 0);
     server.shutdown().await;
 }
 

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use bowline::call::{RawReply, RawRequest, ReplyFuture};
 use bowline::message::Plain;
 use bowline::{
-    Call, Client, Code, Failure, Link, Metadata, Reply, Request, RequestKey, Server, ServerHandle,
-    Status, TraceContext, Work,
+    Call, Client, Code, Failure, Link, Metadata, Reason, Reply, Request, RequestKey, Server,
+    ServerHandle, Status, TraceContext, Work,
 };
 use bowline_test_schemas::common::Versioned;
 use bowline_test_schemas::everything::*;
@@ -291,4 +291,202 @@ async fn a_reply_to_who_has_gone_is_counted() {
     }
     assert_eq!(lost(), 1);
     server.shutdown().await;
+}
+
+/// A runtime of one thread, that of the test.
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap()
+}
+
+/// A server in a thread of its own, until the test ends.
+fn serve_in_another_thread() -> (String, bowline::call::ServerStats) {
+    let (told, tells) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        runtime().block_on(async {
+            let server = Server::builder().service(Probe::default());
+            let server = server.bind("tcp://127.0.0.1:0").await.unwrap();
+            told.send((server.endpoint().to_string(), server.stats()))
+                .unwrap();
+            server.run().await;
+        });
+    });
+    tells.recv().unwrap()
+}
+
+#[test]
+fn a_client_whose_runtime_has_shut_down_ends_its_calls_at_once() {
+    let (endpoint, stats) = serve_in_another_thread();
+    let first = runtime();
+    let client = first.block_on(Client::connect(&endpoint)).unwrap();
+    let in_flight = first.spawn({
+        let client = client.clone();
+        async move { common::call(&client, &common::HANG, "x").await }
+    });
+    first.block_on(async {
+        while stats.counters().handled == 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    });
+    // One that is polled by another runtime.
+    let second = runtime();
+    let mut waiting = Box::pin(common::call(&client, &common::HANG, "x"));
+    second.block_on(async {
+        let soon = tokio::time::timeout(Duration::from_millis(1), &mut waiting);
+        assert!(soon.await.is_err(), "it waits");
+    });
+    drop(first);
+    drop(in_flight);
+    let status = second.block_on(waiting).unwrap_err();
+    assert_eq!(
+        (status.code(), status.reason(), status.work()),
+        (
+            Code::Unavailable,
+            Some(Reason::RuntimeShutDown),
+            Work::OutcomeUnknown
+        )
+    );
+    second.block_on(async {
+        let mut patient = RawRequest::new(&common::ECHO, Bytes::new());
+        patient.wait_for_ready = true;
+        for request in [RawRequest::new(&common::ECHO, Bytes::new()), patient] {
+            let status = common::send(&client, request).await.unwrap_err();
+            assert_eq!(
+                (status.code(), status.reason(), status.work()),
+                (
+                    Code::Unavailable,
+                    Some(Reason::RuntimeShutDown),
+                    Work::NotDone
+                )
+            );
+        }
+        client.close().await;
+    });
+}
+
+#[test]
+fn a_call_ends_by_its_deadline_though_its_clients_runtime_stands_still() {
+    let (endpoint, _) = serve_in_another_thread();
+    let (first, second) = (runtime(), runtime());
+    let client = first.block_on(Client::connect(&endpoint)).unwrap();
+    // Nothing runs in the first any more.
+    second.block_on(async {
+        for wait_for_ready in [false, true] {
+            let mut request = RawRequest::new(&common::ECHO, Bytes::new());
+            request.wait_for_ready = wait_for_ready;
+            request.deadline = Some(tokio::time::Instant::now() + Duration::from_millis(50));
+            let call = common::send(&client, request);
+            let ended = tokio::time::timeout(Duration::from_secs(60), call).await;
+            let status = ended.expect("it ends").unwrap_err();
+            assert_eq!(
+                (status.code(), status.work()),
+                (Code::DeadlineExceeded, Work::OutcomeUnknown)
+            );
+        }
+    });
+    drop(first);
+}
+
+#[test]
+fn a_servers_handle_returns_though_its_runtime_has_shut_down() {
+    let (first, second) = (runtime(), runtime());
+    let server = first.block_on(async {
+        let server = Server::builder().service(Probe::default());
+        server.bind("tcp://127.0.0.1:0").await.unwrap().spawn()
+    });
+    let readiness = server.readiness();
+    first.block_on(async {
+        while !readiness.is_ready() {
+            tokio::task::yield_now().await;
+        }
+    });
+    drop(first);
+    assert!(!readiness.is_ready());
+    let shut_down = tokio::time::timeout(Duration::from_secs(60), server.shutdown());
+    second
+        .block_on(async { shut_down.await })
+        .expect("it returns");
+}
+
+#[tokio::test]
+async fn counters_are_there_before_a_server_runs_and_after() {
+    let server = Server::builder().service(Probe::default());
+    let server = server.bind("inproc://stats").await.unwrap();
+    let stats = server.stats();
+    assert!(!stats.readiness().is_ready());
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let running = tokio::spawn(server.run_until(async {
+        let _ = stopped.await;
+    }));
+    let client = Client::connect(stats.endpoint().to_string()).await.unwrap();
+    common::call(&client, &common::ECHO, "x").await.unwrap();
+    assert!(stats.readiness().is_ready());
+    stop.send(()).unwrap();
+    running.await.unwrap();
+    assert_eq!(
+        (stats.counters().handled, stats.readiness().is_ready()),
+        (1, false)
+    );
+}
+
+/// What a handler that has worked says of a message that it cannot read.
+#[tokio::test]
+async fn a_message_that_a_handler_cannot_read_is_not_said_to_be_not_done() {
+    struct Unreadable;
+
+    impl Base for Unreadable {
+        async fn ping(&self, request: Request<PingParams>) -> Result<Reply<PingResults>, Status> {
+            let text = request.get()?.get_text()?;
+            if text.to_str()? == "other" {
+                // Of another service, say.
+                let reply = bowline::Msg::<PingParams>::open(
+                    Bytes::from_static(b"no"),
+                    &Default::default(),
+                )?;
+                reply.plain()?;
+            }
+            Ok(PingResults::default().into())
+        }
+    }
+
+    let server = Server::builder().service(BaseServer::new(Unreadable));
+    let server = server
+        .bind("inproc://unreadable-in-handler")
+        .await
+        .unwrap()
+        .spawn();
+    let client = BaseClient::connect("inproc://unreadable-in-handler")
+        .await
+        .unwrap();
+    let status = client.ping(|mut p| p.set_text("other")).await.unwrap_err();
+    assert_eq!(
+        (status.code(), status.work(), status.reason()),
+        (
+            Code::Internal,
+            Work::OutcomeUnknown,
+            Some(Reason::Unreadable)
+        )
+    );
+    // As often as it likes, and one by one.
+    let text = "x".repeat(200_000);
+    let reply = client.ping(|mut p| p.set_text(&text)).await.unwrap();
+    for _ in 0..100 {
+        reply.plain().unwrap();
+    }
+    server.shutdown().await;
+}
+
+#[test]
+fn what_is_shown_of_a_call_has_no_body() {
+    let body = Bytes::from_static(b"t0psecret");
+    let request = RawRequest::new(&common::ECHO, body.clone());
+    let reply = RawReply::new(bowline::call::Outcome::Success, body);
+    for shown in [format!("{request:?}"), format!("{reply:?}")] {
+        assert!(
+            !shown.contains("t0psecret") && shown.contains("9 bytes"),
+            "{shown}"
+        );
+    }
 }

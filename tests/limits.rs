@@ -358,7 +358,7 @@ async fn a_body_of_one_mebibyte_gets_through_by_default_and_a_byte_more_does_not
     let refused = call(&client, &ECHO, vec![7; (1 << 20) + 1])
         .await
         .unwrap_err();
-    assert_eq!(refused.code(), Code::InvalidArgument);
+    assert_eq!(refused.code(), Code::ResourceExhausted);
     server.shutdown().await;
 }
 

@@ -120,7 +120,7 @@ async fn each_kind_of_bad_input_is_counted_and_logged_now_and_then() {
         "a body over the limit",
         "unknown method",
         "a body that cannot be read",
-        "no reply",
+        "unreadable reply",
         "no event",
     ] {
         let lines = logged.matches(line).count();

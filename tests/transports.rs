@@ -11,10 +11,13 @@ use std::time::{Duration, Instant};
 
 use bowline::call::RawRequest;
 use bowline::{
-    Carrier, Client, Code, Limits, Server, ServerBuilder, ServerHandle, TransportOptions, Work,
+    Carrier, Client, Code, Limits, Reason, Server, ServerBuilder, ServerHandle, TransportOptions,
+    Work,
 };
 use bytes::Bytes;
-use common::{ECHO, HANG, PANIC, PANIC_LATER, Probe, SLEEP, call, milliseconds, send};
+use common::{
+    ECHO, FAIL_LONG, HANG, LARGE, PANIC, PANIC_LATER, Probe, SLEEP, SPIN, call, milliseconds, send,
+};
 use tokio::task::JoinSet;
 
 /// How a test reaches its server.
@@ -116,7 +119,13 @@ macro_rules! carried {
                 a_call_that_waits_for_its_server_succeeds_once_it_is_back
                 a_call_that_waits_is_not_sent_after_its_deadline
                 calls_in_flight_when_the_server_vanishes_end_with_outcome_unknown
-                a_dropped_call_harms_no_other_and_its_late_reply_is_counted
+                a_dropped_call_ends_its_handler_and_harms_no_other
+                the_first_call_of_a_connection_can_be_cancelled_too
+                a_request_over_the_servers_limit_is_refused_before_it_is_sent
+                a_client_learns_a_smaller_limit_from_the_first_reply
+                a_reply_over_the_clients_limit_becomes_a_status_and_harms_no_other
+                a_status_with_a_long_message_arrives_cut_to_its_limit
+                a_handler_that_computes_holds_up_no_other_call
                 a_call_ends_by_its_deadline
                 a_handler_that_panics_is_answered_and_the_service_goes_on
                 unknown_interfaces_and_methods_are_refused

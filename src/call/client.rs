@@ -25,7 +25,7 @@ use super::raw::after;
 use super::{RawReply, RawRequest};
 use crate::transport::{Endpoint, TransportError};
 use crate::wire::{Code, Status, Work};
-use shared::{Ended, NotBegun, Shared};
+use shared::{Ended, NotBegun, Over, Shared};
 
 /// How long a call that waits for its server waits before it is sent again.
 const RESEND_AFTER: Duration = Duration::from_millis(20);
@@ -48,7 +48,10 @@ const RESEND_AFTER: Duration = Duration::from_millis(20);
 /// [wait](crate::Call::wait_for_ready). When the connection is lost with calls in flight, these
 /// end with `Unavailable`, outcome unknown.
 ///
-/// Dropping the last clone closes the socket.
+/// Dropping the last clone closes the socket. When the tokio runtime that it was made in shuts down, its calls end at
+/// once with [`Reason::RuntimeShutDown`](crate::Reason::RuntimeShutDown); make a new client then.
+///
+/// Dropping the future of a call ends its handler on the server, where that understands it.
 #[derive(Clone, Debug)]
 pub struct Client(Arc<Inner>);
 
@@ -60,8 +63,10 @@ pub struct ClientCounters {
     pub in_flight: usize,
     /// Replies that came after their caller had gone, or that nobody had asked for.
     pub replies_late: u64,
-    /// Messages that were no replies.
+    /// Messages that could not be read as replies.
     pub malformed: u64,
+    /// Requests that were not sent, since they are larger than the server takes.
+    pub too_large: u64,
 }
 
 impl Client {
@@ -95,22 +100,18 @@ impl Client {
             in_flight: calls.correlation.len(),
             replies_late: calls.correlation.late(),
             malformed: self.0.shared.malformed.read(),
+            too_large: self.0.shared.too_large.read(),
         }
     }
 
     /// Closes the socket, in no more than its linger time. Calls in flight, of this clone or
     /// another, end with [`Code::Cancelled`], outcome unknown; new ones fail, not done.
     pub async fn close(self) {
+        self.0.shared.set_over(Over::Closed);
         self.0.shared.stop_gathering();
         self.0.shared.sender.close().await;
         self.0.driver.abort();
-        self.0.shared.end_all(|| {
-            Status::new(
-                Code::Cancelled,
-                Work::OutcomeUnknown,
-                "the client is closed",
-            )
-        });
+        self.0.shared.end(Over::Closed);
     }
 }
 
@@ -152,7 +153,11 @@ impl Service<RawRequest> for Client {
                     Some(begun),
                 )))
             }
-            Ok(number) => State::Waiting(Ticket::new(&self.0, number)),
+            Ok(number) => State::Waiting {
+                ticket: Ticket::new(&self.0, number),
+                deadline,
+                is_watched: false,
+            },
             Err(NotBegun::Never(status)) => State::Failed(Some(status)),
             Err(NotBegun::NoServer) if !request.wait_for_ready => {
                 State::Failed(Some(no_server(&self.0.shared.endpoint)))
@@ -176,7 +181,12 @@ pub struct ClientFuture {
 }
 
 enum State {
-    Waiting(Ticket),
+    Waiting {
+        ticket: Ticket,
+        deadline: Instant,
+        /// It is known who ends it by its deadline.
+        is_watched: bool,
+    },
     Slow(Pin<Box<dyn Future<Output = Ended> + Send>>),
     Failed(Option<Status>),
 }
@@ -186,7 +196,24 @@ impl Future for ClientFuture {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Ended> {
         match &mut self.state {
-            State::Waiting(ticket) => Pin::new(ticket).poll(cx),
+            State::Waiting {
+                ticket,
+                deadline,
+                is_watched,
+            } => {
+                let poll = Pin::new(&mut *ticket).poll(cx);
+                if *is_watched || poll.is_ready() {
+                    return poll;
+                }
+                *is_watched = true;
+                if !ticket.client.shared.is_foreign() {
+                    return poll;
+                }
+                // The clock of the client's own runtime may stand still.
+                let (ticket, deadline) = (ticket.take(), *deadline);
+                self.state = State::Slow(Box::pin(in_time(ticket, deadline)));
+                self.poll(cx)
+            }
             State::Slow(future) => future.as_mut().poll(cx),
             State::Failed(status) => Poll::Ready(Err(status
                 .take()
@@ -218,6 +245,22 @@ impl Ticket {
     }
 }
 
+impl Ticket {
+    /// Moves it elsewhere: what is left behind does nothing.
+    fn take(&mut self) -> Self {
+        let taken = Self::new(&self.client, self.number);
+        self.has_ended = true;
+        taken
+    }
+}
+
+/// Ends a call by its deadline, whatever the client's driver does.
+async fn in_time(ticket: Ticket, deadline: Instant) -> Ended {
+    timeout_at(deadline, ticket)
+        .await
+        .unwrap_or_else(|_| Err(Status::deadline_exceeded(Work::OutcomeUnknown)))
+}
+
 impl Future for Ticket {
     type Output = Ended;
 
@@ -239,7 +282,7 @@ impl Future for Ticket {
 impl Drop for Ticket {
     fn drop(&mut self) {
         if !self.has_ended {
-            self.client.shared.lock().correlation.cancel(self.number);
+            self.client.shared.cancel(self.number);
         }
     }
 }
@@ -277,7 +320,7 @@ async fn persist(
                 }
             },
         };
-        match ticket.await {
+        match in_time(ticket, deadline).await {
             Err(status) if request.wait_for_ready && status.code() == Code::Unavailable => {
                 let was_not_done = status.work() == Work::NotDone;
                 if !was_not_done && !request.effect.may_be_resent() {

@@ -95,11 +95,13 @@ impl<R, I: Ord + Copy> Correlation<R, I> {
         }
     }
 
-    /// The caller is gone. A reply that still comes is a late one.
-    pub fn cancel(&mut self, number: u64) {
+    /// The caller is gone. A reply that still comes is a late one. Returns whether one was still to come.
+    pub fn cancel(&mut self, number: u64) -> bool {
+        let was_waiting = self.waiting(number).is_some();
         if self.slot(number).is_some() {
             self.slots.remove(index_of(number));
         }
+        was_waiting
     }
 
     /// Ends the calls whose deadline is not after `now`.
@@ -258,8 +260,8 @@ mod tests {
                         prop_assert_eq!(correlation.poll(number, Waker::noop()), expected);
                     },
                     Step::Cancel { call } => if let Some(number) = pick(call) {
-                        correlation.cancel(number);
-                        model.remove(&number);
+                        let was_waiting = matches!(model.remove(&number), Some((_, None)));
+                        prop_assert_eq!(correlation.cancel(number), was_waiting);
                     },
                     Step::Expire { now } => {
                         correlation.expire(now, || TIMED_OUT, &mut Vec::new());

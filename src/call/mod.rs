@@ -21,6 +21,7 @@ pub use prepared::{Call, CallFuture};
 pub use raw::{Outcome, RawReply, RawRequest};
 pub use server::{
     BindError, PrincipalCounters, Readiness, Server, ServerBuilder, ServerCounters, ServerHandle,
+    ServerStats,
 };
 pub use service::{CallService, NamedService, QueueAccess, ReplyFuture, Route};
 pub use typed::{Failure, MethodError, Reply, Request, RequestError, Response, answer};

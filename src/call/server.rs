@@ -6,9 +6,14 @@
 
 mod builder;
 mod counters;
+mod desk;
 mod drive;
+mod handlers;
+mod pace;
 mod readiness;
 mod replies;
+mod running;
+mod watchdog;
 
 pub use builder::{BindError, ServerBuilder};
 pub use counters::{PrincipalCounters, ServerCounters};
@@ -18,6 +23,7 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 use crate::transport::{DoorCounters, Endpoint};
 use drive::Drive;
@@ -45,6 +51,11 @@ impl Server {
         self.drive.shared.readiness.clone()
     }
 
+    /// Returns its counters, its readiness and its endpoint, also for while it [runs](Self::run_until).
+    pub fn stats(&self) -> ServerStats {
+        ServerStats(Arc::clone(&self.drive.shared))
+    }
+
     /// Serves for ever.
     pub async fn run(self) {
         self.run_until(std::future::pending()).await;
@@ -66,8 +77,7 @@ impl Server {
     pub fn spawn(self) -> ServerHandle {
         let (stop, stopped) = oneshot::channel::<()>();
         ServerHandle {
-            endpoint: self.drive.shared.endpoint.clone(),
-            counters: Arc::clone(&self.drive.shared),
+            stats: self.stats(),
             stop,
             task: tokio::spawn(self.run_until(async {
                 // A handle that is dropped stops its server too.
@@ -77,11 +87,63 @@ impl Server {
     }
 }
 
+/// What can be seen of a server from outside, before, while and after it runs. Cheap to clone.
+///
+/// ```
+/// # async fn f(server: bowline::Server, signal: impl Future<Output = ()>) {
+/// let stats = server.stats();
+/// tokio::spawn(async move {
+///     loop {
+///         tokio::time::sleep(std::time::Duration::from_secs(60)).await;
+///         println!("{:?}", stats.counters());
+///     }
+/// });
+/// server.run_until(signal).await;
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct ServerStats(Arc<drive::Shared>);
+
+impl ServerStats {
+    /// Returns where the server can be reached.
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.0.endpoint
+    }
+
+    /// Returns whether the server takes requests.
+    pub fn readiness(&self) -> Readiness {
+        self.0.readiness.clone()
+    }
+
+    /// Returns what the server has counted.
+    pub fn counters(&self) -> ServerCounters {
+        self.0.counters.read()
+    }
+
+    /// Returns what it has counted of each [principal](crate::security::Principal), by name. Empty without keys.
+    pub fn by_principal(&self) -> Vec<PrincipalCounters> {
+        self.0.by_principal.read(counters::OfPrincipal::read)
+    }
+
+    /// Returns what it has counted of connections.
+    pub fn door(&self) -> DoorCounters {
+        self.0.sender.door()
+    }
+}
+
+impl std::fmt::Debug for ServerStats {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ServerStats")
+            .field("endpoint", self.endpoint())
+            .field("counters", &self.counters())
+            .finish_non_exhaustive()
+    }
+}
+
 /// A server that runs in a task of its own. Dropping the handle shuts it down.
 #[derive(Debug)]
 pub struct ServerHandle {
-    endpoint: Endpoint,
-    counters: Arc<drive::Shared>,
+    stats: ServerStats,
     stop: oneshot::Sender<()>,
     task: JoinHandle<()>,
 }
@@ -89,33 +151,44 @@ pub struct ServerHandle {
 impl ServerHandle {
     /// Where it can be reached.
     pub fn endpoint(&self) -> &Endpoint {
-        &self.endpoint
+        self.stats.endpoint()
+    }
+
+    /// Returns its counters, its readiness and its endpoint, also for after its [shutdown](Self::shutdown).
+    pub fn stats(&self) -> ServerStats {
+        self.stats.clone()
     }
 
     /// Whether it takes requests, also during its [shutdown](Self::shutdown).
     pub fn readiness(&self) -> Readiness {
-        self.counters.readiness.clone()
+        self.stats.readiness()
     }
 
     /// What it has counted.
     pub fn counters(&self) -> ServerCounters {
-        self.counters.counters.read()
+        self.stats.counters()
     }
 
     /// What it has counted of each [principal](crate::security::Principal), by name. Empty without keys.
     pub fn by_principal(&self) -> Vec<PrincipalCounters> {
-        self.counters.by_principal.read(counters::OfPrincipal::read)
+        self.stats.by_principal()
     }
 
     /// What it has counted of those who came to its door.
     pub fn door(&self) -> DoorCounters {
-        self.counters.sender.door()
+        self.stats.door()
     }
 
     /// Drains it; returns when its socket is closed.
-    pub async fn shutdown(self) {
+    ///
+    /// Returns also where the runtime that it was spawned in has shut down, or stands still: then after the
+    /// [drain time](ServerBuilder::drain_max), the linger time and a second.
+    pub async fn shutdown(mut self) {
+        let time = self.stats.0.shutdown_max();
         let _ = self.stop.send(());
         // It ends by itself; handlers that panic do not reach it.
-        let _ = self.task.await;
+        if timeout(time, &mut self.task).await.is_err() {
+            self.task.abort();
+        }
     }
 }

@@ -17,7 +17,8 @@ pub struct Limits {
     pub traversal_factor: usize,
     /// Words that reading any message may visit, however small it is. Default: 1,024.
     pub traversal_words_free: usize,
-    /// Depth of structs and lists within each other that is read; at most 1,024. Default: 32.
+    /// Depth of structs and lists within each other; at most 1,024. A message that is deeper is refused.
+    /// Default: 32.
     pub nesting_max: u16,
 }
 

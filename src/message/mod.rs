@@ -31,7 +31,7 @@ pub enum MessageError {
         /// The limit.
         max: usize,
     },
-    /// The bytes are no Cap'n Proto message of this type, or are nested deeper than the limits allow.
+    /// The bytes are no Cap'n Proto message of this type.
     #[error("not a message of this type: {0}")]
     Malformed(#[from] capnp::Error),
     /// Reading the message visits more words than [`Limits::traversal_factor`] and
@@ -40,6 +40,12 @@ pub enum MessageError {
     TooManyWords {
         /// The limit.
         words_max: usize,
+    },
+    /// Structs and lists lie deeper within each other than [`Limits::nesting_max`]; nothing was read.
+    #[error("a message that is nested more than {nesting_max} deep")]
+    TooDeep {
+        /// The limit.
+        nesting_max: u16,
     },
     /// A text field is not UTF-8.
     #[error("text that is not UTF-8: {0}")]

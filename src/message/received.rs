@@ -9,7 +9,7 @@ use capnp::serialize::BufferSegments;
 use capnp::traits::Owned;
 
 use super::buffer::aligned;
-use super::traversal::is_within;
+use super::traversal::{TooMuch, check};
 use super::{Limits, MessageError, Plain};
 
 /// A received message of a type from a schema.
@@ -34,7 +34,7 @@ impl<T: Plain> Msg<T> {
     /// it can be read as often as wanted.
     ///
     /// # Errors
-    /// [`MessageError::TooLarge`] and [`MessageError::TooManyWords`] over `limits`,
+    /// [`MessageError::TooLarge`], [`MessageError::TooManyWords`] and [`MessageError::TooDeep`] over `limits`,
     /// [`MessageError::Malformed`] for bytes that are no Cap'n Proto message.
     pub fn open(bytes: Bytes, limits: &Limits) -> Result<Self, MessageError> {
         Ok(Self {
@@ -94,10 +94,12 @@ pub(crate) fn open(bytes: Bytes, limits: &Limits) -> Result<Reader<Segments>, Me
             Segments::Many(BufferSegments::new(bytes, counted)?)
         }
     };
-    if !is_within(&segments, words_max, limits.nesting()) {
-        return Err(MessageError::TooManyWords { words_max });
+    let nesting_max = limits.nesting();
+    match check(&segments, words_max, nesting_max) {
+        Ok(()) => Ok(Reader::new(segments, options)),
+        Err(TooMuch::Words) => Err(MessageError::TooManyWords { words_max }),
+        Err(TooMuch::Nesting) => Err(MessageError::TooDeep { nesting_max }),
     }
-    Ok(Reader::new(segments, options))
 }
 
 /// The segment table of a message of one segment.

@@ -14,15 +14,20 @@ pub(super) const NESTING_MAX: u16 = 1024;
 
 const WORD: usize = 8;
 
-/// Whether a reader that follows each pointer once visits at most `words_max` words.
-pub(super) fn is_within<S: ReaderSegments>(segments: &S, words_max: usize, nesting: u16) -> bool {
+/// Checks that a reader that follows each pointer once visits at most `words_max` words, in objects within each
+/// other at most `nesting` deep.
+pub(super) fn check<S: ReaderSegments>(
+    segments: &S,
+    words_max: usize,
+    nesting: u16,
+) -> Result<(), TooMuch> {
     let mut walk = Walk {
         segments,
         left: words_max,
     };
     match segments.get_segment(0) {
-        Some(first) if first.len() >= WORD => walk.pointer(first, 0, nesting).is_ok(),
-        _ => true,
+        Some(first) if first.len() >= WORD => walk.pointer(first, 0, nesting),
+        _ => Ok(()),
     }
 }
 
@@ -32,10 +37,14 @@ struct Walk<'a, S> {
     left: usize,
 }
 
-/// The words that may be visited are used up.
-struct OverBudget;
+/// What of a message is over a limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum TooMuch {
+    Words,
+    Nesting,
+}
 
-type Visited = Result<(), OverBudget>;
+type Visited = Result<(), TooMuch>;
 
 /// What a pointer says.
 #[derive(Clone, Copy)]
@@ -63,7 +72,7 @@ impl Pointer {
 
 impl<S: ReaderSegments> Walk<'_, S> {
     fn visit(&mut self, words: usize) -> Visited {
-        self.left = self.left.checked_sub(words).ok_or(OverBudget)?;
+        self.left = self.left.checked_sub(words).ok_or(TooMuch::Words)?;
         Ok(())
     }
 
@@ -113,12 +122,11 @@ impl<S: ReaderSegments> Walk<'_, S> {
 
     /// Visits the struct or list that a pointer describes, and what it points to.
     fn object(&mut self, segment: &[u8], of: Pointer, start: usize, nesting: u16) -> Visited {
-        let Some(nesting) = nesting.checked_sub(1) else {
-            return Ok(()); // no reader goes deeper
-        };
+        let deeper = || nesting.checked_sub(1).ok_or(TooMuch::Nesting);
         let available = (segment.len() / WORD).saturating_sub(start);
         if of.kind() == 0 {
             let (data, pointers) = (of.data_words(), of.pointers());
+            let nesting = deeper()?;
             self.visit(data + pointers)?;
             return match data + pointers <= available {
                 true => self.pointers(segment, start + data, pointers, nesting),
@@ -131,13 +139,14 @@ impl<S: ReaderSegments> Walk<'_, S> {
             1 => self.visit(count.div_ceil(64)),
             bytes @ 2..=5 => self.visit((count << (bytes - 2)).div_ceil(WORD)),
             6 => {
+                let nesting = deeper()?;
                 self.visit(count)?;
                 match count <= available {
                     true => self.pointers(segment, start, count, nesting),
                     false => Ok(()),
                 }
             }
-            _ => self.structs(segment, start, count, nesting),
+            _ => self.structs(segment, start, count, deeper()?),
         }
     }
 
@@ -241,8 +250,9 @@ mod tests {
         ) {
             let bytes = |words: Vec<u64>| words.iter().flat_map(|word| word.to_le_bytes()).collect();
             let segments = Segments(segments.into_iter().map(bytes).collect());
-            if is_within(&segments, words_max, 8) {
-                prop_assert!(reads_all(&segments, words_max));
+            if check(&segments, words_max, 8).is_ok() {
+                // Its counter has the root pointer in it.
+                prop_assert!(reads_all(&segments, words_max + 1));
             }
         }
     }
@@ -257,8 +267,7 @@ mod tests {
         ];
         let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
         let segments = BufferSegments::new(&bytes[..], ReaderOptions::new()).unwrap();
-        assert!(!is_within(&segments, 900, NESTING_MAX));
-        // Where nothing deep is read, little is.
-        assert!(is_within(&segments, 900, 32));
+        assert_eq!(check(&segments, 900, NESTING_MAX), Err(TooMuch::Words));
+        assert_eq!(check(&segments, 900, 32), Err(TooMuch::Nesting));
     }
 }

@@ -1,5 +1,7 @@
 //! What a router has received at once: requests, and whom each is from.
 
+use std::collections::VecDeque;
+
 use super::Received;
 use super::sockets::Peer;
 
@@ -8,7 +10,7 @@ use super::sockets::Peer;
 #[derive(Debug, Default)]
 pub(crate) struct Requests {
     /// Each with its peer's place below.
-    requests: Vec<(usize, Received)>,
+    requests: VecDeque<(usize, Received)>,
     /// Whom the messages are from.
     peers: Vec<Peer>,
 }
@@ -28,15 +30,22 @@ impl Requests {
         let place = self.peers.len();
         self.peers.push(peer);
         let requests = &mut self.requests;
-        move |received| requests.push((place, received))
+        move |received| requests.push_back((place, received))
     }
 
-    /// Hands all over, and forgets their peers.
-    pub fn hand_over(&mut self, mut to: impl FnMut(&Peer, Received)) {
-        for (place, received) in self.requests.drain(..) {
-            to(&self.peers[place], received);
+    /// Takes the next request, and the place of its [peer](Self::peer). After the last one, all peers are
+    /// forgotten.
+    pub fn next(&mut self) -> Option<(usize, Received)> {
+        let next = self.requests.pop_front();
+        if next.is_none() {
+            self.peers.clear();
         }
-        self.peers.clear();
+        next
+    }
+
+    /// Whose a request is, until the next is taken after the last.
+    pub fn peer(&self, place: usize) -> &Peer {
+        &self.peers[place]
     }
 }
 
@@ -56,10 +65,14 @@ mod tests {
             }
             assert_eq!(requests.len(), 4);
             let mut handed_over = Vec::new();
-            requests.hand_over(|peer, received| match (peer, received) {
-                (Peer::Memory(peer), Err(Malformed { parts })) => handed_over.push((*peer, parts)),
-                other => panic!("{other:?}"),
-            });
+            while let Some((place, received)) = requests.next() {
+                match (requests.peer(place), received) {
+                    (Peer::Memory(peer), Err(Malformed { parts })) => {
+                        handed_over.push((*peer, parts));
+                    }
+                    other => panic!("{other:?}"),
+                }
+            }
             assert_eq!(handed_over, [(7, 1), (7, 2), (8, 3), (7, 4)]);
             assert!(requests.is_empty() && requests.peers.is_empty());
         }

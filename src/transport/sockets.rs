@@ -1,5 +1,7 @@
 //! The sockets of the seam: each is one of the carriers', and every call goes straight to it.
 
+use std::hash::{BuildHasher, RandomState};
+
 use bytes::Bytes;
 
 #[cfg(feature = "zeromq")]
@@ -91,6 +93,16 @@ impl Peer {
             #[cfg(feature = "zeromq")]
             (Self::Zeromq(a), Self::Zeromq(b)) => a == b,
             _ => false,
+        }
+    }
+
+    /// Tells connections apart, while they are open.
+    pub fn key(&self, hash: &RandomState) -> u64 {
+        match self {
+            Self::Memory(peer) => hash.hash_one(peer),
+            Self::Omq(peer) => peer.key(),
+            #[cfg(feature = "zeromq")]
+            Self::Zeromq(identity) => hash.hash_one(identity),
         }
     }
 

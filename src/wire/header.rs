@@ -7,7 +7,7 @@ use capnp::Word;
 use capnp::message::{Reader, ReaderSegments};
 use capnp::serialize::BufferSegments;
 
-use super::{ENVELOPE_VERSION, HEADER_BYTES_MAX};
+use super::{ENVELOPE_VERSION, HEADER_BYTES_MAX, layout};
 use crate::message::Limits;
 
 /// A header as it is sent: a short one, as nearly all are, without an allocation.
@@ -78,6 +78,11 @@ impl From<HeaderBytes> for Bytes {
             HeaderBytes::Long(bytes) => bytes,
         }
     }
+}
+
+/// The correlation number of a header that is or is not one, where there is any to be found.
+pub(super) fn peek(bytes: &[u8], correlation: usize) -> Option<u64> {
+    layout::peek(bytes, correlation).filter(|number| *number != 0)
 }
 
 /// Why a header could not be understood.

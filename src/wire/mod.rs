@@ -12,6 +12,7 @@ mod metadata;
 mod reply;
 mod request;
 mod request_id;
+mod sizes;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -31,6 +32,7 @@ pub use metadata::{Metadata, MetadataError, TraceContext};
 pub(crate) use reply::{ReplyHeader, ReplyStatus};
 pub(crate) use request::RequestHeader;
 pub use request_id::{RequestId, RequestKey, RequestKeyError};
+pub(crate) use sizes::{Oversize, SizesMax};
 pub use status::{Code, Reason, Status, Work};
 
 /// Reads bytes as each of the three headers, for tests of what others may send: both ways of

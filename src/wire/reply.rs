@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::header::{HeaderBytes, check_version, open};
+use super::header::{HeaderBytes, check_version, open, peek};
 use super::layout::{self, Data};
 use super::request::to_microseconds;
-use super::{Code, HeaderError, Metadata, Reason, Status, Work};
+use super::{Code, HeaderError, Metadata, Reason, SizesMax, Status, Work};
 use crate::message;
 use crate::wire_capnp::reply_header;
 
@@ -21,6 +21,10 @@ pub(crate) struct ReplyHeader {
     pub replayed: bool,
     /// The server takes requests in the compact form.
     pub compact: bool,
+    /// The server understands that a call is cancelled.
+    pub cancels: bool,
+    /// The largest requests that the server takes, where it says so.
+    pub takes: Option<SizesMax>,
     pub metadata: Metadata,
 }
 
@@ -39,8 +43,10 @@ pub(crate) enum ReplyStatus {
 const STATUS_AT: u32 = 16;
 const REPLAYED_AT: u32 = 32;
 const COMPACT_AT: u32 = 35;
+const CANCELS_AT: u32 = 36;
 /// In words of the struct's data.
 const CORRELATION: usize = 1;
+const TAKES: usize = 3;
 
 impl ReplyHeader {
     pub fn encode(&self) -> HeaderBytes {
@@ -51,9 +57,15 @@ impl ReplyHeader {
         };
         let first = u64::from(status) << STATUS_AT
             | u64::from(self.replayed) << REPLAYED_AT
-            | u64::from(self.compact) << COMPACT_AT;
-        let bytes: [u8; 56] = layout::write([first, self.correlation, 0], 2);
-        HeaderBytes::short(bytes)
+            | u64::from(self.compact) << COMPACT_AT
+            | u64::from(self.cancels) << CANCELS_AT;
+        match self.takes {
+            None => HeaderBytes::short::<56>(layout::write([first, self.correlation, 0], 2)),
+            Some(takes) => {
+                let data = [first, self.correlation, 0, takes.to_word()];
+                HeaderBytes::short::<64>(layout::write(data, 2))
+            }
+        }
     }
 
     /// The general way, for whatever the header has.
@@ -62,6 +74,11 @@ impl ReplyHeader {
             to.set_correlation(self.correlation);
             to.set_replayed(self.replayed);
             to.set_compact(self.compact);
+            to.set_cancels(self.cancels);
+            if let Some(takes) = self.takes {
+                to.set_request_body_bytes_max(takes.body);
+                to.set_request_message_bytes_max(takes.message);
+            }
             match &self.status {
                 ReplyStatus::Ok => {}
                 ReplyStatus::ApplicationError => to.set_status(APPLICATION_ERROR),
@@ -70,7 +87,7 @@ impl ReplyHeader {
                     to.set_not_done(status.work() == Work::NotDone);
                     to.set_done(status.work() == Work::Done);
                     to.set_reason(status.reason().map_or(0, Reason::number));
-                    to.set_message(status.message());
+                    to.set_message(status.message_to_send());
                     let retry_after = status.retry_after().map_or(0, to_microseconds);
                     to.set_retry_after_microseconds(retry_after);
                 }
@@ -104,8 +121,15 @@ impl ReplyHeader {
             status,
             replayed: first >> REPLAYED_AT & 1 == 1,
             compact: first >> COMPACT_AT & 1 == 1,
+            cancels: first >> CANCELS_AT & 1 == 1,
+            takes: SizesMax::from_word(from.word(TAKES)),
             metadata: Metadata::new(),
         })
+    }
+
+    /// The correlation number of what cannot be read, where it can be told.
+    pub fn peek_correlation(bytes: &[u8]) -> Option<u64> {
+        peek(bytes, CORRELATION)
     }
 
     /// The general way, for whatever the header has.
@@ -140,6 +164,14 @@ impl ReplyHeader {
                 status,
                 replayed: from.get_replayed(),
                 compact: from.get_compact(),
+                cancels: from.get_cancels(),
+                takes: {
+                    let (body, message) = (
+                        from.get_request_body_bytes_max(),
+                        from.get_request_message_bytes_max(),
+                    );
+                    SizesMax::from_word(SizesMax { body, message }.to_word())
+                },
                 metadata: match from.has_metadata() {
                     true => Metadata::read(from.get_metadata()?)?,
                     false => Metadata::new(),

@@ -5,9 +5,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use uuid::Uuid;
 
-use super::header::{HeaderBytes, check_version, open};
+use super::header::{HeaderBytes, check_version, open, peek};
 use super::layout::{self, Data};
-use super::{HeaderError, Metadata, RequestId, RequestKey, TraceContext};
+use super::{HeaderError, Metadata, RequestId, RequestKey, SizesMax, TraceContext};
 use crate::message;
 use crate::wire_capnp::request_header;
 
@@ -24,6 +24,12 @@ pub(crate) struct RequestHeader {
     pub metadata: Metadata,
     /// Nothing is to be done; the caller asks how it ended.
     pub outcome_only: bool,
+    /// The client wants to know what the server takes.
+    pub announce: bool,
+    /// The caller of `correlation` no longer waits; nothing else counts.
+    pub cancel: bool,
+    /// The largest replies that the client takes, where it says so.
+    pub takes: Option<SizesMax>,
 }
 
 /// What every header's first word has for the version: as its difference to the default, which is
@@ -35,27 +41,34 @@ const ID_HIGH: usize = 2;
 const ID_LOW: usize = 3;
 const CORRELATION: usize = 4;
 const REMAINING: usize = 5;
+const TAKES: usize = 6;
 /// In the first word, in bits.
 const METHOD_AT: u32 = 16;
 const ATTEMPT_AT: u32 = 32;
 const OUTCOME_ONLY_AT: u32 = 48;
+const ANNOUNCE_AT: u32 = 49;
+const BOUNDED_AT: u32 = 50;
+const CANCEL_AT: u32 = 51;
 
 impl RequestHeader {
     pub fn encode(&self) -> HeaderBytes {
         match &self.id {
             RequestId::Uuid(id) if self.trace.is_none() && self.metadata.is_empty() => {
-                HeaderBytes::short(self.in_place(id))
+                self.in_place(id)
             }
             _ => HeaderBytes::Long(self.encode_any()),
         }
     }
 
-    fn in_place(&self, id: &Uuid) -> [u8; 88] {
+    fn in_place(&self, id: &Uuid) -> HeaderBytes {
         let (high, low) = id.as_u64_pair();
         let first = VERSION
             | u64::from(self.method) << METHOD_AT
             | u64::from(self.attempt) << ATTEMPT_AT
-            | u64::from(self.outcome_only) << OUTCOME_ONLY_AT;
+            | u64::from(self.outcome_only) << OUTCOME_ONLY_AT
+            | u64::from(self.announce) << ANNOUNCE_AT
+            | u64::from(self.takes.is_some()) << BOUNDED_AT
+            | u64::from(self.cancel) << CANCEL_AT;
         let remaining = self.remaining.map_or(0, to_microseconds);
         let data = [
             first,
@@ -65,7 +78,14 @@ impl RequestHeader {
             self.correlation,
             remaining,
         ];
-        layout::write(data, 3)
+        match self.takes {
+            None | Some(SizesMax::DEFAULT) => HeaderBytes::short::<88>(layout::write(data, 3)),
+            Some(takes) => {
+                let [a, b, c, d, e, f] = data;
+                let longer = [a, b, c, d, e, f, takes.to_word()];
+                HeaderBytes::Long(message::copied(&layout::write::<7, 96>(longer, 3)))
+            }
+        }
     }
 
     /// The general way, for whatever the header has.
@@ -88,6 +108,15 @@ impl RequestHeader {
                 trace.write(to.reborrow().init_trace());
             }
             to.set_outcome_only(self.outcome_only);
+            to.set_announce(self.announce);
+            to.set_cancel(self.cancel);
+            if let Some(takes) = self.takes {
+                to.set_bounded(true);
+                if takes != SizesMax::DEFAULT {
+                    to.set_reply_body_bytes_max(takes.body);
+                    to.set_reply_message_bytes_max(takes.message);
+                }
+            }
             self.metadata.write(|n| to.init_metadata(n));
             Ok(())
         });
@@ -121,7 +150,15 @@ impl RequestHeader {
             trace: None,
             metadata: Metadata::new(),
             outcome_only: first >> OUTCOME_ONLY_AT & 1 == 1,
+            announce: first >> ANNOUNCE_AT & 1 == 1,
+            cancel: first >> CANCEL_AT & 1 == 1,
+            takes: (first >> BOUNDED_AT & 1 == 1).then(|| bounded(from.word(TAKES))),
         })
+    }
+
+    /// The correlation number of what cannot be read, where it can be told.
+    pub fn peek_correlation(bytes: &[u8]) -> Option<u64> {
+        peek(bytes, CORRELATION)
     }
 
     /// The general way, for whatever the header has.
@@ -154,9 +191,23 @@ impl RequestHeader {
                     false => Metadata::new(),
                 },
                 outcome_only: from.get_outcome_only(),
+                announce: from.get_announce(),
+                cancel: from.get_cancel(),
+                takes: from.get_bounded().then(|| {
+                    let (body, message) = (
+                        from.get_reply_body_bytes_max(),
+                        from.get_reply_message_bytes_max(),
+                    );
+                    bounded(SizesMax { body, message }.to_word())
+                }),
             })
         })
     }
+}
+
+/// The sizes of a client that has limits.
+fn bounded(word: u64) -> SizesMax {
+    SizesMax::from_word(word).unwrap_or(SizesMax::DEFAULT)
 }
 
 /// At least 1, so that a deadline that is almost over is not taken for none.

@@ -220,6 +220,9 @@ impl Code {
 }
 
 impl Status {
+    /// Longest message that is sent to another process, in bytes of UTF-8; the rest is cut off.
+    pub const MESSAGE_BYTES_MAX: usize = 8 * 1024;
+
     /// A status of any kind.
     pub fn new(code: Code, work: Work, message: impl Into<Cow<'static, str>>) -> Self {
         Self(Box::new(Inner {
@@ -313,6 +316,12 @@ impl Status {
     /// For a person to read.
     pub fn message(&self) -> &str {
         &self.0.message
+    }
+
+    /// As much of the message as is sent to another process.
+    pub(crate) fn message_to_send(&self) -> &str {
+        let message = self.message();
+        &message[..message.floor_char_boundary(Self::MESSAGE_BYTES_MAX)]
     }
 
     /// How long to wait before the next attempt, where the server said so.

@@ -42,12 +42,22 @@ pub static PANIC_LATER: MethodInfo = method!("panicLater", 3, Effect::Unsafe);
 /// Never answers.
 pub static HANG: MethodInfo = method!("hang", 4, Effect::Unsafe);
 
-static METHODS: [MethodInfo; 5] = [
+/// Computes for as many milliseconds as the first two bytes say, without an await.
+pub static SPIN: MethodInfo = method!("spin", 5, Effect::Idempotent);
+/// Answers with as many bytes as the first eight say.
+pub static LARGE: MethodInfo = method!("large", 6, Effect::Unsafe);
+/// Fails with a message of 66,000 bytes.
+pub static FAIL_LONG: MethodInfo = method!("failLong", 7, Effect::Unsafe);
+
+static METHODS: [MethodInfo; 8] = [
     method!("echo", 0, Effect::Idempotent),
     method!("sleep", 1, Effect::Unsafe),
     method!("panic", 2, Effect::Unsafe),
     method!("panicLater", 3, Effect::Unsafe),
     method!("hang", 4, Effect::Unsafe),
+    method!("spin", 5, Effect::Idempotent),
+    method!("large", 6, Effect::Unsafe),
+    method!("failLong", 7, Effect::Unsafe),
 ];
 static INFO: ServiceInfo = ServiceInfo {
     name: "probe",
@@ -58,6 +68,16 @@ static INFO: ServiceInfo = ServiceInfo {
 #[derive(Clone, Default)]
 pub struct Probe {
     pub started: Arc<AtomicU64>,
+    /// Handlers that have neither ended nor been dropped.
+    pub running: Arc<AtomicU64>,
+}
+
+struct Running(Arc<AtomicU64>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 impl NamedService for Probe {
@@ -75,7 +95,10 @@ impl Service<RawRequest> for Probe {
 
     fn call(&mut self, request: RawRequest) -> ReplyFuture {
         self.started.fetch_add(1, Ordering::SeqCst);
+        self.running.fetch_add(1, Ordering::SeqCst);
+        let running = Running(Arc::clone(&self.running));
         Box::pin(async move {
+            let _running = running;
             match request.method {
                 0 => {}
                 1 => {
@@ -87,6 +110,16 @@ impl Service<RawRequest> for Probe {
                     tokio::time::sleep(Duration::from_millis(5)).await;
                     panic!("as asked, later");
                 }
+                5 => {
+                    let milliseconds = u64::from(request.body[0]) << 8 | u64::from(request.body[1]);
+                    std::thread::sleep(Duration::from_millis(milliseconds));
+                }
+                6 => {
+                    let bytes = u64::from_be_bytes(request.body[..8].try_into().expect("eight"));
+                    let body = Bytes::from(vec![7; bytes as usize]);
+                    return Ok(RawReply::new(Outcome::Success, body));
+                }
+                7 => return Err(Status::internal("x".repeat(66_000))),
                 _ => std::future::pending().await,
             }
             Ok(RawReply::new(Outcome::Success, request.body))

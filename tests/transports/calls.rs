@@ -95,7 +95,7 @@ pub async fn many_clients_are_served(carried: Carried) {
     server.shutdown().await;
 }
 
-pub async fn a_dropped_call_harms_no_other_and_its_late_reply_is_counted(carried: Carried) {
+pub async fn a_dropped_call_ends_its_handler_and_harms_no_other(carried: Carried) {
     let (server, client) = carried.both().await;
     let kept = tokio::spawn({
         let client = client.clone();
@@ -106,11 +106,164 @@ pub async fn a_dropped_call_harms_no_other_and_its_late_reply_is_counted(carried
         let _ = tokio::time::timeout(Duration::from_millis(2), dropped).await;
     }
     assert_eq!(kept.await.unwrap().unwrap(), milliseconds(100));
-    eventually("late replies are counted", || {
-        client.counters().replies_late == 20
+    eventually("their handlers are ended", || {
+        server.counters().cancelled == 20
     })
     .await;
     assert_eq!(client.counters().in_flight, 0);
+    assert_eq!(call(&client, &ECHO, "alive").await.unwrap(), "alive");
+    assert_eq!(client.counters().replies_late, 0);
+    server.shutdown().await;
+}
+
+pub async fn the_first_call_of_a_connection_can_be_cancelled_too(carried: Carried) {
+    let probe = Probe::default();
+    let server = Server::builder()
+        .service(probe.clone())
+        .transport(carried.options());
+    let server = server.bind(carried.endpoint()).await.unwrap().spawn();
+    for count in 1..=10 {
+        let client = carried.connect(server.endpoint()).await;
+        let hanging = tokio::spawn(async move { call(&client, &HANG, "x").await });
+        eventually("it runs", || server.counters().handled == count).await;
+        hanging.abort();
+        eventually("it is ended", || {
+            let counters = server.counters();
+            counters.cancelled + counters.abandoned == count
+        })
+        .await;
+    }
+    // One whose client stays: its connection is not what ends it.
+    let client = carried.connect(server.endpoint()).await;
+    let hanging = tokio::spawn({
+        let client = client.clone();
+        async move { call(&client, &HANG, "x").await }
+    });
+    eventually("it runs", || server.counters().handled == 11).await;
+    let cancelled = server.counters().cancelled;
+    hanging.abort();
+    eventually("it is cancelled", || {
+        server.counters().cancelled == cancelled + 1
+    })
+    .await;
+    assert_eq!(probe.running.load(Ordering::SeqCst), 0);
+    server.shutdown().await;
+}
+
+pub async fn a_request_over_the_servers_limit_is_refused_before_it_is_sent(carried: Carried) {
+    let (server, client) = carried.both().await;
+    let other = in_flight(&server, &client).await;
+    for bytes in [(1 << 20) + 1, 2 << 20] {
+        let status = call(&client, &ECHO, vec![1; bytes]).await.unwrap_err();
+        assert_too_large(&status, Work::NotDone, bytes, 1 << 20);
+    }
+    assert_eq!(other.await.unwrap().unwrap(), milliseconds(500));
+    let largest = vec![1; 1 << 20];
+    assert_eq!(
+        call(&client, &ECHO, largest.clone()).await.unwrap(),
+        largest
+    );
+    assert_eq!(client.counters().too_large, 2);
+    assert_eq!((server.counters().handled, server.door().broken), (2, 0));
+    server.shutdown().await;
+}
+
+pub async fn a_client_learns_a_smaller_limit_from_the_first_reply(carried: Carried) {
+    let limits = Limits::default().with_message_bytes_max(1000);
+    let server = carried.server().limits(limits);
+    let server = server.bind(carried.endpoint()).await.unwrap().spawn();
+    let client = carried.connect(server.endpoint()).await;
+    // The server says so itself, until it is known.
+    let status = call(&client, &ECHO, vec![1; 1001]).await.unwrap_err();
+    assert_too_large(&status, Work::NotDone, 1001, 1000);
+    let status = call(&client, &ECHO, vec![1; 1001]).await.unwrap_err();
+    assert_too_large(&status, Work::NotDone, 1001, 1000);
+    assert_eq!(
+        (server.counters().too_large, client.counters().too_large),
+        (1, 1)
+    );
+    assert_eq!(
+        call(&client, &ECHO, vec![1; 1000]).await.unwrap().len(),
+        1000
+    );
+    server.shutdown().await;
+}
+
+pub async fn a_reply_over_the_clients_limit_becomes_a_status_and_harms_no_other(carried: Carried) {
+    let (server, client) = carried.both().await;
+    let other = in_flight(&server, &client).await;
+    for bytes in [(1u64 << 20) + 1, 2 << 20] {
+        let status = call(&client, &LARGE, bytes.to_be_bytes().to_vec()).await;
+        assert_too_large(&status.unwrap_err(), Work::Done, bytes as usize, 1 << 20);
+    }
+    assert_eq!(other.await.unwrap().unwrap(), milliseconds(500));
+    assert_eq!(server.counters().replies_too_large, 2);
+    let largest = call(&client, &LARGE, (1u64 << 20).to_be_bytes().to_vec()).await;
+    assert_eq!(largest.unwrap().len(), 1 << 20);
+    // One with a limit of its own is sent no more than that.
+    let limits = Limits::default().with_message_bytes_max(1000);
+    let small = Client::builder()
+        .limits(limits)
+        .transport(carried.options());
+    let small = small.connect(server.endpoint().to_string()).await.unwrap();
+    let status = call(&small, &LARGE, 1001u64.to_be_bytes().to_vec()).await;
+    assert_too_large(&status.unwrap_err(), Work::Done, 1001, 1000);
+    server.shutdown().await;
+}
+
+/// A call that takes half a second, and has begun.
+async fn in_flight(
+    server: &ServerHandle,
+    client: &Client,
+) -> tokio::task::JoinHandle<Result<Bytes, bowline::Status>> {
+    let client = client.clone();
+    let calling = tokio::spawn(async move { call(&client, &SLEEP, milliseconds(500)).await });
+    eventually("it runs", || server.counters().handled == 1).await;
+    calling
+}
+
+fn assert_too_large(status: &bowline::Status, work: Work, bytes: usize, max: usize) {
+    assert_eq!(
+        (status.code(), status.work(), status.reason()),
+        (Code::ResourceExhausted, work, Some(Reason::TooLarge)),
+        "{status}"
+    );
+    let says = |number: usize| status.message().contains(&number.to_string());
+    assert!(says(bytes) && says(max), "{status}");
+}
+
+pub async fn a_status_with_a_long_message_arrives_cut_to_its_limit(carried: Carried) {
+    let (server, client) = carried.both().await;
+    let status = call(&client, &FAIL_LONG, "x").await.unwrap_err();
+    assert_eq!(status.code(), Code::Internal);
+    assert_eq!(status.message().len(), bowline::Status::MESSAGE_BYTES_MAX);
+    server.shutdown().await;
+}
+
+pub async fn a_handler_that_computes_holds_up_no_other_call(carried: Carried) {
+    let (server, client) = carried.both().await;
+    let slow: Vec<_> = (0..4)
+        .map(|_| {
+            let client = client.clone();
+            tokio::spawn(async move { call(&client, &SPIN, milliseconds(2000)).await })
+        })
+        .collect();
+    eventually("the first computes", || server.counters().handled >= 1).await;
+    assert_eq!(call(&client, &ECHO, "quick").await.unwrap(), "quick");
+    assert!(
+        slow.iter().all(|slow| !slow.is_finished()),
+        "echo has waited"
+    );
+    let begun = Instant::now();
+    for slow in slow {
+        assert_eq!(slow.await.unwrap().unwrap(), milliseconds(2000));
+    }
+    // At the same time, and not one after the other.
+    assert!(
+        begun.elapsed() < Duration::from_secs(6),
+        "{:?}",
+        begun.elapsed()
+    );
     server.shutdown().await;
 }
 

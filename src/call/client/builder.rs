@@ -6,13 +6,14 @@ use std::time::Duration;
 use tokio::time::timeout_at;
 
 use super::driver::drive;
-use super::shared::Shared;
+use super::shared::{Own, Shared};
 use super::{Client, Inner};
 use crate::call::TIMEOUT_DEFAULT;
 use crate::call::raw::deadline_after;
 use crate::message::Limits;
 use crate::security::ClientSecurity;
 use crate::transport::{self, Endpoint, TransportError, TransportOptions};
+use crate::wire::SizesMax;
 
 /// Settings of a [`Client`].
 #[derive(Clone, Debug)]
@@ -57,7 +58,7 @@ impl ClientBuilder {
         self
     }
 
-    /// What reading a reply may cost.
+    /// Limits what reading a reply may cost. The server is told the largest body, and sends no larger one.
     pub fn limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
         self
@@ -92,12 +93,15 @@ impl ClientBuilder {
     pub async fn connect(self, endpoint: impl AsRef<str>) -> Result<Client, TransportError> {
         let endpoint: Endpoint = endpoint.as_ref().parse()?;
         let (sender, receiver) = transport::connect_dealer(&endpoint, &self.transport).await?;
-        let takes_compact = transport::takes_compact(&endpoint, &self.transport);
+        let own = Own {
+            compact: transport::takes_compact(&endpoint, &self.transport),
+            sizes: SizesMax::new(&self.limits, self.transport.message_bytes_max),
+        };
         let shared = Arc::new(Shared::new(
             sender,
             endpoint,
             self.in_flight_max,
-            takes_compact,
+            own,
             self.timeout,
             self.limits,
         ));

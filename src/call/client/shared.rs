@@ -1,12 +1,15 @@
 //! What callers and the driver share: the calls in flight, and sending.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Waker;
 use std::time::Duration;
 
+use bytes::Bytes;
+use tokio::runtime;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use super::departures::{Departures, Way};
 use super::no_server;
@@ -15,7 +18,16 @@ use crate::call::{RawReply, RawRequest};
 use crate::counter::Counter;
 use crate::message::Limits;
 use crate::transport::{DealerSender, Endpoint, Frames, Outgoing, Refused};
-use crate::wire::{RequestHeader, Status, Work, pack_one};
+use crate::wire::{
+    Code, HEADER_BYTES_MAX, Metadata, Oversize, Reason, RequestHeader, SizesMax, Status, Work,
+    pack_one,
+};
+
+/// Calls that were dropped before it was known whether the server understands that; the others are not
+/// cancelled there.
+const CANCELS_WAITING_MAX: usize = 128;
+/// The body of a message that needs none: an empty message of one segment.
+const NO_BODY: &[u8] = &[0; 8];
 
 #[derive(Debug)]
 pub(super) struct Shared {
@@ -30,13 +42,67 @@ pub(super) struct Shared {
     pub resting: AtomicBool,
     /// The driver has something to do: requests wait for it, or its clock rests.
     pub woken: Notify,
+    /// Why the client can make no more calls.
+    over: OnceLock<Over>,
+    /// The runtime that drives this client.
+    runtime: Option<runtime::Id>,
     /// Messages that were no replies.
     pub malformed: Counter,
+    /// Requests that the server would not take.
+    pub too_large: Counter,
     pub endpoint: Endpoint,
-    /// Whether this side takes compact replies.
-    takes_compact: bool,
+    /// What this side takes.
+    own: Own,
     pub timeout: Duration,
     pub limits: Limits,
+}
+
+/// What a client takes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Own {
+    /// Replies in the compact form.
+    pub compact: bool,
+    /// Sizes of replies; and of requests, until the server says what it takes.
+    pub sizes: SizesMax,
+}
+
+/// Why a client can make no more calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Over {
+    Closed,
+    RuntimeShutDown,
+    DriverPanicked,
+}
+
+impl Over {
+    fn status(self, code: Code, work: Work) -> Status {
+        let (message, reason) = match self {
+            Self::Closed => ("the client is closed", Reason::ClientClosed),
+            Self::RuntimeShutDown => (
+                "the tokio runtime that the client was made in has shut down",
+                Reason::RuntimeShutDown,
+            ),
+            Self::DriverPanicked => {
+                let message = "the client's task has panicked";
+                return Status::new(Code::Internal, work, message);
+            }
+        };
+        Status::new(code, work, message).with_reason(reason)
+    }
+
+    /// For a call that is to begin.
+    fn refusal(self) -> Status {
+        self.status(Code::Unavailable, Work::NotDone)
+    }
+
+    /// For a call in flight.
+    pub fn ending(self) -> Status {
+        let code = match self {
+            Self::Closed => Code::Cancelled,
+            _ => Code::Unavailable,
+        };
+        self.status(code, Work::OutcomeUnknown)
+    }
 }
 
 pub(super) type Ended = Result<RawReply, Status>;
@@ -45,6 +111,41 @@ pub(super) type Ended = Result<RawReply, Status>;
 pub(super) struct Calls {
     pub correlation: Correlation<Ended, Instant>,
     pub departures: Departures,
+    pub server: Server,
+}
+
+/// What the server has said of itself on this connection.
+#[derive(Debug)]
+pub(super) struct Server {
+    /// It has said something.
+    has_answered: bool,
+    /// It understands that a call is cancelled.
+    cancels: bool,
+    /// What it takes, as far as is known.
+    takes: SizesMax,
+    /// Calls to be cancelled once it is known that it understands.
+    to_cancel: Vec<u64>,
+}
+
+impl Server {
+    fn new(own: Own) -> Self {
+        Self {
+            has_answered: false,
+            cancels: false,
+            takes: own.sizes,
+            to_cancel: Vec::new(),
+        }
+    }
+
+    /// It has answered. Returns calls to be cancelled.
+    pub fn answered(&mut self, cancels: bool, takes: Option<SizesMax>) -> Vec<u64> {
+        self.has_answered = true;
+        self.cancels |= cancels;
+        if let Some(takes) = takes {
+            self.takes = takes;
+        }
+        std::mem::take(&mut self.to_cancel)
+    }
 }
 
 /// Why a call has not begun.
@@ -59,7 +160,7 @@ impl Shared {
         sender: DealerSender,
         endpoint: Endpoint,
         in_flight_max: usize,
-        takes_compact: bool,
+        own: Own,
         timeout: Duration,
         limits: Limits,
     ) -> Self {
@@ -67,15 +168,21 @@ impl Shared {
             sender,
             calls: Mutex::new(Calls {
                 correlation: Correlation::new(in_flight_max),
-                departures: Departures::new(takes_compact),
+                departures: Departures::new(own.compact),
+                server: Server::new(own),
             }),
             connected: watch::Sender::new(false),
             is_connected: AtomicBool::new(false),
             resting: AtomicBool::new(false),
             woken: Notify::new(),
+            over: OnceLock::new(),
+            runtime: runtime::Handle::try_current()
+                .ok()
+                .map(|handle| handle.id()),
             malformed: Counter::default(),
+            too_large: Counter::default(),
             endpoint,
-            takes_compact,
+            own,
             timeout,
             limits,
         }
@@ -95,10 +202,39 @@ impl Shared {
         self.connected.send_replace(is);
     }
 
-    /// Returns when the server is there.
+    /// Returns when the server is there, or when it is no longer looked for.
     pub async fn connected(&self) {
+        let mut connected = self.connected.subscribe();
         // The sender is in `self`, so it does not go away.
-        let _ = self.connected.subscribe().wait_for(|is| *is).await;
+        let _ = connected
+            .wait_for(|is| *is || self.over.get().is_some())
+            .await;
+    }
+
+    /// Whether the current task runs in another runtime than the client's, whose clock may stand still.
+    pub fn is_foreign(&self) -> bool {
+        let here = runtime::Handle::try_current().map(|handle| handle.id());
+        here.is_ok_and(|here| Some(here) != self.runtime)
+    }
+
+    /// Says why there will be no more calls, the first time that it is asked to.
+    pub fn set_over(&self, over: Over) {
+        let _ = self.over.set(over);
+    }
+
+    /// Ends all calls, and those that come: nothing drives the client any more.
+    pub fn end(&self, over: Over) {
+        self.set_over(over);
+        self.set_connected(false);
+        let over = self.over.get().copied().unwrap_or(over);
+        self.end_all(|| over.ending());
+    }
+
+    fn not_connected(&self) -> NotBegun {
+        match self.over.get() {
+            Some(over) => NotBegun::Never(over.refusal()),
+            None => NotBegun::NoServer,
+        }
     }
 
     /// Sends the request, or has it wait for the driver's next turn, and returns its correlation
@@ -113,7 +249,7 @@ impl Shared {
         now: Instant,
     ) -> Result<u64, NotBegun> {
         if !self.is_connected() {
-            return Err(NotBegun::NoServer);
+            return Err(self.not_connected());
         }
         let remaining = deadline.saturating_duration_since(now);
         if remaining.is_zero() {
@@ -129,6 +265,9 @@ impl Shared {
             trace: request.trace.clone(),
             metadata: request.metadata.clone(),
             outcome_only: request.outcome_only,
+            announce: false,
+            cancel: false,
+            takes: Some(self.own.sizes),
         };
         let mut wake = Vec::new();
         let mut calls = self.lock();
@@ -138,7 +277,12 @@ impl Shared {
             ))
         })?;
         header.correlation = number;
+        header.announce = !calls.server.has_answered;
         let header = header.encode();
+        if let Err(status) = self.check_sizes(calls.server.takes, &header, &request.body) {
+            calls.correlation.cancel(number);
+            return Err(NotBegun::Never(status));
+        }
         let mut way = calls.departures.way(number, &header, &request.body);
         let mut made_room = Ok(());
         if way == Way::NoRoom {
@@ -175,6 +319,66 @@ impl Shared {
         }
     }
 
+    fn check_sizes(&self, takes: SizesMax, header: &[u8], body: &[u8]) -> Result<(), Status> {
+        let header_bytes = header.len();
+        let Err(Oversize { bytes, max }) =
+            check_header(header_bytes).and_then(|()| takes.check(header_bytes, body.len()))
+        else {
+            return Ok(());
+        };
+        self.too_large.count_and_log(|count| {
+            tracing::warn!(endpoint = %self.endpoint, bytes, max, count, "request too large");
+        });
+        let endpoint = &self.endpoint;
+        let message =
+            format!("a request of {bytes} bytes is over the limit of {max} of {endpoint}");
+        Err(Status::resource_exhausted(message).with_reason(Reason::TooLarge))
+    }
+
+    /// The caller of a call has gone: frees its slot, and tells the server, where that understands it.
+    pub fn cancel(&self, number: u64) {
+        let mut wake = Vec::new();
+        let mut calls = self.lock();
+        if !calls.correlation.cancel(number) || !self.is_connected() {
+            return;
+        }
+        if calls.server.cancels {
+            self.send_cancel(&mut calls, number, &mut wake);
+        } else if !calls.server.has_answered && calls.server.to_cancel.len() < CANCELS_WAITING_MAX {
+            calls.server.to_cancel.push(number);
+        }
+        drop(calls);
+        wake.into_iter().for_each(Waker::wake);
+    }
+
+    /// Sends that nobody waits for a call any more, behind its request. Where there is no room it is not sent:
+    /// then its handler goes on until the deadline.
+    pub fn send_cancel(&self, calls: &mut Calls, number: u64, wake: &mut Vec<Waker>) {
+        if !calls.server.cancels {
+            return;
+        }
+        let header = cancel_header(number).encode();
+        let mut way = calls.departures.way(number, &header, NO_BODY);
+        if way == Way::NoRoom && self.flush(calls, wake).is_ok() {
+            way = calls.departures.way(number, &header, NO_BODY);
+        }
+        match way {
+            Way::Waits { is_first: true } => self.woken.notify_one(),
+            Way::Waits { is_first: false } | Way::NoRoom => {}
+            Way::Alone => {
+                let _ = self
+                    .sender
+                    .try_send(Outgoing::Compact(pack_one(&header, NO_BODY)));
+            }
+            Way::Classic => {
+                let body = Bytes::from_static(NO_BODY);
+                let _ = self
+                    .sender
+                    .try_send(Outgoing::Classic(Frames { header, body }));
+            }
+        }
+    }
+
     /// Sends one request from the task of its caller.
     fn send(&self, message: Outgoing, request: &mut RawRequest) -> Result<(), NotBegun> {
         match self.sender.try_send(message) {
@@ -190,8 +394,8 @@ impl Shared {
                 }
                 Err(NotBegun::Full)
             }
-            Err(Refused::NoPeer) => Err(NotBegun::NoServer),
-            Err(Refused::Closed) => Err(NotBegun::Never(closed())),
+            Err(Refused::NoPeer) => Err(self.not_connected()),
+            Err(Refused::Closed) => Err(NotBegun::Never(Over::Closed.refusal())),
         }
     }
 
@@ -217,8 +421,8 @@ impl Shared {
                 Err(NotBegun::NoServer)
             }
             Err(Refused::Closed) => {
-                give_up(calls, closed, wake);
-                Err(NotBegun::Never(closed()))
+                give_up(calls, || Over::Closed.refusal(), wake);
+                Err(NotBegun::Never(Over::Closed.refusal()))
             }
         }
     }
@@ -241,14 +445,36 @@ impl Shared {
         give_up(&mut calls, || status().with_work(Work::NotDone), &mut wake);
         calls.correlation.end_all(|| Err(status()), &mut wake);
         // In one with giving up: nothing comes to wait in between.
-        calls.departures = Departures::new(self.takes_compact);
+        calls.departures = Departures::new(self.own.compact);
+        calls.server = Server::new(self.own);
         drop(calls);
         wake.into_iter().for_each(Waker::wake);
     }
 }
 
-fn closed() -> Status {
-    Status::unavailable("the client is closed")
+fn check_header(bytes: usize) -> Result<(), Oversize> {
+    let max = HEADER_BYTES_MAX;
+    match bytes > max {
+        true => Err(Oversize { bytes, max }),
+        false => Ok(()),
+    }
+}
+
+fn cancel_header(number: u64) -> RequestHeader {
+    RequestHeader {
+        interface: 0,
+        method: 0,
+        attempt: 0,
+        correlation: number,
+        id: Uuid::nil().into(),
+        remaining: None,
+        trace: None,
+        metadata: Metadata::new(),
+        outcome_only: false,
+        announce: false,
+        cancel: true,
+        takes: None,
+    }
 }
 
 /// Ends those that have not left.
@@ -268,7 +494,6 @@ mod tests {
     use crate::call::TIMEOUT_DEFAULT;
     use crate::schema::{Effect, MethodInfo};
     use crate::transport::{self, DealerReceiver, RouterReceiver, TransportOptions};
-    use crate::wire::Code;
 
     static METHOD: MethodInfo = MethodInfo {
         service: "service",
@@ -291,7 +516,11 @@ mod tests {
             .await
             .unwrap();
         let limits = Limits::default();
-        let shared = Shared::new(dealer, endpoint, 1000, true, TIMEOUT_DEFAULT, limits);
+        let own = Own {
+            compact: true,
+            sizes: SizesMax::DEFAULT,
+        };
+        let shared = Shared::new(dealer, endpoint, 1000, own, TIMEOUT_DEFAULT, limits);
         shared.set_connected(true);
         shared.lock().departures.server_takes();
         (shared, router, replies)

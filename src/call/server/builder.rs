@@ -1,6 +1,7 @@
 //! What a server has, and how it is set.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,9 +10,12 @@ use tower_service::Service;
 
 use super::Server;
 use super::counters::Counters;
+use super::desk::Desk;
 use super::drive::{Drive, Shared};
+use super::pace::Pace;
 use super::readiness::Readiness;
 use super::replies::WaitingRoom;
+use super::running::Running;
 use crate::call::service::Route;
 use crate::call::{CallService, NamedService, QueueAccess, RawReply, RawRequest, ReplyFuture};
 use crate::message::Limits;
@@ -19,7 +23,10 @@ use crate::once::{Keeper, MemoryStore, Once, OnceError, Store};
 use crate::schema::{Effect, MethodInfo, ServiceInfo};
 use crate::security::{ServerSecurity, Tally};
 use crate::transport::{self, Endpoint, EndpointError, TransportError, TransportOptions};
-use crate::wire::Status;
+use crate::wire::{SizesMax, Status};
+
+/// How long a handler computes before its first await without being taken for one that blocks.
+const SLOW_POLL_DEFAULT: Duration = Duration::from_millis(20);
 
 /// Settings of a [`Server`] and its services.
 #[derive(Debug)]
@@ -32,6 +39,7 @@ pub struct ServerBuilder {
     principals_max: usize,
     pub(super) drain_max: Duration,
     pub(super) send_wait_max: Duration,
+    slow_poll: Duration,
     pub(super) limits: Limits,
     transport: TransportOptions,
 }
@@ -91,6 +99,7 @@ impl Default for ServerBuilder {
             principals_max: 1024,
             drain_max: Duration::from_secs(10),
             send_wait_max: Duration::from_secs(1),
+            slow_poll: SLOW_POLL_DEFAULT,
             limits: Limits::default(),
             transport: TransportOptions::default(),
         }
@@ -179,7 +188,16 @@ impl ServerBuilder {
         self
     }
 
-    /// What reading a request may cost.
+    /// Sets how long a handler may compute before its first await. A method whose handler computes for longer has its
+    /// first polls on a thread of their own from then on, which costs some microseconds a call, and a line in the
+    /// log says so: such work belongs in `tokio::task::spawn_blocking`. Meanwhile another task serves the other calls,
+    /// where the runtime has more than one worker thread. Default: 20 ms.
+    pub fn slow_first_poll(mut self, time: Duration) -> Self {
+        self.slow_poll = time;
+        self
+    }
+
+    /// Limits what reading a request may cost. Clients are told the largest body, and send no larger one.
     pub fn limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
         self
@@ -208,6 +226,8 @@ impl ServerBuilder {
         let (sender, receiver, endpoint) =
             transport::bind_router(&endpoint, &self.transport).await?;
         let takes_compact = transport::takes_compact(&endpoint, &self.transport);
+        let message_bytes_max = self.transport.message_bytes_max;
+        let linger = self.transport.linger;
         let access = match (&endpoint, self.transport.server_security) {
             // Whoever calls is this process itself.
             (Endpoint::Inproc(_), _) | (_, None) => None,
@@ -221,14 +241,19 @@ impl ServerBuilder {
             counters: Counters::default(),
             by_principal: Tally::new(self.principals_max),
             limits: self.limits,
+            sizes: SizesMax::new(&self.limits, message_bytes_max),
             access,
             concurrency_max: self.concurrency_max,
             concurrency_per_connection_max: self.concurrency_per_connection_max,
             drain_max: self.drain_max,
+            linger,
             send_wait_max: self.send_wait_max,
+            slow_poll: self.slow_poll,
             waiting_room: WaitingRoom::new(self.transport.send_bytes_total_max / 2),
             takes_compact,
             readiness: Readiness::default(),
+            running: Arc::new(Running::default()),
+            desk: Desk::default(),
         });
         Ok(Server {
             drive: Drive { shared, receiver },
@@ -279,6 +304,7 @@ impl ServerBuilder {
             interfaces.push(info.interface);
             interfaces.sort_unstable();
             interfaces.dedup();
+            let service_name = info.name;
             for interface in interfaces {
                 if let Some(first) = owners.insert(interface, info.name) {
                     return Err(BindError::Ambiguous {
@@ -287,18 +313,19 @@ impl ServerBuilder {
                         interface,
                     });
                 }
-                let methods = info
-                    .methods
-                    .iter()
-                    .filter(|method| method.interface == interface)
-                    .collect();
-                let route = route.clone();
-                routes.0.push(Served {
-                    interface,
-                    service: info.name,
+                let methods = info.methods.iter();
+                let methods = methods.filter(|method| method.interface == interface);
+                let first = routes.methods.len();
+                routes.methods.extend(methods.map(|info| Method {
+                    info,
+                    service: service_name,
                     queue_of: *queue_of,
-                    route,
-                    methods,
+                    route: route.clone(),
+                    pace: Pace::default(),
+                }));
+                routes.interfaces.push(Interface {
+                    id: interface,
+                    methods: first..routes.methods.len(),
                 });
             }
         }
@@ -309,34 +336,61 @@ impl ServerBuilder {
 /// Which service answers to which interface. A server has few, so that looking through them takes
 /// less time than hashing one.
 #[derive(Debug, Default)]
-pub(super) struct Routes(Vec<Served>);
+pub(super) struct Routes {
+    interfaces: Vec<Interface>,
+    methods: Vec<Method>,
+}
 
 #[derive(Debug)]
-struct Served {
-    interface: u64,
+struct Interface {
+    id: u64,
+    /// Where its methods are.
+    methods: Range<usize>,
+}
+
+#[derive(Debug)]
+struct Method {
+    info: &'static MethodInfo,
     service: &'static str,
     queue_of: QueueOf,
     route: Route,
-    methods: Vec<&'static MethodInfo>,
+    pace: Pace,
 }
 
-/// The service for a method.
-pub(super) struct Found<'a> {
-    pub route: &'a Route,
+/// A method, and the service that has it.
+pub(super) struct Found {
+    /// Its place among all methods.
+    pub index: usize,
     pub service: &'static str,
     pub queue_of: QueueOf,
     pub method: &'static MethodInfo,
 }
 
 impl Routes {
-    pub fn find(&self, interface: u64, method: u16) -> Option<Found<'_>> {
-        let served = self.0.iter().find(|served| served.interface == interface)?;
-        let method = served.methods.iter().find(|of| of.ordinal == method)?;
+    pub fn find(&self, interface: u64, ordinal: u16) -> Option<Found> {
+        let interface = self.interfaces.iter().find(|of| of.id == interface)?;
+        let mut places = interface.methods.clone();
+        let index = places.find(|index| self.methods[*index].info.ordinal == ordinal)?;
+        let method = &self.methods[index];
         Some(Found {
-            route: &served.route,
-            service: served.service,
-            queue_of: served.queue_of,
-            method,
+            index,
+            service: method.service,
+            queue_of: method.queue_of,
+            method: method.info,
         })
+    }
+
+    pub fn route(&self, method: usize) -> &Route {
+        &self.methods[method].route
+    }
+
+    pub fn pace(&self, method: usize) -> &Pace {
+        &self.methods[method].pace
+    }
+
+    /// The names of its service and of itself.
+    pub fn name(&self, method: usize) -> (&'static str, &'static str) {
+        let method = &self.methods[method];
+        (method.service, method.info.name)
     }
 }

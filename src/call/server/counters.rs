@@ -32,6 +32,10 @@ pub struct ServerCounters {
     pub abandoned: u64,
     /// Replies that were dropped because their caller had gone or did not read.
     pub replies_dropped: u64,
+    /// Replies that are larger than their caller takes; a status was sent instead.
+    pub replies_too_large: u64,
+    /// Handlers that were ended because their caller dropped its call.
+    pub cancelled: u64,
 }
 
 /// What a server has counted of one principal since it was bound.
@@ -81,6 +85,8 @@ pub(super) struct Counters {
     pub timed_out: Counter,
     pub abandoned: Counter,
     pub replies_dropped: Counter,
+    pub replies_too_large: Counter,
+    pub cancelled: Counter,
 }
 
 impl Counters {
@@ -97,6 +103,8 @@ impl Counters {
             timed_out: self.timed_out.read(),
             abandoned: self.abandoned.read(),
             replies_dropped: self.replies_dropped.read(),
+            replies_too_large: self.replies_too_large.read(),
+            cancelled: self.cancelled.read(),
         }
     }
 }

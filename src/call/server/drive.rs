@@ -6,23 +6,26 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout};
 
 use super::builder::{Found, Routes};
 use super::counters::{Counters, OfPrincipal};
+use super::desk::{Desk, Reader};
+use super::handlers::{Begun, Call, First};
 use super::readiness::Readiness;
-use super::replies::{Ended, Gathered, Hands, RefuseOnDrop, ReplyTo, WaitingRoom};
+use super::replies::{Hands, ReplyTo, WaitingRoom};
+use super::running::Running;
+use super::watchdog;
+use crate::call::RawRequest;
 use crate::call::deadline::within;
 use crate::call::raw::{after, deadline_after};
-use crate::call::{RawRequest, ReplyFuture};
 use crate::message::{Limits, MessageError};
 use crate::once::Keeper;
 use crate::security::{AccessList, Principal, Tally};
 use crate::transport::{
     Endpoint, Form, Frames, Peer, Received, Requests, RouterReceiver, RouterSender,
 };
-use crate::wire::{Code, HeaderError, RequestHeader, Status, Work};
+use crate::wire::{Code, HeaderError, Reason, RequestHeader, SizesMax, Status, Work};
 
 #[derive(Debug)]
 pub(super) struct Shared {
@@ -33,16 +36,22 @@ pub(super) struct Shared {
     pub counters: Counters,
     pub by_principal: Tally<OfPrincipal>,
     pub limits: Limits,
+    /// What it takes, and what is sent to clients that do not say what they take.
+    pub sizes: SizesMax,
     /// Asked for every request, where there are keys.
     pub access: Option<AccessList>,
     pub concurrency_max: usize,
     pub concurrency_per_connection_max: usize,
     pub drain_max: Duration,
+    pub linger: Duration,
     pub send_wait_max: Duration,
+    pub slow_poll: Duration,
     pub waiting_room: WaitingRoom,
     /// Whether clients may send the compact form.
     pub takes_compact: bool,
     pub readiness: Readiness,
+    pub running: Arc<Running>,
+    pub desk: Desk,
 }
 
 #[derive(Debug)]
@@ -51,101 +60,173 @@ pub(super) struct Drive {
     pub receiver: RouterReceiver,
 }
 
-/// What became of a handler with its first poll.
-enum Begun {
-    Ended(Ended),
-    Waits(ReplyFuture),
+/// What a message says.
+enum Read<'a> {
+    Request(ReplyTo<'a>, RawRequest),
+    /// The caller of this call no longer waits.
+    Cancel(u64),
 }
 
 impl Drive {
-    pub async fn run(mut self, shutdown: impl Future<Output = ()>) {
-        let mut batch = Requests::default();
-        let mut hands = Hands {
-            handlers: JoinSet::new(),
-            gathered: Gathered::default(),
-            since: Instant::now(),
-        };
+    pub async fn run(self, shutdown: impl Future<Output = ()>) {
+        let Self { shared, receiver } = self;
+        let mut reader = Box::new(Reader::new(receiver));
         tokio::pin!(shutdown);
-        let ready = self.shared.readiness.begin();
+        let ready = shared.readiness.begin();
+        let _open = shared.desk.open();
+        let _watched = watchdog::watch(&shared);
         loop {
+            let Reader {
+                receiver,
+                batch,
+                hands,
+                ..
+            } = &mut *reader;
             tokio::select! {
                 biased;
                 () = &mut shutdown => break,
-                received = self.receiver.receive(&mut batch) => {
+                received = receiver.receive(batch) => {
                     if received.is_err() {
                         return;
                     }
                     hands.since = Instant::now();
-                    batch.hand_over(|peer, received| self.shared.accept(peer, received, &mut hands));
-                    self.shared.send_gathered(&mut hands);
+                    if shared.desk.is_resting() {
+                        watchdog::wake();
+                    }
+                    reader = shared.serve(reader).await;
                 }
                 Some(_) = hands.handlers.join_next(), if !hands.handlers.is_empty() => {}
             }
         }
         drop(ready);
-        self.drain(hands.handlers).await;
-    }
-
-    async fn drain(mut self, mut handlers: JoinSet<()>) {
-        self.shared.sender.stop_accepting().await;
-        let stop = deadline_after(self.shared.drain_max);
-        let mut batch = Requests::default();
-        while !handlers.is_empty() {
-            tokio::select! {
-                _ = handlers.join_next() => {}
-                received = self.receiver.receive(&mut batch) => {
-                    if received.is_err() {
-                        break;
-                    }
-                    self.shared.refuse(&mut batch);
-                }
-                () = tokio::time::sleep_until(stop) => break,
-            }
-        }
-        if let Some(once) = &self.shared.once {
-            once.drain(stop).await;
-        }
-        handlers.shutdown().await;
-        // What arrived while the last handler ended is told so too.
-        while let Ok(Ok(())) = timeout(Duration::ZERO, self.receiver.receive(&mut batch)).await {
-            self.shared.refuse(&mut batch);
-        }
-        self.shared.sender.close().await;
+        shared.drain(*reader).await;
     }
 }
 
 impl Shared {
-    fn accept(self: &Arc<Self>, peer: &Peer, received: Received, hands: &mut Hands) {
-        let handlers = &mut hands.handlers;
-        while !handlers.is_empty() && handlers.try_join_next().is_some() {}
-        let (to, mut request) = match self.read(peer, received, hands.since) {
-            Ok(read) => read,
-            Err((to, status)) => return self.reply(to, Err(status), hands),
+    /// The longest that a shutdown takes in a runtime that runs.
+    pub fn shutdown_max(&self) -> Duration {
+        const MARGIN: Duration = Duration::from_secs(1);
+        self.drain_max + self.linger + MARGIN
+    }
+
+    async fn drain(self: &Arc<Self>, reader: Reader) {
+        let Reader {
+            mut receiver,
+            mut batch,
+            hands,
+            ..
+        } = reader;
+        let mut handlers = hands.handlers;
+        self.sender.stop_accepting().await;
+        let stop = deadline_after(self.drain_max);
+        while !handlers.is_empty() {
+            tokio::select! {
+                _ = handlers.join_next() => {}
+                received = receiver.receive(&mut batch) => {
+                    if received.is_err() {
+                        break;
+                    }
+                    self.refuse(&mut batch);
+                }
+                () = tokio::time::sleep_until(stop) => break,
+            }
+        }
+        if let Some(once) = &self.once {
+            once.drain(stop).await;
+        }
+        handlers.shutdown().await;
+        // What arrived while the last handler ended is told so too.
+        while let Ok(Ok(())) = timeout(Duration::ZERO, receiver.receive(&mut batch)).await {
+            self.refuse(&mut batch);
+        }
+        self.sender.close().await;
+    }
+
+    /// Serves a batch. Another task may have served a part of it, where a handler computed for long.
+    async fn serve(self: &Arc<Self>, mut reader: Box<Reader>) -> Box<Reader> {
+        while let Some((place, received)) = reader.batch.next() {
+            reader = match self.accept(place, received, reader) {
+                Ok(reader) => reader,
+                Err((begun, call)) => {
+                    let (mut reader, peer) = self.desk.regain().await;
+                    self.conclude(begun, call, &peer, &mut reader.hands);
+                    reader
+                }
+            };
+        }
+        self.send_gathered(&mut reader.hands);
+        reader
+    }
+
+    /// Goes on reading while a handler computes in the task that reads, until that wants to read again. Gives no
+    /// handler a poll of its own, so that it cannot be held up as well.
+    pub async fn stand_in(self: Arc<Self>) {
+        let Some(mut reader) = self.desk.take_over() else {
+            return; // the handler has waited or ended meanwhile
         };
-        let Some(found) = self.routes.find(request.interface, request.method) else {
-            self.counters.unknown.count_and_log(|count| {
-                tracing::warn!(endpoint = %self.endpoint, count, "unknown method");
-            });
-            let status = Status::unknown_method(request.interface, request.method);
-            return self.reply(to, Err(status), hands);
+        loop {
+            while let Some((place, received)) = reader.batch.next() {
+                let Reader { batch, hands, .. } = &mut *reader;
+                if let Some((call, request)) = self.admit(batch.peer(place), received, hands) {
+                    self.spawn(batch.peer(place), call, First::Elsewhere(request), hands);
+                }
+            }
+            self.send_gathered(&mut reader.hands);
+            let Reader {
+                receiver,
+                batch,
+                hands,
+                ..
+            } = &mut *reader;
+            tokio::select! {
+                biased;
+                () = self.desk.wanted() => break,
+                received = receiver.receive(batch) => {
+                    if received.is_err() {
+                        break;
+                    }
+                    hands.since = Instant::now();
+                }
+                Some(_) = hands.handlers.join_next(), if !hands.handlers.is_empty() => {}
+            }
+        }
+        self.desk.give_back(reader);
+    }
+
+    /// Gives one handler its first poll; where that took so long that another task reads now, returns what came
+    /// of it.
+    fn accept(
+        self: &Arc<Self>,
+        place: usize,
+        received: Received,
+        mut reader: Box<Reader>,
+    ) -> Result<Box<Reader>, (Begun, Call)> {
+        let Reader { batch, hands, .. } = &mut *reader;
+        let Some((call, request)) = self.admit(batch.peer(place), received, hands) else {
+            return Ok(reader);
         };
-        if let Some(status) = self.denied(peer, &found, &request) {
-            return self.reply(to, Err(status), hands);
+        if self.routes.pace(call.method).is_slow() {
+            let first = First::Elsewhere(request);
+            self.spawn(batch.peer(place), call, first, hands);
+            return Ok(reader);
         }
-        if hands.handlers.len() >= self.concurrency_max {
-            let status = self.too_many(peer, "the server has too many requests at once");
-            return self.reply(to, Err(status), hands);
+        let lent = self.desk.begin(call.method, place, reader);
+        let begun = self.begin(call, request);
+        match self.desk.end(lent) {
+            Some(mut reader) => {
+                let Reader { batch, hands, .. } = &mut *reader;
+                self.conclude(begun, call, batch.peer(place), hands);
+                Ok(reader)
+            }
+            None => Err((begun, call)),
         }
-        if peer.is_busy(self.concurrency_per_connection_max) {
-            let status = self.too_many(peer, "this connection has too many requests at once");
-            return self.reply(to, Err(status), hands);
-        }
-        self.counters.handled.count();
-        self.count_of(peer, |of| &of.handled);
-        let deadline = request.deadline;
-        request.effect = found.method.effect;
+    }
+
+    /// Calls a handler, and polls it once.
+    pub fn begin(&self, call: Call, request: RawRequest) -> Begun {
         let begin = || {
-            let mut future = found.route.call(request);
+            let mut future = self.routes.route(call.method).call(request);
             // The waker of this first poll is lost. That is sound: whoever polls next asks again.
             let mut nobody = Context::from_waker(Waker::noop());
             match future.as_mut().poll(&mut nobody) {
@@ -153,33 +234,79 @@ impl Shared {
                 Poll::Pending => Begun::Waits(future),
             }
         };
-        match catch_unwind(AssertUnwindSafe(|| within(deadline, begin))) {
-            Err(_) => self.reply(to, Err(self.panicked()), hands),
-            Ok(Begun::Ended(ended)) => self.reply(to, ended, hands),
-            Ok(Begun::Waits(future)) => {
-                // Counted from here on: all that comes before is in this task, which is the only one
-                // that asks.
-                let in_flight = peer.enter();
-                let shared = Arc::clone(self);
-                let peer = peer.clone();
-                let ReplyTo {
-                    correlation, form, ..
-                } = to;
-                hands.handlers.spawn(async move {
-                    let to = ReplyTo {
-                        peer: &peer,
-                        correlation,
-                        form,
-                    };
-                    shared.finish(to, future, deadline).await;
-                    drop(in_flight);
-                });
+        match catch_unwind(AssertUnwindSafe(|| within(call.deadline, begin))) {
+            Ok(begun) => begun,
+            Err(_) => Begun::Ended(Err(self.panicked())),
+        }
+    }
+
+    fn conclude(self: &Arc<Self>, begun: Begun, call: Call, peer: &Peer, hands: &mut Hands) {
+        match begun {
+            Begun::Ended(ended) => self.reply(call.to(peer), ended, hands),
+            Begun::Waits(future) => self.spawn(peer, call, First::Done(future), hands),
+        }
+    }
+
+    /// Reads a request and decides whether it is served; answers it where it is not.
+    fn admit(
+        self: &Arc<Self>,
+        peer: &Peer,
+        received: Received,
+        hands: &mut Hands,
+    ) -> Option<(Call, RawRequest)> {
+        let handlers = &mut hands.handlers;
+        while !handlers.is_empty() && handlers.try_join_next().is_some() {}
+        let (to, mut request) = match self.read(peer, received, hands.since) {
+            Ok(Read::Request(to, request)) => (to, request),
+            Ok(Read::Cancel(correlation)) => {
+                self.running.cancel(peer, correlation);
+                return None;
+            }
+            Err((to, status)) => {
+                self.reply(to, Err(status), hands);
+                return None;
+            }
+        };
+        match self.admitted(to, &mut request, hands.handlers.len()) {
+            Ok(method) => Some((Call::new(to, method, request.deadline), request)),
+            Err(status) => {
+                self.reply(to, Err(status), hands);
+                None
             }
         }
     }
 
+    /// Finds the method of a request that may be served now.
+    fn admitted(
+        &self,
+        to: ReplyTo<'_>,
+        request: &mut RawRequest,
+        waiting: usize,
+    ) -> Result<usize, Status> {
+        let peer = to.peer;
+        let Some(found) = self.routes.find(request.interface, request.method) else {
+            self.counters.unknown.count_and_log(|count| {
+                tracing::warn!(endpoint = %self.endpoint, count, "unknown method");
+            });
+            return Err(Status::unknown_method(request.interface, request.method));
+        };
+        if let Some(status) = self.denied(peer, &found, request) {
+            return Err(status);
+        }
+        if waiting >= self.concurrency_max {
+            return Err(self.too_many(peer, "the server has too many requests at once"));
+        }
+        if peer.is_busy(self.concurrency_per_connection_max) {
+            return Err(self.too_many(peer, "this connection has too many requests at once"));
+        }
+        self.counters.handled.count();
+        self.count_of(peer, |of| &of.handled);
+        request.effect = found.method.effect;
+        Ok(found.index)
+    }
+
     /// What to answer where no rule allows the request to who sent it. The log says which.
-    fn denied(&self, peer: &Peer, found: &Found<'_>, request: &RawRequest) -> Option<Status> {
+    fn denied(&self, peer: &Peer, found: &Found, request: &RawRequest) -> Option<Status> {
         let access = self.access.as_ref()?;
         let principal = peer.principal().map_or("", Principal::as_str);
         let (service, method) = (found.service, found.method.name);
@@ -202,7 +329,8 @@ impl Shared {
             tracing::warn!(endpoint = %self.endpoint, principal, service, method, ?queue, count, "no rule allows the call");
         });
         let reason = "the access list does not allow it";
-        Some(Status::new(Code::PermissionDenied, Work::NotDone, reason))
+        let status = Status::new(Code::PermissionDenied, Work::NotDone, reason);
+        Some(status.with_reason(Reason::AccessDenied))
     }
 
     fn too_many(&self, peer: &Peer, of: &'static str) -> Status {
@@ -223,66 +351,12 @@ impl Shared {
         }
     }
 
-    /// Runs a handler that was not ready at once.
-    async fn finish(
-        self: Arc<Self>,
-        to: ReplyTo<'_>,
-        mut future: ReplyFuture,
-        deadline: Option<Instant>,
-    ) {
-        let unless_dropped = RefuseOnDrop {
-            shared: &self,
-            to: Some(to),
-        };
-        let handler = std::future::poll_fn(|cx| self.poll(&mut future, deadline, cx));
-        let in_time = async {
-            match deadline {
-                None => handler.await,
-                Some(deadline) => timeout_at(deadline, handler).await.unwrap_or_else(|_| {
-                    self.counters.timed_out.count();
-                    Err(Status::deadline_exceeded(Work::OutcomeUnknown))
-                }),
-            }
-        };
-        let ended = tokio::select! {
-            biased;
-            ended = in_time => Some(ended),
-            () = self.sender.gone(to.peer) => None,
-        };
-        unless_dropped.disarm();
-        let Some(ended) = ended else {
-            // Nobody is there to hear of it. What must go on in spite of that is not in this task.
-            return self.counters.abandoned.count();
-        };
-        self.reply_alone(to, ended).await;
-    }
-
-    fn poll(
-        &self,
-        future: &mut ReplyFuture,
-        deadline: Option<Instant>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Ended> {
-        let poll = || within(deadline, || future.as_mut().poll(cx));
-        match catch_unwind(AssertUnwindSafe(poll)) {
-            Ok(poll) => poll,
-            Err(_) => Poll::Ready(Err(self.panicked())),
-        }
-    }
-
-    fn panicked(&self) -> Status {
-        self.counters.panicked.count_and_log(|count| {
-            tracing::error!(endpoint = %self.endpoint, count, "a handler panicked");
-        });
-        Status::internal("the handler panicked")
-    }
-
     fn read<'a>(
         &self,
         peer: &'a Peer,
         received: Received,
         now: Instant,
-    ) -> Result<(ReplyTo<'a>, RawRequest), (ReplyTo<'a>, Status)> {
+    ) -> Result<Read<'a>, (ReplyTo<'a>, Status)> {
         let invalid = |correlation, form, reason: String| {
             self.counters.malformed.count_and_log(|count| {
                 tracing::warn!(endpoint = %self.endpoint, count, reason, "no request");
@@ -291,8 +365,13 @@ impl Shared {
                 peer,
                 correlation,
                 form,
+                takes: self.sizes,
+                announce: false,
             };
-            (to, Status::invalid_argument(reason))
+            (
+                to,
+                Status::invalid_argument(reason).with_reason(Reason::Unreadable),
+            )
         };
         let (form, Frames { header, body }) = match received {
             Ok(received) => received,
@@ -303,29 +382,34 @@ impl Shared {
             Err(error) => {
                 let correlation = match error {
                     HeaderError::Version { correlation, .. } => correlation,
-                    _ => 0,
+                    _ => RequestHeader::peek_correlation(&header).unwrap_or(0),
                 };
                 return Err(invalid(correlation, form, error.to_string()));
             }
         };
+        if header.cancel {
+            return Ok(Read::Cancel(header.correlation));
+        }
         let principal = peer.principal().cloned();
         let to = ReplyTo {
             peer,
             correlation: header.correlation,
             form,
+            takes: header.takes.unwrap_or(self.sizes),
+            announce: header.announce,
         };
         if body.len() > self.limits.message_bytes_max {
             let too_large = MessageError::TooLarge {
                 bytes: body.len(),
                 max: self.limits.message_bytes_max,
             };
-            // Not by `From`, which is for what a reader finds.
-            let status = Status::invalid_argument(too_large.to_string());
             self.counters.too_large.count_and_log(|count| {
                 let principal = peer.principal().map(Principal::as_str);
                 tracing::warn!(endpoint = %self.endpoint, principal, count, bytes = body.len(), "a body over the limit");
             });
-            return Err((to, status));
+            // Not by `From`, which is for what a reader finds.
+            let status = Status::resource_exhausted(too_large.to_string());
+            return Err((to, status.with_reason(Reason::TooLarge)));
         }
         let request = RawRequest {
             interface: header.interface,
@@ -344,20 +428,26 @@ impl Shared {
             tried: None,
             transaction: None,
         };
-        Ok((to, request))
+        Ok(Read::Request(to, request))
     }
 
     /// Tells all of a batch that the server is leaving.
     fn refuse(self: &Arc<Self>, batch: &mut Requests) {
-        batch.hand_over(|peer, received| {
+        while let Some((place, received)) = batch.next() {
+            let peer = batch.peer(place);
             let (to, status) = match self.read(peer, received, Instant::now()) {
-                Ok((to, _)) => {
+                Ok(Read::Request(to, _)) => {
                     self.counters.refused.count();
-                    (to, Status::unavailable("the server is shutting down"))
+                    let status = Status::unavailable("the server is shutting down");
+                    (to, status.with_reason(Reason::ShuttingDown))
+                }
+                Ok(Read::Cancel(correlation)) => {
+                    self.running.cancel(peer, correlation);
+                    continue;
                 }
                 Err(invalid) => invalid,
             };
             self.reply_once(to, status);
-        });
+        }
     }
 }

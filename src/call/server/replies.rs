@@ -13,7 +13,10 @@ use crate::call::raw::deadline_after;
 use crate::call::{Outcome, RawReply};
 use crate::security::Principal;
 use crate::transport::{Form, Frames, Outgoing, Peer, Refused};
-use crate::wire::{Code, Packer, ReplyHeader, ReplyStatus, Status, Work, is_compactable, pack_one};
+use crate::wire::{
+    Code, Oversize, Packer, Reason, ReplyHeader, ReplyStatus, SizesMax, Status, Work,
+    is_compactable, pack_one,
+};
 
 /// How often a reply is offered again to a client whose queue is full.
 const SEND_RETRY: Duration = Duration::from_millis(5);
@@ -31,6 +34,10 @@ pub(super) struct ReplyTo<'a> {
     pub peer: &'a Peer,
     pub correlation: u64,
     pub form: Form,
+    /// The largest replies that its caller takes.
+    pub takes: SizesMax,
+    /// The caller wants to know what this server takes.
+    pub announce: bool,
 }
 
 pub(super) type Ended = Result<RawReply, Status>;
@@ -187,7 +194,47 @@ impl Shared {
         });
     }
 
+    /// Tells a caller that has not heard from this server yet, and whose reply takes time, what it takes.
+    pub fn announce(&self, to: ReplyTo<'_>) {
+        let header = ReplyHeader {
+            correlation: 0,
+            status: ReplyStatus::Ok,
+            replayed: false,
+            compact: self.takes_compact,
+            cancels: true,
+            takes: Some(self.sizes),
+            metadata: Default::default(),
+        };
+        let (header, body) = (header.encode(), Bytes::new());
+        // Its reply says the same.
+        let _ = self.send(to.peer, Outgoing::Classic(Frames { header, body }));
+    }
+
     fn encode(&self, to: ReplyTo<'_>, ended: Ended) -> Frames {
+        let frames = self.encode_any(to, ended);
+        match to.takes.check(frames.header.len(), frames.body.len()) {
+            Ok(()) => frames,
+            Err(oversize) => self.encode_any(to, Err(self.too_large(to, &frames, oversize))),
+        }
+    }
+
+    /// The caller could not take the reply.
+    fn too_large(&self, to: ReplyTo<'_>, frames: &Frames, oversize: Oversize) -> Status {
+        let Oversize { bytes, max } = oversize;
+        self.counters.replies_too_large.count_and_log(|count| {
+            let principal = to.peer.principal().map(Principal::as_str);
+            tracing::warn!(endpoint = %self.endpoint, principal, bytes, max, count, "reply too large");
+        });
+        // A status by itself says nothing of the work; it is its metadata that is too large.
+        let work = match frames.body.is_empty() {
+            true => Work::OutcomeUnknown,
+            false => Work::Done,
+        };
+        let message = format!("a reply of {bytes} bytes is over the caller's limit of {max}");
+        Status::new(Code::ResourceExhausted, work, message).with_reason(Reason::TooLarge)
+    }
+
+    fn encode_any(&self, to: ReplyTo<'_>, ended: Ended) -> Frames {
         let (status, replayed, metadata, body) = match ended {
             Ok(reply) => {
                 let status = match reply.outcome {
@@ -209,6 +256,8 @@ impl Shared {
             status,
             replayed,
             compact: self.takes_compact,
+            cancels: true,
+            takes: to.announce.then_some(self.sizes),
             metadata,
         };
         Frames {
@@ -274,7 +323,8 @@ impl Drop for RefuseOnDrop<'_> {
                 Code::Unavailable,
                 Work::OutcomeUnknown,
                 "the server shut down before the handler was done",
-            );
+            )
+            .with_reason(Reason::ShuttingDown);
             self.shared.reply_once(to, status);
         }
     }

@@ -153,7 +153,9 @@ impl<S: Store> Once<S> {
         }
         let fingerprint = match Fingerprint::of_parameters(&request.body, &request.limits) {
             Ok(fingerprint) => fingerprint,
-            Err(error) => return answer(Err(error.into())),
+            Err(error) => {
+                return answer(Err(Status::of_request(error, crate::wire::Work::NotDone)));
+            }
         };
         self.attempt(key, fingerprint, recovery, request, handler)
     }

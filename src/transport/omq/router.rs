@@ -52,6 +52,11 @@ impl Peer {
         Arc::ptr_eq(&self.guest, &other.guest)
     }
 
+    /// Tells connections apart, while they are open.
+    pub fn key(&self) -> u64 {
+        Arc::as_ptr(&self.guest) as u64
+    }
+
     /// Returns when the connection is lost.
     pub async fn gone(&self) {
         self.guest.of.link.ended().await;
