@@ -404,10 +404,10 @@ fn a_servers_handle_returns_though_its_runtime_has_shut_down() {
     });
     drop(first);
     assert!(!readiness.is_ready());
-    let shut_down = tokio::time::timeout(Duration::from_secs(60), server.shutdown());
-    second
-        .block_on(async { shut_down.await })
-        .expect("it returns");
+    second.block_on(async {
+        let shut_down = tokio::time::timeout(Duration::from_secs(60), server.shutdown());
+        shut_down.await.expect("it returns");
+    });
 }
 
 #[tokio::test]

@@ -88,14 +88,13 @@ impl<P: Plain> Request<P> {
     /// the [`Transaction`](crate::once::Store::Transaction) of the server's store.
     ///
     /// # Errors
-    /// [`Code::Internal`], not done, where the method is not `$atomic` or the store hands out another type.
+    /// [`Code::Internal`], outcome unknown, where the method is not `$atomic` or the store hands out another type.
     pub fn transaction<T: Send + Sync + 'static>(&self) -> Result<Arc<T>, Status> {
         let transaction = self.raw.transaction.clone();
         transaction
             .and_then(|transaction| transaction.0.downcast().ok())
             .ok_or_else(|| {
                 Status::internal("the server's store has no such transaction for this method")
-                    .with_work(Work::NotDone)
             })
     }
 

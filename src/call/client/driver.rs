@@ -97,8 +97,6 @@ pub(super) async fn drive(shared: Arc<Shared>, mut receiver: DealerReceiver) {
         }
         wake.drain(..).for_each(Waker::wake);
     }
-    // Only closing it ends its socket.
-    shared.set_over(Over::Closed);
 }
 
 /// Ends all calls when the driver does, also where that is dropped with its runtime: nobody else would.

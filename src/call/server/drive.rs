@@ -107,7 +107,9 @@ impl Shared {
     /// The longest that a shutdown takes in a runtime that runs.
     pub fn shutdown_max(&self) -> Duration {
         const MARGIN: Duration = Duration::from_secs(1);
-        self.drain_max + self.linger + MARGIN
+        self.drain_max
+            .saturating_add(self.linger)
+            .saturating_add(MARGIN)
     }
 
     async fn drain(self: &Arc<Self>, reader: Reader) {

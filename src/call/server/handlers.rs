@@ -13,7 +13,7 @@ use super::replies::{Ended, Hands, RefuseOnDrop, ReplyTo};
 use crate::call::deadline::within;
 use crate::call::{RawRequest, ReplyFuture};
 use crate::transport::{Form, Peer};
-use crate::wire::{SizesMax, Status, Work};
+use crate::wire::{Code, Reason, SizesMax, Status, Work};
 
 /// A call that is served, but for its peer.
 #[derive(Clone, Copy, Debug)]
@@ -145,10 +145,15 @@ impl Shared {
         });
         // One that has not begun when its call ends need not begin.
         let _abort = AbortOnDrop(first.abort_handle());
-        first.await.unwrap_or_else(|_| {
-            Begun::Ended(Err(Status::unavailable(
-                "the server's runtime is shutting down",
-            )))
+        first.await.unwrap_or_else(|error| {
+            // Only one that has not begun can be ended from outside.
+            let work = match error.is_cancelled() {
+                true => Work::NotDone,
+                false => Work::OutcomeUnknown,
+            };
+            let message = "the server's runtime is shutting down";
+            let status = Status::new(Code::Unavailable, work, message);
+            Begun::Ended(Err(status.with_reason(Reason::ShuttingDown)))
         })
     }
 
