@@ -490,3 +490,57 @@ fn what_is_shown_of_a_call_has_no_body() {
         );
     }
 }
+
+/// Lets nobody in before it is told to.
+#[derive(Clone, Default)]
+struct Waits {
+    started: Arc<std::sync::atomic::AtomicU64>,
+    done: Arc<std::sync::atomic::AtomicU64>,
+    go_on: Arc<tokio::sync::Notify>,
+}
+
+impl Base for Waits {}
+impl Versioned for Waits {}
+
+impl Login for Waits {
+    async fn log_in(
+        &self,
+        _: Request<LoginLogInParams>,
+    ) -> Result<Reply<LoginLogInResults>, Failure<Denied>> {
+        use std::sync::atomic::Ordering::SeqCst;
+        self.started.fetch_add(1, SeqCst);
+        self.go_on.notified().await;
+        self.done.fetch_add(1, SeqCst);
+        Ok(LoginLogInResults::default().into())
+    }
+}
+
+#[tokio::test]
+async fn dropping_a_call_does_not_end_work_that_is_done_once() {
+    use std::sync::atomic::Ordering::SeqCst;
+    let waits = Waits::default();
+    let server = Server::builder().service(LoginServer::new(waits.clone()));
+    let server = server.bind("tcp://127.0.0.1:0").await.unwrap().spawn();
+    let client = LoginClient::new(connect(&server).await);
+    let id = bowline::RequestId::new();
+    let calling = tokio::spawn({
+        let call = client.log_in(|_| {}).request_id(id.clone());
+        async move { call.timeout(Duration::from_secs(60)).await.map(|_| ()) }
+    });
+    while waits.started.load(SeqCst) == 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    calling.abort();
+    while server.counters().cancelled == 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    waits.go_on.notify_one();
+    let again = client.log_in(|_| {}).request_id(id);
+    let again = again.timeout(Duration::from_secs(60)).await.unwrap();
+    assert!(again.is_replayed() || waits.done.load(SeqCst) == 1);
+    assert_eq!(
+        (waits.started.load(SeqCst), waits.done.load(SeqCst)),
+        (1, 1)
+    );
+    server.shutdown().await;
+}

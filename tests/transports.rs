@@ -123,6 +123,7 @@ macro_rules! carried {
                 the_first_call_of_a_connection_can_be_cancelled_too
                 a_request_over_the_servers_limit_is_refused_before_it_is_sent
                 a_client_learns_a_smaller_limit_from_the_first_reply
+                a_large_first_request_to_a_smaller_server_ends_no_connection
                 a_reply_over_the_clients_limit_becomes_a_status_and_harms_no_other
                 a_status_with_a_long_message_arrives_cut_to_its_limit
                 a_handler_that_computes_holds_up_no_other_call

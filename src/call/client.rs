@@ -25,7 +25,7 @@ use super::raw::after;
 use super::{RawReply, RawRequest};
 use crate::transport::{Endpoint, TransportError};
 use crate::wire::{Code, Status, Work};
-use shared::{Ended, NotBegun, Over, Shared};
+use shared::{Ended, NotBegun, Over, Shared, question};
 
 /// How long a call that waits for its server waits before it is sent again.
 const RESEND_AFTER: Duration = Duration::from_millis(20);
@@ -162,7 +162,7 @@ impl Service<RawRequest> for Client {
             Err(NotBegun::NoServer) if !request.wait_for_ready => {
                 State::Failed(Some(no_server(&self.0.shared.endpoint)))
             }
-            Err(NotBegun::NoServer | NotBegun::Full) => {
+            Err(NotBegun::NoServer | NotBegun::Full | NotBegun::Unasked) => {
                 State::Slow(Box::pin(persist(self.clone(), request, deadline, None)))
             }
         };
@@ -287,6 +287,18 @@ impl Drop for Ticket {
     }
 }
 
+/// Asks what the server takes. Returns when it has answered, or when that cannot be asked now.
+async fn ask(client: &Client, deadline: Instant) {
+    let shared = &client.0.shared;
+    match shared.begin(&mut question(), deadline, Instant::now()) {
+        // Whatever the answer is, the driver has read in its header what counts.
+        Ok(number) => drop(in_time(Ticket::new(&client.0, number), deadline).await),
+        Err(NotBegun::Full) => shared.sender.writable().await,
+        // The call itself finds out why.
+        Err(_) => {}
+    }
+}
+
 /// Waits until the request can be sent, and sends it again after a lost connection where it may.
 async fn persist(
     client: Client,
@@ -310,6 +322,7 @@ async fn persist(
                     let possible = async {
                         match not_begun {
                             NotBegun::Full => shared.sender.writable().await,
+                            NotBegun::Unasked => ask(&client, deadline).await,
                             _ => shared.connected().await,
                         }
                     };

@@ -236,7 +236,8 @@ async fn a_handler_is_ended_when_its_caller_is_lost_unless_its_outcome_is_kept()
         wait_until(|| moody.calls() == calls_before + 3).await;
         lost.shutdown().await;
         drop(client);
-        wait_until(|| server.counters().abandoned == 3).await;
+        let gone = || server.counters().abandoned + server.counters().cancelled;
+        wait_until(|| gone() == 3).await;
         wait_until(|| ended.load(Ordering::Relaxed) == ended_before + 3).await;
         assert_eq!(done.load(Ordering::Relaxed), done_before + 1, "{endpoint}");
         server.shutdown().await;

@@ -189,6 +189,21 @@ pub async fn a_client_learns_a_smaller_limit_from_the_first_reply(carried: Carri
     server.shutdown().await;
 }
 
+pub async fn a_large_first_request_to_a_smaller_server_ends_no_connection(carried: Carried) {
+    let server = carried.start().await;
+    let limits = Limits::default().with_message_bytes_max(16 << 20);
+    let options = carried.options().with_message_bytes_max(17 << 20);
+    let client = Client::builder().limits(limits).transport(options);
+    let client = client.connect(server.endpoint().to_string()).await.unwrap();
+    let status = call(&client, &ECHO, vec![1; 2 << 20]).await.unwrap_err();
+    assert_too_large(&status, Work::NotDone, 2 << 20, 1 << 20);
+    assert_eq!(call(&client, &ECHO, "alive").await.unwrap(), "alive");
+    let counters = server.counters();
+    assert_eq!((counters.handled, counters.unknown), (1, 0));
+    assert_eq!(server.door().broken, 0);
+    server.shutdown().await;
+}
+
 pub async fn a_reply_over_the_clients_limit_becomes_a_status_and_harms_no_other(carried: Carried) {
     let (server, client) = carried.both().await;
     let other = in_flight(&server, &client).await;

@@ -17,6 +17,7 @@ use crate::call::correlation::{Correlation, TooMany};
 use crate::call::{RawReply, RawRequest};
 use crate::counter::Counter;
 use crate::message::Limits;
+use crate::schema::{Effect, MethodInfo};
 use crate::transport::{DealerSender, Endpoint, Frames, Outgoing, Refused};
 use crate::wire::{
     Code, HEADER_BYTES_MAX, Metadata, Oversize, Reason, RequestHeader, SizesMax, Status, Work,
@@ -151,6 +152,8 @@ impl Server {
 /// Why a call has not begun.
 pub(super) enum NotBegun {
     Full,
+    /// It is large, and the server has not said yet what it takes: that has to be [asked](question) first.
+    Unasked,
     NoServer,
     Never(Status),
 }
@@ -276,6 +279,10 @@ impl Shared {
                 "too many calls of this client are in flight",
             ))
         })?;
+        if !calls.server.has_answered && SizesMax::DEFAULT.check(0, request.body.len()).is_err() {
+            calls.correlation.cancel(number);
+            return Err(NotBegun::Unasked);
+        }
         header.correlation = number;
         header.announce = !calls.server.has_answered;
         let header = header.encode();
@@ -452,6 +459,23 @@ impl Shared {
     }
 }
 
+/// A request that only asks what the server takes. One that does not understand it says that it has no such method,
+/// which is an answer as well.
+pub(super) fn question() -> RawRequest {
+    let method = MethodInfo {
+        service: "",
+        name: "",
+        interface: 0,
+        ordinal: 0,
+        effect: Effect::Idempotent,
+        timeout: None,
+        params: 0,
+        results: 0,
+        fails: None,
+    };
+    RawRequest::new(&method, Bytes::from_static(NO_BODY))
+}
+
 fn check_header(bytes: usize) -> Result<(), Oversize> {
     let max = HEADER_BYTES_MAX;
     match bytes > max {
@@ -492,7 +516,6 @@ mod tests {
 
     use super::*;
     use crate::call::TIMEOUT_DEFAULT;
-    use crate::schema::{Effect, MethodInfo};
     use crate::transport::{self, DealerReceiver, RouterReceiver, TransportOptions};
 
     static METHOD: MethodInfo = MethodInfo {

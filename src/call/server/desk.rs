@@ -200,7 +200,13 @@ impl Shared {
     pub fn look(self: &Arc<Self>) -> bool {
         let mut watched = lock(&self.desk.watched);
         if let Some(method) = self.desk.look(&mut watched, self.slow_poll) {
-            if let (true, Some(runtime)) = (self.desk.has_others.load(Relaxed), &watched.runtime) {
+            // One that has not begun yet takes over as well; there is never a second one.
+            let is_alone = watched
+                .stand_in
+                .as_ref()
+                .is_none_or(AbortHandle::is_finished);
+            let has_others = is_alone && self.desk.has_others.load(Relaxed);
+            if let (true, Some(runtime)) = (has_others, &watched.runtime) {
                 let stand_in = runtime.spawn(Arc::clone(self).stand_in());
                 watched.stand_in = Some(stand_in.abort_handle());
             }

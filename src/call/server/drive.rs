@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::time::{Instant, timeout};
 
 use super::builder::{Found, Routes};
@@ -16,9 +17,9 @@ use super::readiness::Readiness;
 use super::replies::{Hands, ReplyTo, WaitingRoom};
 use super::running::Running;
 use super::watchdog;
-use crate::call::RawRequest;
 use crate::call::deadline::within;
 use crate::call::raw::{after, deadline_after};
+use crate::call::{Outcome, RawReply, RawRequest};
 use crate::message::{Limits, MessageError};
 use crate::once::Keeper;
 use crate::security::{AccessList, Principal, Tally};
@@ -269,6 +270,12 @@ impl Shared {
                 return None;
             }
         };
+        if to.announce && request.interface == 0 {
+            // It only asks what this server takes, which the header of every reply to it says.
+            let nothing = RawReply::new(Outcome::Success, Bytes::new());
+            self.reply(to, Ok(nothing), hands);
+            return None;
+        }
         match self.admitted(to, &mut request, hands.handlers.len()) {
             Ok(method) => Some((Call::new(to, method, request.deadline), request)),
             Err(status) => {
