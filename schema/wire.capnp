@@ -111,7 +111,8 @@ struct EventHeader {
   sequence    @3 :UInt64;
   # event: the number of this event in its topic, from 1.
   # tail: the number of the last event of the topic, 0 if there was none.
-  # confirmed: unused.
+  # tails: the number of this part of the answer, from 0.
+  # confirmed: how many parts of the answer came before.
 
   trace       @4 :TraceContext;
   metadata    @5 :List(Metadata);
@@ -128,6 +129,9 @@ struct EventHeader {
 
     refused @3;
     # The publisher does not take the subscription: no rule allows it, or it is one too many. No body.
+
+    tails @4;
+    # A part of a long answer, before its `confirmed`. The body is a Tails.
   }
 }
 

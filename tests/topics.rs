@@ -1,4 +1,14 @@
-//! Slow subscribers, over each carrier: what they cost is bounded, and what they miss is counted to the last event.
+//! Topics over each transport. Here: slow subscribers; what they cost is bounded, and what they miss is counted to the last
+//! event.
+
+#[path = "topics/ended.rs"]
+mod ended;
+#[path = "topics/exact.rs"]
+mod exact;
+#[path = "topics/keeps_up.rs"]
+mod keeps_up;
+#[path = "topics/refused.rs"]
+mod refused;
 
 use std::time::{Duration, Instant};
 
@@ -20,6 +30,41 @@ fn endpoints(name: &str) -> [String; 3] {
     ]
 }
 
+/// An endpoint of each transport, with its options.
+fn carriers(name: &str) -> Vec<(String, TransportOptions)> {
+    let endpoints = endpoints(name).into_iter();
+    #[allow(unused_mut, reason = "one more with the feature")]
+    let mut all: Vec<_> = endpoints
+        .map(|endpoint| (endpoint, TransportOptions::default()))
+        .collect();
+    #[cfg(feature = "zeromq")]
+    all.push((
+        "tcp://127.0.0.1:0".to_owned(),
+        TransportOptions::default().with_carrier(bowline::Carrier::Zeromq),
+    ));
+    all
+}
+
+async fn bind(endpoint: &str, options: &TransportOptions) -> Publisher<Sample> {
+    let builder = Publisher::builder()
+        .announce_after(Duration::from_millis(50))
+        .transport(options.clone());
+    builder.bind(endpoint).await.unwrap()
+}
+
+async fn connect(publisher: &Publisher<Sample>, options: TransportOptions) -> Subscriber<Sample> {
+    let builder = Subscriber::<()>::builder().transport(options);
+    let endpoint = publisher.endpoint().to_string();
+    builder.connect(endpoint).await.unwrap()
+}
+
+fn sample(series: &str, bytes: usize) -> Sample {
+    Sample {
+        series: series.to_owned(),
+        payload: vec![7; bytes].into(),
+    }
+}
+
 /// A publisher that soon says how many there were, and a subscriber to all of its topics that takes nothing yet.
 async fn both(endpoint: &str, slow: SubscriberBuilder) -> (Publisher<Sample>, Subscriber<Sample>) {
     let publisher: Publisher<Sample> = Publisher::builder()
@@ -35,11 +80,7 @@ async fn both(endpoint: &str, slow: SubscriberBuilder) -> (Publisher<Sample>, Su
 
 async fn publish(publisher: &Publisher<Sample>, series: &str, events: u64, bytes: usize) {
     for _ in 0..events {
-        let sample = Sample {
-            series: series.to_owned(),
-            payload: vec![7; bytes].into(),
-        };
-        publisher.publish(&sample).await.unwrap();
+        publisher.publish(&sample(series, bytes)).await.unwrap();
         // The subscriber's driver has its turn; nobody takes from it.
         tokio::task::yield_now().await;
     }
@@ -133,10 +174,7 @@ async fn what_a_publisher_drops_for_a_subscriber_is_counted_and_is_what_that_one
         other.subscribe(Keys::Prefix("nothing")).await.unwrap();
 
         // On one thread, and without its turn: the subscriber reads nothing meanwhile.
-        let sample = Sample {
-            series: "a".to_owned(),
-            payload: vec![7; 1000].into(),
-        };
+        let sample = sample("a", 1000);
         for _ in 0..EVENTS {
             publisher.publish(&sample).await.unwrap();
         }
@@ -197,6 +235,7 @@ async fn a_subscriber_that_would_rather_end_ends_after_what_it_has() {
     for endpoint in endpoints("disconnect") {
         let slow = Subscriber::<()>::builder()
             .slow(SlowPolicy::Disconnect)
+            .slow_after(Duration::ZERO)
             .events_max(10);
         let (publisher, mut subscriber) = both(&endpoint, slow).await;
         assert_eq!(publisher.matching("a"), 1);
@@ -219,7 +258,9 @@ async fn a_subscriber_that_would_rather_end_ends_after_what_it_has() {
 #[tokio::test]
 async fn one_that_is_slow_takes_nothing_from_one_that_is_not() {
     for endpoint in endpoints("other") {
-        let slow = Subscriber::<()>::builder().events_max(1);
+        let slow = Subscriber::<()>::builder()
+            .events_max(1)
+            .slow_after(Duration::ZERO);
         let (publisher, mut slow) = both(&endpoint, slow).await;
         let quick = Subscriber::<Sample>::connect(publisher.endpoint().to_string());
         let mut quick = quick.await.unwrap();

@@ -38,9 +38,20 @@ pub(super) enum Content {
     Tail {
         last: u64,
     },
-    /// The publisher has the subscription to `topic`, a prefix here.
+    /// A part of the answer about the subscription to `topic`, a prefix here.
+    Tails {
+        tails: Vec<(Bytes, u64)>,
+    },
+    /// The publisher has the subscription to `topic`, a prefix here. It was asked with this number, among what was asked
+    /// and taken back.
     Confirmed {
         tails: Vec<(Bytes, u64)>,
+        order: u64,
+    },
+    /// The subscription to `topic`, a prefix here, was taken back: what came before belongs to it.
+    TakenBack {
+        order: u64,
+        is_asked: bool,
     },
 }
 
@@ -49,104 +60,166 @@ const NOTICE_BYTES: usize = 64;
 
 #[derive(Debug)]
 pub(super) struct Buffer {
-    order: VecDeque<Slot>,
-    /// With [`SlowPolicy::Latest`]: the one that waits of each topic.
-    latest: HashMap<Bytes, Arrived>,
+    order: VecDeque<Arrived>,
+    /// How many have been taken: the place of the first in `order`, counted from the beginning.
+    taken: u64,
+    /// With [`SlowPolicy::Latest`]: the place of the event of each topic that the next one replaces.
+    latest: HashMap<Bytes, u64>,
     events: usize,
     bytes: usize,
-    /// Of tails and confirmations.
+    /// Of all that is no event.
     notices_bytes: usize,
+    /// Subscriptions taken back, among those.
+    taken_back: usize,
     events_max: usize,
     bytes_max: usize,
     policy: SlowPolicy,
     dropped: u64,
     overflowed: bool,
-}
-
-#[derive(Debug)]
-enum Slot {
-    Here(Arrived),
-    Latest(Bytes),
+    #[cfg(test)]
+    pub replaces_over_epochs: bool,
 }
 
 impl Buffer {
     pub fn new(events_max: usize, bytes_max: usize, policy: SlowPolicy) -> Self {
         Self {
             order: VecDeque::new(),
+            taken: 0,
             latest: HashMap::new(),
             events: 0,
             bytes: 0,
             notices_bytes: 0,
+            taken_back: 0,
             events_max,
             bytes_max,
             policy,
             dropped: 0,
             overflowed: false,
+            #[cfg(test)]
+            replaces_over_epochs: false,
         }
     }
 
+    /// Whether it is worth while to wait for room for this one; what never has room is not waited for.
+    pub fn has_room(&self, arrived: &Arrived) -> bool {
+        let bytes = bytes_of(arrived);
+        if !arrived.is_event() {
+            return self.has_notice_room(bytes);
+        }
+        let (events, waiting) = match self.replaced(arrived) {
+            Some(at) => (self.events - 1, self.bytes - bytes_of(&self.order[at])),
+            None => (self.events, self.bytes),
+        };
+        let never = self.events_max == 0 || bytes > self.bytes_max;
+        never || events < self.events_max && waiting + bytes <= self.bytes_max
+    }
+
+    /// Whether as little waits that what comes next has room for a while.
+    pub fn is_half_empty(&self) -> bool {
+        let is_half = |of: usize, max: usize| of <= max / 2;
+        is_half(self.events, self.events_max)
+            && is_half(self.bytes, self.bytes_max)
+            && is_half(self.notices_bytes, self.bytes_max)
+    }
+
+    /// One alone always has room, however large.
+    fn has_notice_room(&self, bytes: usize) -> bool {
+        self.notices_bytes == 0 || self.notices_bytes + bytes <= self.bytes_max
+    }
+
+    /// Adds what has arrived, or drops it where the policy says so.
     pub fn push(&mut self, arrived: Arrived) {
         if self.overflowed {
             return;
         }
-        let bytes = match &arrived.content {
-            Content::Event { body, .. } => body.len() + arrived.topic.len(),
-            // Few and small, and what they say is not to be lost; unless the publisher means harm.
-            Content::Tail { .. } | Content::Confirmed { .. } => {
-                let bytes = bytes_of(&arrived);
-                if self.notices_bytes + bytes <= self.bytes_max {
-                    self.notices_bytes += bytes;
-                    self.order.push_back(Slot::Here(arrived));
-                }
+        let bytes = bytes_of(&arrived);
+        if !arrived.is_event() {
+            // A tail is announced again. An answer waits for its room before it is pushed, and what the subscriber has
+            // done itself is not to be lost.
+            if matches!(arrived.content, Content::Tail { .. }) && !self.has_notice_room(bytes) {
                 return;
             }
-        };
-        let replaced = match self.policy {
-            SlowPolicy::Latest => self.latest.get(&arrived.topic).map(bytes_of),
-            _ => None,
-        };
-        let events_left = self.events_max > self.events || replaced.is_some();
-        if !events_left || self.bytes - replaced.unwrap_or(0) + bytes > self.bytes_max {
+            // What says where a subscription begins or ends stays between what came before and after it.
+            match arrived.content {
+                Content::TakenBack { .. } => {
+                    self.latest.clear();
+                    self.taken_back += 1;
+                }
+                Content::Tails { .. } | Content::Confirmed { .. } => self.latest.clear(),
+                Content::Tail { .. } | Content::Event { .. } => {}
+            }
+            self.notices_bytes += bytes;
+            self.order.push_back(arrived);
+            return;
+        }
+        let replaced = self.replaced(&arrived);
+        let waiting = replaced.map_or(self.bytes, |at| self.bytes - bytes_of(&self.order[at]));
+        let has_place = replaced.is_some() || self.events < self.events_max;
+        if !has_place || waiting + bytes > self.bytes_max {
             self.dropped += 1;
             self.overflowed = self.policy == SlowPolicy::Disconnect;
             return;
         }
-        self.bytes = self.bytes - replaced.unwrap_or(0) + bytes;
-        match (self.policy, replaced) {
-            (SlowPolicy::Latest, Some(_)) => {
-                self.dropped += 1;
-                self.latest.insert(arrived.topic.clone(), arrived);
-            }
-            (SlowPolicy::Latest, None) => {
-                self.events += 1;
-                self.order.push_back(Slot::Latest(arrived.topic.clone()));
-                self.latest.insert(arrived.topic.clone(), arrived);
-            }
-            _ => {
-                self.events += 1;
-                self.order.push_back(Slot::Here(arrived));
-            }
+        self.bytes = waiting + bytes;
+        if let Some(at) = replaced {
+            self.dropped += 1;
+            self.order[at] = arrived;
+            return;
         }
+        self.events += 1;
+        if self.policy == SlowPolicy::Latest {
+            let place = self.taken + self.order.len() as u64;
+            self.latest.insert(arrived.topic.clone(), place);
+        }
+        self.order.push_back(arrived);
     }
 
-    pub fn pop(&mut self) -> Option<Arrived> {
-        loop {
-            let arrived = match self.order.pop_front()? {
-                Slot::Here(arrived) => arrived,
-                Slot::Latest(topic) => match self.latest.remove(&topic) {
-                    Some(arrived) => arrived,
-                    None => continue,
-                },
-            };
-            match arrived.content {
-                Content::Event { .. } => {
-                    self.events -= 1;
-                    self.bytes -= bytes_of(&arrived);
-                }
-                _ => self.notices_bytes -= bytes_of(&arrived),
-            }
-            return Some(arrived);
+    /// Where in `order` the event is whose place this one takes. One of another epoch or connection keeps its place: it is
+    /// before what the publisher has said since it began anew, or was connected again.
+    fn replaced(&self, arrived: &Arrived) -> Option<usize> {
+        if self.policy != SlowPolicy::Latest {
+            return None;
         }
+        let at = (*self.latest.get(&arrived.topic)? - self.taken) as usize;
+        let of = &self.order[at];
+        let is_same = (of.epoch, of.connection) == (arrived.epoch, arrived.connection);
+        #[cfg(test)]
+        let is_same = is_same || self.replaces_over_epochs;
+        is_same.then_some(at)
+    }
+
+    /// Gives out what is next: all that waits, in exchange for what is empty, or one where the next event could still be
+    /// replaced.
+    pub fn take(&mut self, to: &mut VecDeque<Arrived>) {
+        if self.policy != SlowPolicy::Latest {
+            debug_assert!(to.is_empty());
+            std::mem::swap(&mut self.order, to);
+            (self.events, self.bytes) = (0, 0);
+            (self.notices_bytes, self.taken_back) = (0, 0);
+            return;
+        }
+        let Some(arrived) = self.order.pop_front() else {
+            return;
+        };
+        match arrived.is_event() {
+            true => {
+                self.events -= 1;
+                self.bytes -= bytes_of(&arrived);
+                if self.latest.get(&arrived.topic) == Some(&self.taken) {
+                    self.latest.remove(&arrived.topic);
+                }
+            }
+            false => self.notices_bytes -= bytes_of(&arrived),
+        }
+        let is_taken_back = matches!(arrived.content, Content::TakenBack { .. });
+        self.taken_back -= usize::from(is_taken_back);
+        self.taken += 1;
+        to.push_back(arrived);
+    }
+
+    /// Subscriptions taken back of which the one who takes events has not heard yet.
+    pub fn taken_back(&self) -> usize {
+        self.taken_back
     }
 
     /// Events that were dropped here, each of which is reported as missed.
@@ -160,11 +233,17 @@ impl Buffer {
     }
 }
 
+impl Arrived {
+    pub fn is_event(&self) -> bool {
+        matches!(self.content, Content::Event { .. })
+    }
+}
+
 fn bytes_of(arrived: &Arrived) -> usize {
     match &arrived.content {
         Content::Event { body, .. } => body.len() + arrived.topic.len(),
-        Content::Tail { .. } => NOTICE_BYTES + arrived.topic.len(),
-        Content::Confirmed { tails } => {
+        Content::Tail { .. } | Content::TakenBack { .. } => NOTICE_BYTES + arrived.topic.len(),
+        Content::Tails { tails } | Content::Confirmed { tails, .. } => {
             let tails = tails.iter().map(|(topic, _)| NOTICE_BYTES + topic.len());
             NOTICE_BYTES + arrived.topic.len() + tails.sum::<usize>()
         }
@@ -188,13 +267,84 @@ mod tests {
         }
     }
 
+    /// Takes all that waits.
+    fn all(buffer: &mut Buffer) -> Vec<Arrived> {
+        let mut all = Vec::new();
+        let mut taken = VecDeque::new();
+        loop {
+            buffer.take(&mut taken);
+            if taken.is_empty() {
+                return all;
+            }
+            all.extend(taken.drain(..));
+        }
+    }
+
     fn numbers(buffer: &mut Buffer) -> Vec<u64> {
-        std::iter::from_fn(|| buffer.pop())
-            .filter_map(|arrived| match arrived.content {
-                Content::Event { number, .. } => Some(number),
-                _ => None,
-            })
-            .collect()
+        let all = all(buffer).into_iter();
+        all.filter_map(|arrived| match arrived.content {
+            Content::Event { number, .. } => Some(number),
+            _ => None,
+        })
+        .collect()
+    }
+
+    #[test]
+    fn latest_keeps_the_event_of_an_epoch_that_is_over() {
+        let mut buffer = Buffer::new(10, 1000, SlowPolicy::Latest);
+        let of = |epoch, topic, number| Arrived {
+            epoch,
+            ..event(topic, number)
+        };
+        for number in 1..=3 {
+            buffer.push(of(1, "a", number));
+            buffer.push(of(1, "b", number));
+        }
+        for number in 1..=2 {
+            buffer.push(of(2, "a", number));
+        }
+        let order: Vec<_> = all(&mut buffer).iter().map(|of| of.epoch).collect();
+        assert_eq!(order, [1, 1, 2], "no epoch comes back");
+        assert_eq!(buffer.dropped(), 5);
+        assert!(buffer.latest.is_empty());
+    }
+
+    #[test]
+    fn latest_replaces_nothing_from_before_a_subscription_was_taken_back() {
+        let mut buffer = Buffer::new(10, 1000, SlowPolicy::Latest);
+        buffer.push(event("a", 1));
+        let content = Content::TakenBack {
+            order: 1,
+            is_asked: true,
+        };
+        buffer.push(Arrived {
+            content,
+            ..event("a", 0)
+        });
+        buffer.push(event("a", 7));
+        buffer.push(event("a", 8));
+        assert_eq!(numbers(&mut buffer), [1, 8]);
+    }
+
+    #[test]
+    fn what_has_no_room_can_wait_unless_it_never_has_any() {
+        let mut buffer = Buffer::new(2, 30, SlowPolicy::Report);
+        assert!(buffer.has_room(&event("a", 1)));
+        (1..=2).for_each(|number| buffer.push(event("a", number)));
+        assert!(!buffer.has_room(&event("a", 3)));
+        assert!(!buffer.is_half_empty());
+        let large = Arrived {
+            content: Content::Event {
+                number: 3,
+                metadata: Default::default(),
+                body: Bytes::from_static(&[0; 30]),
+            },
+            ..event("a", 3)
+        };
+        assert!(buffer.has_room(&large), "waiting would not help");
+        buffer.push(large);
+        assert_eq!((numbers(&mut buffer), buffer.dropped()), (vec![1, 2], 1));
+        assert!(buffer.is_half_empty());
     }
 
     #[test]
@@ -244,11 +394,8 @@ mod tests {
             content: Content::Tail { last: 7 },
             ..event("a", 0)
         });
-        buffer.pop();
-        assert!(matches!(
-            buffer.pop().map(|a| a.content),
-            Some(Content::Tail { last: 7 })
-        ));
+        let all = all(&mut buffer);
+        assert!(matches!(all[1].content, Content::Tail { last: 7 }));
     }
 
     #[test]
@@ -263,11 +410,12 @@ mod tests {
         }
         buffer.push(event("d", 1));
         assert_eq!(buffer.order.len(), 3);
-        while buffer.pop().is_some() {}
+        all(&mut buffer);
         assert_eq!((buffer.bytes, buffer.notices_bytes), (0, 0));
         buffer.push(Arrived {
             content: Content::Confirmed {
                 tails: vec![(Bytes::from_static(b"e"), 1)],
+                order: 1,
             },
             ..event("", 0)
         });

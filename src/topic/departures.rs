@@ -1,13 +1,16 @@
 //! Which events leave alone and which together: a state machine, without clock, socket or task.
 //!
 //! An event that is the first since the driver's last turn leaves at once, from its publisher's task:
-//! one that is alone waits for nobody. Those of the same topic after it wait for the driver's next turn
-//! and leave in one message. Only small events do; the others, and all that is no event, leave by
+//! one that is alone does not wait. Those of the same topic after it wait for the driver's next turn
+//! and leave in one message; where several left together the last time, the first waits for the others too. Only small events do; the others, and all that is no event, leave by
 //! themselves, once those that wait have left.
 
 use bytes::Bytes;
 
 use crate::wire::{EventPacker, is_packable};
+
+/// How often the driver lets others go first.
+const LOOKS_MAX: u32 = 3;
 
 #[derive(Debug)]
 pub(super) struct Departures {
@@ -15,6 +18,11 @@ pub(super) struct Departures {
     bytes_max: usize,
     /// An event has left since the driver's last turn.
     has_left: bool,
+    /// Several have left together in the driver's last turn.
+    gathers: bool,
+    /// How many waited when the driver looked last, and how often it has looked since its last turn.
+    seen: usize,
+    looks: u32,
     waiting: EventPacker,
     /// What the socket had no room for. Nothing waits behind it.
     unsent: Option<Bytes>,
@@ -29,6 +37,8 @@ pub(super) enum Way {
     AtOnce,
     /// It waits for the driver's next turn.
     Waits,
+    /// The same, and the driver has to be woken.
+    WaitsFirst,
     /// Those that wait must leave before it can.
     NoRoom,
 }
@@ -39,6 +49,9 @@ impl Departures {
         Self {
             bytes_max,
             has_left: false,
+            gathers: false,
+            seen: 0,
+            looks: 0,
             waiting: EventPacker::default(),
             unsent: None,
         }
@@ -61,14 +74,15 @@ impl Departures {
         if self.unsent.is_some() || !self.waiting.has_room(topic, bytes, self.bytes_max) {
             return Way::NoRoom;
         }
-        let is_first = !self.has_left && self.waiting.is_empty();
+        let is_alone = self.waiting.is_empty();
         self.waiting.push(topic, header, body);
-        match is_first {
-            true => {
+        match (is_alone, self.gathers) {
+            (true, true) => Way::WaitsFirst,
+            (true, false) if !self.has_left => {
                 self.has_left = true;
                 Way::AtOnce
             }
-            false => Way::Waits,
+            _ => Way::Waits,
         }
     }
 
@@ -79,7 +93,21 @@ impl Departures {
 
     /// The driver has its turn: the next event is the first again.
     pub fn turn(&mut self) {
+        self.gathers = self.waiting.len() > 1;
         self.has_left = false;
+        (self.seen, self.looks) = (0, 0);
+    }
+
+    /// Whether the driver should look again before its turn: several wait, and more of them than when it looked last.
+    pub fn is_early(&mut self) -> bool {
+        let waiting = self.waiting.len();
+        let is_early =
+            self.unsent.is_none() && waiting > 1 && waiting > self.seen && self.looks < LOOKS_MAX;
+        if is_early {
+            self.seen = waiting;
+            self.looks += 1;
+        }
+        is_early
     }
 
     /// What is to leave now; it has left, or is [put back](Self::put_back).
@@ -175,7 +203,7 @@ mod tests {
             match way {
                 Way::Classic if has_room => self.sent.push((topic, number)),
                 Way::Classic | Way::NoRoom => return false,
-                Way::Waits => {}
+                Way::Waits | Way::WaitsFirst => {}
                 Way::AtOnce => {
                     self.flush(has_room);
                 }
@@ -237,6 +265,20 @@ mod tests {
         publisher.departures.turn();
         publisher.flush(true);
         assert_eq!((publisher.messages, publisher.sent.len()), (2, 5));
+        // Others may come after the next one too.
+        for expected in [Way::WaitsFirst, Way::Waits, Way::Waits] {
+            assert_eq!(publisher.departures.way(&topic, &header, &header), expected);
+        }
+        assert!(publisher.departures.is_early() && !publisher.departures.is_early());
+        publisher.departures.turn();
+        publisher.flush(true);
+        assert_eq!(
+            publisher.departures.way(&topic, &header, &header),
+            Way::WaitsFirst
+        );
+        // It was alone.
+        publisher.departures.turn();
+        publisher.flush(true);
         assert_eq!(
             publisher.departures.way(&topic, &header, &header),
             Way::AtOnce

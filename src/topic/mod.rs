@@ -7,12 +7,17 @@
 //! queue's work.
 
 mod buffer;
+mod confirmations;
 mod departures;
 mod event;
 mod names;
+mod prefixes;
 mod publisher;
 mod sequence;
+#[cfg(test)]
+mod simulation;
 mod subscriber;
+mod subscriptions;
 
 use std::borrow::Cow;
 
@@ -25,7 +30,9 @@ pub use names::{Keys, TopicName};
 pub use publisher::{
     PrincipalSubscriptions, PublishError, Published, Publisher, PublisherBuilder, PublisherCounters,
 };
-pub use subscriber::{SubscribeError, Subscriber, SubscriberBuilder, SubscriberCounters};
+pub use subscriber::{
+    SubscribeError, Subscriber, SubscriberBuilder, SubscriberCounters, SubscriberEnd,
+};
 
 pub use crate::transport::ConnectedSubscriber;
 #[cfg(fuzzing)]

@@ -89,19 +89,56 @@ struct OfPrincipal {
     denied: AtomicU64,
 }
 
-/// Why an event was not published: it went to nobody, and its number goes to the next.
+/// Why an event was not published: nothing of it was sent, and its number goes to the next.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PublishError {
     /// The plain struct has no encoding.
     #[error("the event has no encoding: {0}")]
     Message(#[from] MessageError),
-    /// The event would begin a topic beyond [`PublisherBuilder::topics_max`].
+    /// The event would begin a topic beyond [`PublisherBuilder::topics_max`] or [`PublisherBuilder::topic_bytes_max`].
     #[error("the publisher has as many topics as it may")]
     TooManyTopics,
+    /// The event is larger than [`PublisherBuilder::event_bytes_max`], or its message than
+    /// [`message_bytes_max`](crate::TransportOptions::message_bytes_max).
+    #[error("the event has {bytes} bytes, more than the {bytes_max} that it may have")]
+    TooLarge {
+        /// Bytes of the event, without topic and header.
+        bytes: usize,
+        /// As many as there may be.
+        bytes_max: usize,
+    },
+    /// The full topic, its key included, is longer than 64 KiB, or than fits twice into a message of
+    /// [`message_bytes_max`](crate::TransportOptions::message_bytes_max).
+    #[error("the topic has {bytes} bytes with its key, more than the {bytes_max} that it may have")]
+    TopicTooLong {
+        /// Bytes of the topic's name, a slash, and the key.
+        bytes: usize,
+        /// As many as there may be.
+        bytes_max: usize,
+    },
     /// The publisher is closed.
     #[error("the publisher is closed")]
     Closed,
+    /// The tokio runtime that the publisher was made in has shut down. Make a new publisher.
+    #[error("the runtime that drives the publisher has shut down")]
+    RuntimeShutDown,
+}
+
+/// Why a publisher has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum PublishEnd {
+    Closed,
+    RuntimeShutDown,
+}
+
+impl From<PublishEnd> for PublishError {
+    fn from(end: PublishEnd) -> Self {
+        match end {
+            PublishEnd::Closed => Self::Closed,
+            PublishEnd::RuntimeShutDown => Self::RuntimeShutDown,
+        }
+    }
 }
 
 impl Publisher<()> {
@@ -178,7 +215,7 @@ impl<T: Topic> Publisher<T> {
     /// What it has counted.
     pub fn counters(&self) -> PublisherCounters {
         PublisherCounters {
-            subscribers: self.inner.shared.lock().subscriptions.len(),
+            subscribers: self.inner.shared.lock().subscribers(),
             dropped: self.inner.shared.sender.dropped(),
         }
     }
@@ -208,6 +245,7 @@ impl<T: Topic> Publisher<T> {
     /// has as long again to be sent.
     pub async fn close(self) {
         let shared = &self.inner.shared;
+        shared.end(PublishEnd::Closed);
         let flushed = async {
             while !shared.stop_gathering() {
                 shared.sender.writable().await;

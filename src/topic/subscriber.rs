@@ -12,12 +12,14 @@ pub(crate) use shared::read_any;
 
 use std::collections::VecDeque;
 use std::marker::PhantomData;
+use std::ops::RangeInclusive;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_core::Stream;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -59,6 +61,8 @@ pub struct Subscriber<T> {
     incoming: Incoming,
     missed: u64,
     ready: VecDeque<Event<T>>,
+    /// Out of the buffer, and not yet looked at.
+    taken: VecDeque<Arrived>,
     limits: Limits,
     confirm_within: Duration,
 }
@@ -79,22 +83,56 @@ pub struct SubscriberCounters {
     pub refused: u64,
     /// Messages of a publisher that may not publish under their topic.
     pub denied: u64,
+    /// Topics whose numbers were forgotten, because there were more than
+    /// [`topics_max`](SubscriberBuilder::topics_max): what was missed of them meanwhile is not known.
+    pub topics_forgotten: u64,
+}
+
+/// Why a subscriber has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SubscriberEnd {
+    /// It was closed.
+    Closed,
+    /// It was too slow, and its policy is [`SlowPolicy::Disconnect`](super::SlowPolicy::Disconnect).
+    TooSlow,
+    /// The tokio runtime that it was made in has shut down. Make a new subscriber.
+    RuntimeShutDown,
 }
 
 /// Why a subscription is not confirmed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SubscribeError {
-    /// The publisher does not take it: its rules do not allow it to this subscriber, or it is one too
-    /// many. It is not asked for any more.
+    /// The publisher does not take it: its rules do not allow it to this subscriber, it is one too many, or it is too long
+    /// for this publisher. It is not asked for any more.
     #[error("the publisher refuses the subscription")]
     Denied,
     /// No publisher has confirmed it in time. It stays asked for, and is in force once one is there.
     #[error("no publisher has confirmed the subscription in time; it stays asked for")]
     Unconfirmed,
+    /// The prefix is longer than [`subscription_bytes_max`](crate::TransportOptions::subscription_bytes_max), together with the
+    /// topic's name. Nothing was sent.
+    #[error("the subscription has {bytes} bytes, more than the {bytes_max} that it may have")]
+    TooLong {
+        /// Bytes of the topic's name, a slash, and the prefix.
+        bytes: usize,
+        /// As many as there may be.
+        bytes_max: usize,
+    },
+    /// It would be one more than [`subscriptions_max`](crate::TransportOptions::subscriptions_max); or as many were taken back
+    /// since an event was last taken. Nothing was sent.
+    #[error("the subscriber has {max} subscriptions, as many as it may have")]
+    TooMany {
+        /// As many as there may be.
+        max: usize,
+    },
     /// The subscriber is closed.
     #[error("the subscriber is closed")]
     Closed,
+    /// The tokio runtime that the subscriber was made in has shut down. Make a new subscriber.
+    #[error("the runtime that drives the subscriber has shut down")]
+    RuntimeShutDown,
 }
 
 impl Subscriber<()> {
@@ -116,49 +154,64 @@ impl<T: Topic> Subscriber<T> {
     /// Asks for the events with these keys; returns when the publisher has confirmed it. Every
     /// event that is published from then on is delivered or reported missed.
     ///
-    /// Cancel safe: the subscription then stays asked for.
+    /// Returns within [`confirm_within`](SubscriberBuilder::confirm_within). Cancel safe: the subscription then stays asked
+    /// for.
     ///
     /// # Errors
     /// [`SubscribeError::Denied`], and [`SubscribeError::Unconfirmed`] with no publisher there, or one that is not Bowline's (see
-    /// [`subscribe_unconfirmed`](Self::subscribe_unconfirmed)).
+    /// [`subscribe_unconfirmed`](Self::subscribe_unconfirmed)); [`SubscribeError::TooLong`] and [`SubscribeError::TooMany`]
+    /// before anything is sent.
     pub async fn subscribe(&self, keys: Keys<'_>) -> Result<(), SubscribeError> {
-        let prefix = keys.prefix(T::NAME);
         let (confirm, confirmed) = oneshot::channel();
-        self.shared.subscribe(prefix, Some(confirm)).await?;
+        self.shared.subscribe(keys.prefix(T::NAME), Some(confirm))?;
         match timeout(self.confirm_within, confirmed).await {
             Ok(Ok(Confirmed::Yes)) => Ok(()),
-            Ok(Ok(Confirmed::Refused)) => {
-                self.shared.unsubscribe(keys.prefix(T::NAME)).await?;
-                Err(SubscribeError::Denied)
-            }
-            Ok(Err(_)) => Err(SubscribeError::Closed),
+            Ok(Ok(Confirmed::Refused)) => Err(SubscribeError::Denied),
+            Ok(Err(_)) => Err(self.shared.ended()),
             Err(_) => Err(SubscribeError::Unconfirmed),
         }
     }
 
-    /// Asks for the events with these keys and does not wait: for a publisher that is a plain PUB
+    /// Asks for the events with these keys and does not wait for the publisher: for one that is a plain PUB
     /// socket in another language. Gaps between events are still reported; what was published
     /// before the first one is not.
     ///
-    /// # Errors
-    /// [`SubscribeError::Closed`].
-    pub async fn subscribe_unconfirmed(&self, keys: Keys<'_>) -> Result<(), SubscribeError> {
-        self.shared.subscribe(keys.prefix(T::NAME), None).await
-    }
-
-    /// Takes a subscription back. What has arrived before still comes.
+    /// Waits only where many changes have still to be sent, and within
+    /// [`confirm_within`](SubscriberBuilder::confirm_within). Cancel safe.
     ///
     /// # Errors
-    /// [`SubscribeError::Closed`].
-    pub async fn unsubscribe(&mut self, keys: Keys<'_>) -> Result<(), SubscribeError> {
-        let prefix = keys.prefix(T::NAME);
-        self.incoming.forget(&prefix);
-        self.shared.unsubscribe(prefix).await
+    /// As [`subscribe`](Self::subscribe), but of what the publisher says.
+    pub async fn subscribe_unconfirmed(&self, keys: Keys<'_>) -> Result<(), SubscribeError> {
+        self.shared.subscribe(keys.prefix(T::NAME), None)?;
+        self.flushed().await;
+        Ok(())
     }
 
-    /// The next event; `None` once the subscriber is closed. Cancel safe.
+    /// Takes a subscription back. What has arrived before still comes. Waits as
+    /// [`subscribe_unconfirmed`](Self::subscribe_unconfirmed) does. Cancel safe.
+    ///
+    /// # Errors
+    /// [`SubscribeError::Closed`] and [`SubscribeError::RuntimeShutDown`]; [`SubscribeError::TooMany`] where 1,024 were taken
+    /// back since an event was last taken.
+    pub async fn unsubscribe(&mut self, keys: Keys<'_>) -> Result<(), SubscribeError> {
+        self.shared.unsubscribe(&keys.prefix(T::NAME))?;
+        self.flushed().await;
+        Ok(())
+    }
+
+    /// What has not left by then is bounded by the socket.
+    async fn flushed(&self) {
+        let _ = timeout(self.confirm_within, self.shared.sender.flushed()).await;
+    }
+
+    /// The next event; `None` once the subscriber has [ended](Self::end) and all that it had was taken. Cancel safe.
     pub async fn next(&mut self) -> Option<Event<T>> {
         std::future::poll_fn(|cx| Pin::new(&mut *self).poll_next(cx)).await
+    }
+
+    /// Why [`next`](Self::next) gives nothing any more; `None` while it does.
+    pub fn end(&self) -> Option<SubscriberEnd> {
+        self.shared.lock().end
     }
 
     /// Whether the publisher is there now.
@@ -175,6 +228,7 @@ impl<T: Topic> Subscriber<T> {
             malformed: self.shared.malformed.read(),
             refused: state.refused,
             denied: self.shared.denied.load(Ordering::Relaxed),
+            topics_forgotten: self.incoming.forgotten(),
         }
     }
 
@@ -183,37 +237,70 @@ impl<T: Topic> Subscriber<T> {
         self.shared.sender.close().await;
     }
 
-    /// Turns an arrival into events: at most one of its own, after what it says was missed.
-    fn accept(&mut self, arrived: Arrived) {
+    /// Turns an arrival into events; returns the first, or `None` where it says nothing to the one who takes them. At most
+    /// one is of its own, after what it says was missed.
+    fn accept(&mut self, arrived: Arrived) -> Option<Event<T>> {
         let Arrived {
             topic,
             epoch,
             connection,
             content,
         } = arrived;
-        self.incoming.over(connection);
-        let (restarted, missed, is_new) = match &content {
-            Content::Confirmed { tails } => {
-                let (restarted, missed) =
-                    self.incoming
-                        .confirmed(epoch, &topic, tails.iter().cloned());
-                (restarted, missed, false)
+        let (restarted, missed) = match content {
+            Content::Event {
+                number,
+                metadata,
+                body,
+            } => {
+                self.incoming.over(connection);
+                let arrival = self.incoming.event(epoch, &topic, number);
+                let missed = arrival.missed.map(|range| (topic.clone(), range));
+                let event = arrival.is_new.then(|| {
+                    Event::Message(EventMessage {
+                        body,
+                        limits: self.limits,
+                        topic: TopicName(topic),
+                        sequence: number,
+                        epoch,
+                        metadata,
+                        type_: PhantomData,
+                    })
+                });
+                if arrival.restarted.is_none() && missed.is_none() {
+                    return event; // as nearly always
+                }
+                self.report(arrival.restarted, missed);
+                self.ready.extend(event);
+                return self.ready.pop_front();
             }
             Content::Tail { last } => {
-                let arrival = self.incoming.tail(epoch, &topic, *last);
-                let missed = arrival.missed.map(|range| (topic.clone(), range));
-                (arrival.restarted, missed.into_iter().collect(), false)
+                self.incoming.over(connection);
+                let arrival = self.incoming.tail(epoch, &topic, last);
+                let missed = arrival.missed.map(|range| (topic, range));
+                (arrival.restarted, missed.into_iter().collect())
             }
-            Content::Event { number, .. } => {
-                let arrival = self.incoming.event(epoch, &topic, *number);
-                let missed = arrival.missed.map(|range| (topic.clone(), range));
-                (
-                    arrival.restarted,
-                    missed.into_iter().collect(),
-                    arrival.is_new,
-                )
+            Content::Tails { tails } => {
+                self.incoming.over(connection);
+                self.incoming.part(epoch, &topic, tails)
+            }
+            Content::Confirmed { tails, order } => {
+                self.incoming.over(connection);
+                self.incoming.confirmed(epoch, &topic, order, tails)
+            }
+            Content::TakenBack { order, is_asked } => {
+                self.incoming.taken_back(&topic, order, is_asked);
+                return None;
             }
         };
+        self.report(restarted, missed);
+        self.ready.pop_front()
+    }
+
+    fn report(
+        &mut self,
+        restarted: Option<u64>,
+        missed: impl IntoIterator<Item = (Bytes, RangeInclusive<u64>)>,
+    ) {
         self.ready
             .extend(restarted.map(|epoch| Event::Restarted { epoch }));
         for (topic, range) in missed {
@@ -223,23 +310,6 @@ impl<T: Topic> Subscriber<T> {
                 from: *range.start(),
                 to: *range.end(),
             });
-        }
-        if let Content::Event {
-            number,
-            metadata,
-            body,
-        } = content
-            && is_new
-        {
-            self.ready.push_back(Event::Message(EventMessage {
-                body,
-                limits: self.limits,
-                topic: TopicName(topic),
-                sequence: number,
-                epoch,
-                metadata,
-                type_: PhantomData,
-            }));
         }
     }
 }
@@ -252,20 +322,25 @@ impl<T: Topic> Stream for Subscriber<T> {
             if let Some(event) = self.ready.pop_front() {
                 return Poll::Ready(Some(event));
             }
-            let arrived = {
-                let mut state = self.shared.lock();
-                match state.buffer.pop() {
-                    Some(arrived) => arrived,
-                    None if state.closed || state.buffer.is_overflowed() => {
-                        return Poll::Ready(None);
-                    }
-                    None => {
-                        state.waker = Some(cx.waker().clone());
-                        return Poll::Pending;
-                    }
+            if let Some(arrived) = self.taken.pop_front() {
+                match self.accept(arrived) {
+                    Some(event) => return Poll::Ready(Some(event)),
+                    None => continue,
                 }
-            };
-            self.accept(arrived);
+            }
+            let Self { shared, taken, .. } = &mut *self;
+            let mut state = shared.lock();
+            state.buffer.take(taken);
+            if state.is_holding() && state.buffer.is_half_empty() {
+                shared.room.notify_one();
+            }
+            if taken.is_empty() {
+                if state.end.is_some() || state.buffer.is_overflowed() {
+                    return Poll::Ready(None);
+                }
+                state.waker = Some(cx.waker().clone());
+                return Poll::Pending;
+            }
         }
     }
 }

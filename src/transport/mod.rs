@@ -10,13 +10,16 @@
 //! kind of transport is a folder beside [`memory`] and [`omq`], an arm in each `match` below and in
 //! the macros of [`sockets`].
 
+mod changes;
 mod connection;
 mod endpoint;
+mod index;
 mod memory;
 mod omq;
 mod options;
 mod requests;
 mod sockets;
+mod wanted;
 #[cfg(feature = "zeromq")]
 mod zeromq;
 
@@ -30,6 +33,7 @@ use crate::security::{Principal, PublicKey, Wanted};
 use crate::wire::{self, COMPACT_BYTES_MAX, EventHeader, EventKind, HeaderBytes, Packed};
 
 pub use endpoint::{Endpoint, EndpointError};
+pub(crate) use index::Index;
 pub use options::{Carrier, TransportOptions};
 pub(crate) use requests::Requests;
 pub(crate) use sockets::{
@@ -40,6 +44,9 @@ pub(crate) use sockets::{
 /// Most messages that one receive hands over: enough to spread the cost of a wake-up, few enough
 /// that the first need not wait for the last.
 const BATCH_MAX: usize = 128;
+
+/// Longest subscription that a subscriber sends, and that a publisher reads, whatever their options say.
+pub(crate) const SUBSCRIPTION_BYTES_CEILING: usize = 64 << 10;
 
 /// A request or a reply.
 #[derive(Clone, Debug)]
@@ -237,6 +244,15 @@ pub(crate) enum PublishRefused {
     Full,
     /// The socket is closed.
     Closed,
+}
+
+/// Why a message could not be sent to one subscriber now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SendToRefused {
+    /// As much as may waits for it already.
+    Full,
+    /// It has gone, or the socket is closed.
+    Gone,
 }
 
 /// What a peer's subscription to a prefix is for; `None` where it may not have it.

@@ -30,10 +30,11 @@ pub struct TransportOptions {
     /// for peers that have nothing else waiting; half as many may wait besides for a place in their
     /// queue. Default: 64 MiB.
     pub send_bytes_total_max: usize,
-    /// Subscriptions that a publisher takes from one peer; one more is refused. Default: 1,024.
+    /// Subscriptions that a publisher takes from one peer, and that a subscriber asks for; one more is refused.
+    /// Default: 1,024.
     pub subscriptions_max: usize,
-    /// Longest subscription that a publisher takes, in bytes; to confirm one takes 41 more. A longer
-    /// one is refused, and a peer that sends one of twice as many is disconnected. Default: 512.
+    /// Longest subscription that a publisher takes, and that a subscriber asks for, in bytes, of at most 64 KiB; a longer
+    /// one is refused. Default: 512.
     pub subscription_bytes_max: usize,
     /// Bytes of subscriptions that a publisher takes from all peers together, each with 64 more for what is
     /// around it; one more is refused. Half of them are shared out among as many peers as may connect,

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::zeromq;
 use super::{
     Closed, ConnectedSubscriber, DoorCounters, Malformed, Outgoing, PublishRefused, Received,
-    Refused, Requests, SubscriptionChange, TopicFrames, TopicMessage, memory, omq,
+    Refused, Requests, SendToRefused, SubscriptionChange, TopicFrames, TopicMessage, memory, omq,
 };
 use crate::security::Principal;
 
@@ -225,6 +225,20 @@ impl PublishSender {
         carried!(self, socket => socket.try_send(message))
     }
 
+    /// Sends the message to one subscriber, by the number that its changes in the [`SubscriptionWatch`] have; to all
+    /// whom it matches where the carrier does not know them.
+    pub fn try_send_to(&self, peer: u64, message: TopicMessage) -> Result<(), SendToRefused> {
+        match self {
+            Self::Memory(socket) => socket.try_send_to(peer, message),
+            Self::Omq(socket) => socket.try_send_to(peer, message),
+            #[cfg(feature = "zeromq")]
+            Self::Zeromq(socket) => socket.try_send(message).map_err(|refused| match refused {
+                PublishRefused::Full => SendToRefused::Full,
+                PublishRefused::Closed => SendToRefused::Gone,
+            }),
+        }
+    }
+
     /// Returns when sending is worth another try.
     pub async fn writable(&self) {
         carried!(self, socket => socket.writable().await);
@@ -281,14 +295,29 @@ impl SubscriptionWatch {
 }
 
 impl SubscribeSender {
-    /// Asks for all topics that begin with `prefix`, now and on every later connection.
-    pub async fn subscribe(&self, prefix: Bytes) -> Result<(), Closed> {
-        carried!(self, socket => socket.subscribe(prefix).await)
+    /// Asks for all topics that begin with `prefix`, now and on every later connection. What is asked first reaches
+    /// the publisher first.
+    pub fn subscribe(&self, prefix: Bytes) -> Result<(), Closed> {
+        carried!(self, socket => socket.subscribe(prefix))
     }
 
     /// Takes it back.
-    pub async fn unsubscribe(&self, prefix: Bytes) -> Result<(), Closed> {
-        carried!(self, socket => socket.unsubscribe(prefix).await)
+    pub fn unsubscribe(&self, prefix: Bytes) -> Result<(), Closed> {
+        carried!(self, socket => socket.unsubscribe(prefix))
+    }
+
+    /// Returns when few of these changes wait to be sent.
+    pub async fn flushed(&self) {
+        if let Self::Omq(socket) = self {
+            socket.flushed().await;
+        }
+    }
+
+    /// Says that the receiver reads nothing for now, so that the publisher is told that this side lives.
+    pub fn hold(&self, holds: bool) {
+        if let Self::Omq(socket) = self {
+            socket.hold(holds);
+        }
     }
 
     /// Whether the publisher is there.
@@ -313,6 +342,11 @@ impl SubscribeSender {
 }
 
 impl SubscribeReceiver {
+    /// The number of the connection over which the last batch came, greater than that of any before.
+    pub fn connection(&self) -> u64 {
+        carried!(self, socket => socket.connection())
+    }
+
     /// Waits for a message, then appends all that are there to `batch`. Cancel safe.
     pub async fn receive(
         &mut self,

@@ -24,6 +24,7 @@ pub(crate) enum EventKind {
     Tail,
     Confirmed,
     Refused,
+    Tails,
 }
 
 /// In the first word of the struct's data, in bits. Its version is 0: the difference to the
@@ -43,6 +44,7 @@ impl EventHeader {
             EventKind::Tail => 1,
             EventKind::Confirmed => 2,
             EventKind::Refused => 3,
+            EventKind::Tails => 4,
         } << KIND_AT;
         let bytes: [u8; 56] = layout::write([first, self.epoch, self.sequence], 2);
         HeaderBytes::short(bytes)
@@ -56,6 +58,7 @@ impl EventHeader {
                 EventKind::Tail => event_header::Kind::Tail,
                 EventKind::Confirmed => event_header::Kind::Confirmed,
                 EventKind::Refused => event_header::Kind::Refused,
+                EventKind::Tails => event_header::Kind::Tails,
             });
             to.set_epoch(self.epoch);
             to.set_sequence(self.sequence);
@@ -86,6 +89,7 @@ impl EventHeader {
             (1, 0) => EventKind::Tail,
             (2, 0) => EventKind::Confirmed,
             (3, 0) => EventKind::Refused,
+            (4, 0) => EventKind::Tails,
             _ => return None,
         };
         Some(Self {
@@ -108,6 +112,7 @@ impl EventHeader {
                     event_header::Kind::Tail => EventKind::Tail,
                     event_header::Kind::Confirmed => EventKind::Confirmed,
                     event_header::Kind::Refused => EventKind::Refused,
+                    event_header::Kind::Tails => EventKind::Tails,
                 },
                 epoch: from.get_epoch(),
                 sequence: from.get_sequence(),

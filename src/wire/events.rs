@@ -45,6 +45,11 @@ impl EventPacker {
         self.events.is_empty()
     }
 
+    /// How many events are here.
+    pub fn len(&self) -> usize {
+        self.events.calls()
+    }
+
     /// Whether an event can join those that are here, in a message of so many bytes.
     pub fn has_room(&self, topic: &[u8], event_bytes: usize, bytes_max: usize) -> bool {
         let is_within = self.events.bytes() + event_bytes <= bytes_max;

@@ -105,7 +105,7 @@ prop_compose! {
 
 prop_compose! {
     fn event()(
-        kind in prop_oneof![Just(EventKind::Event), Just(EventKind::Tail), Just(EventKind::Confirmed), Just(EventKind::Refused)],
+        kind in prop_oneof![Just(EventKind::Event), Just(EventKind::Tail), Just(EventKind::Confirmed), Just(EventKind::Refused), Just(EventKind::Tails)],
         epoch in any::<u64>(), sequence in any::<u64>(), trace in trace(), metadata in metadata(),
     ) -> EventHeader {
         EventHeader { kind, epoch, sequence, trace, metadata }

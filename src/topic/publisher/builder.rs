@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::driver::drive;
-use super::shared::Shared;
+use super::driver::{Ending, drive};
+use super::shared::{Shared, Sizes};
 use super::{Inner, OfPrincipal, Publisher};
 use crate::counter::Counter;
+use crate::message::Limits;
 use crate::security::{ServerSecurity, Tally, Wanted};
 use crate::topic::Topic;
 use crate::topic::departures::Departures;
@@ -22,6 +23,8 @@ use crate::wire::EVENTS_BYTES_MAX;
 #[must_use]
 pub struct PublisherBuilder {
     topics_max: usize,
+    topic_bytes_max: usize,
+    event_bytes_max: usize,
     principals_max: usize,
     announce_after: Duration,
     transport: TransportOptions,
@@ -31,6 +34,8 @@ impl Default for PublisherBuilder {
     fn default() -> Self {
         Self {
             topics_max: 65_536,
+            topic_bytes_max: 16 << 20,
+            event_bytes_max: Limits::default().message_bytes_max,
             principals_max: 1024,
             announce_after: Duration::from_secs(1),
             transport: TransportOptions::default(),
@@ -42,6 +47,19 @@ impl PublisherBuilder {
     /// Full topics (a topic's name and a key) that are counted. Default: 65,536.
     pub fn topics_max(mut self, topics: usize) -> Self {
         self.topics_max = topics;
+        self
+    }
+
+    /// Bytes of the names of these topics. Default: 16 MiB.
+    pub fn topic_bytes_max(mut self, bytes: usize) -> Self {
+        self.topic_bytes_max = bytes;
+        self
+    }
+
+    /// Largest event in bytes, without topic and header; a larger one is refused before it is sent. It should be no more
+    /// than subscribers [read](Limits::message_bytes_max). Default: 1 MiB.
+    pub fn event_bytes_max(mut self, bytes: usize) -> Self {
+        self.event_bytes_max = bytes;
         self
     }
 
@@ -92,7 +110,11 @@ impl PublisherBuilder {
         let admit = admit(self.transport.server_security.as_ref(), &by_principal);
         let (sender, watch, endpoint) =
             transport::bind_publish(&endpoint, &self.transport, admit).await?;
-        let outgoing = Outgoing::new(self.topics_max, self.announce_after);
+        let outgoing = Outgoing::new(self.topics_max, self.topic_bytes_max, self.announce_after);
+        let sizes = Sizes {
+            event_max: self.event_bytes_max,
+            message_max: self.transport.message_bytes_max,
+        };
         let departures =
             Departures::new(match transport::takes_compact(&endpoint, &self.transport) {
                 true => EVENTS_BYTES_MAX,
@@ -103,17 +125,22 @@ impl PublisherBuilder {
             endpoint,
             self.transport.linger,
             new_epoch(),
+            sizes,
             by_principal,
             outgoing,
             departures,
         ));
-        let driver = tokio::spawn(drive(Arc::clone(&shared), watch, self.announce_after));
+        let ending = Ending(Arc::clone(&shared));
+        let driver = tokio::spawn(drive(ending, watch, self.announce_after));
         Ok(Publisher {
             inner: Arc::new(Inner { shared, driver }),
             type_: PhantomData,
         })
     }
 }
+
+/// Bytes of a prefix that are logged.
+const LOGGED_BYTES_MAX: usize = 128;
 
 /// What the socket asks of each subscription. One that only asks for a confirmation is taken from
 /// everybody: what it confirms was asked about by itself.
@@ -136,7 +163,7 @@ fn admit(security: Option<&ServerSecurity>, by_principal: &Arc<Tally<OfPrincipal
         });
         if !may {
             denied.count_and_log(|count| {
-                let prefix = prefix.escape_ascii();
+                let prefix = prefix[..prefix.len().min(LOGGED_BYTES_MAX)].escape_ascii();
                 tracing::warn!(%principal, %prefix, count, "no rule allows the subscription");
             });
         }

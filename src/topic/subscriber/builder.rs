@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::Subscriber;
-use super::driver::drive;
+use super::driver::{Ending, drive};
 use super::shared::Shared;
 use crate::message::Limits;
 use crate::security::ClientSecurity;
@@ -14,7 +14,9 @@ use crate::topic::Topic;
 use crate::topic::buffer::{Buffer, SlowPolicy};
 use crate::topic::names::is_confirmation;
 use crate::topic::sequence::Incoming;
-use crate::transport::{self, Endpoint, Take, TransportError, TransportOptions};
+use crate::transport::{
+    self, Endpoint, SUBSCRIPTION_BYTES_CEILING, Take, TransportError, TransportOptions,
+};
 
 /// Settings of a [`Subscriber`].
 #[derive(Clone, Debug)]
@@ -25,6 +27,7 @@ pub struct SubscriberBuilder {
     topics_max: usize,
     topic_bytes_max: usize,
     policy: SlowPolicy,
+    slow_after: Duration,
     confirm_within: Duration,
     limits: Limits,
     transport: TransportOptions,
@@ -38,6 +41,7 @@ impl Default for SubscriberBuilder {
             topics_max: 65_536,
             topic_bytes_max: 16 << 20,
             policy: SlowPolicy::default(),
+            slow_after: Duration::from_millis(200),
             confirm_within: Duration::from_secs(10),
             limits: Limits::default(),
             transport: TransportOptions::default(),
@@ -46,7 +50,8 @@ impl Default for SubscriberBuilder {
 }
 
 impl SubscriberBuilder {
-    /// Events that may wait to be taken. Default: 1,024.
+    /// Events that may wait to be taken; as many again may have been taken out of the buffer at once and be given out one by
+    /// one. Default: 1,024.
     pub fn events_max(mut self, events: usize) -> Self {
         self.events_max = events;
         self
@@ -75,6 +80,14 @@ impl SubscriberBuilder {
     /// What happens at these limits. Default: [`SlowPolicy::Report`].
     pub fn slow(mut self, policy: SlowPolicy) -> Self {
         self.policy = policy;
+        self
+    }
+
+    /// How long the subscriber reads nothing where these limits are reached, so that the network and then the publisher
+    /// hold events back; after that the [policy](Self::slow) applies, until half of the room is free again. So a
+    /// subscriber that keeps up loses nothing when it is late for a moment. Default: 200 ms.
+    pub fn slow_after(mut self, wait: Duration) -> Self {
+        self.slow_after = wait;
         self
     }
 
@@ -121,13 +134,23 @@ impl SubscriberBuilder {
         let (sender, receiver) =
             transport::connect_subscribe(&endpoint, &self.transport, take).await?;
         let buffer = Buffer::new(self.events_max, self.bytes_max, self.policy);
-        let shared = Arc::new(Shared::new(sender, endpoint, buffer, denied));
+        let prefix_bytes_max = self.transport.subscription_bytes_max;
+        let shared = Arc::new(Shared::new(
+            sender,
+            endpoint,
+            buffer,
+            denied,
+            self.transport.subscriptions_max,
+            prefix_bytes_max.min(SUBSCRIPTION_BYTES_CEILING),
+        ));
+        let ending = Ending(Arc::clone(&shared));
         Ok(Subscriber {
-            driver: tokio::spawn(drive(Arc::clone(&shared), receiver)),
+            driver: tokio::spawn(drive(ending, receiver, self.slow_after)),
             shared,
             incoming: Incoming::new(self.topics_max, self.topic_bytes_max),
             missed: 0,
             ready: VecDeque::new(),
+            taken: VecDeque::new(),
             limits: self.limits,
             confirm_within: self.confirm_within,
         })

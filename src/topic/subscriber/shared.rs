@@ -1,21 +1,26 @@
-//! What a subscriber and its driver share: the subscriptions, and what has arrived for whoever takes it.
+//! What a subscriber and its driver share: the subscriptions, and what has arrived for the one who takes it.
 
-use std::collections::HashMap;
+use std::collections::VecDeque;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
 use bytes::Bytes;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
+use tokio::time::Instant;
 
-use super::SubscribeError;
+use super::{SubscribeError, SubscriberEnd};
 use crate::counter::Counter;
 use crate::message::{Limits, MessageError};
 use crate::topic::buffer::{Arrived, Buffer, Content};
-use crate::topic::names::{confirmation_of, is_confirmation};
-use crate::transport::{self, Closed, Endpoint, SubscribeSender, TopicFrames};
+use crate::topic::names::is_confirmation;
+use crate::topic::subscriptions::{NotAsked, Say, Subscriptions, TakenBack};
+use crate::transport::{self, Endpoint, SubscribeSender, TopicFrames};
 use crate::wire::{EventHeader, EventKind, RequestId};
 use crate::wire_capnp::tails;
+
+/// Subscriptions that may be taken back before an event is taken.
+const TAKEN_BACK_MAX: usize = 1024;
 
 #[derive(Debug)]
 pub(super) struct Shared {
@@ -24,6 +29,10 @@ pub(super) struct Shared {
     pub denied: Arc<AtomicU64>,
     /// Messages that were no events.
     pub malformed: Counter,
+    /// Wakes the driver where it waits for room.
+    pub room: Notify,
+    /// Wakes the driver where a question was asked.
+    pub asked: Notify,
     endpoint: Endpoint,
     state: Mutex<State>,
 }
@@ -31,28 +40,12 @@ pub(super) struct Shared {
 #[derive(Debug)]
 pub(super) struct State {
     pub buffer: Buffer,
+    /// What has arrived and has no room in the buffer yet. While there is anything, the driver reads nothing.
+    held: VecDeque<Arrived>,
     pub waker: Option<Waker>,
-    /// By their prefixes.
-    subscriptions: HashMap<Bytes, Subscription>,
+    subscriptions: Subscriptions<oneshot::Sender<Confirmed>, Instant>,
     pub refused: u64,
-    pub closed: bool,
-}
-
-#[derive(Debug)]
-struct Subscription {
-    /// Of the confirmation that is asked for; none is for a publisher that cannot.
-    nonce: Option<u128>,
-    /// Whether it was answered: what else comes under this nonce says nothing.
-    is_answered: bool,
-    waiting: Vec<oneshot::Sender<Confirmed>>,
-}
-
-impl Subscription {
-    /// Asks under another nonce; what was answered under the one before counts no more.
-    fn renew(&mut self, nonce: u128) -> Option<u128> {
-        self.is_answered = false;
-        self.nonce.replace(nonce)
-    }
+    pub end: Option<SubscriberEnd>,
 }
 
 /// What the publisher says to a subscription.
@@ -68,18 +61,23 @@ impl Shared {
         endpoint: Endpoint,
         buffer: Buffer,
         denied: Arc<AtomicU64>,
+        subscriptions_max: usize,
+        prefix_bytes_max: usize,
     ) -> Self {
         Self {
             sender,
             denied,
             malformed: Counter::default(),
+            room: Notify::new(),
+            asked: Notify::new(),
             endpoint,
             state: Mutex::new(State {
                 buffer,
+                held: VecDeque::new(),
                 waker: None,
-                subscriptions: HashMap::new(),
+                subscriptions: Subscriptions::new(subscriptions_max, prefix_bytes_max),
                 refused: 0,
-                closed: false,
+                end: None,
             }),
         }
     }
@@ -88,116 +86,179 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub async fn subscribe(
+    /// Adds a subscription, and asks for its confirmation where it is waited for.
+    pub fn subscribe(
         &self,
         prefix: Bytes,
-        confirm: Option<oneshot::Sender<Confirmed>>,
+        waits: Option<oneshot::Sender<Confirmed>>,
     ) -> Result<(), SubscribeError> {
-        let closed = |Closed| SubscribeError::Closed;
-        let nonce = confirm.is_some().then(nonce);
-        let (is_first, before) = {
-            let mut state = self.lock();
-            let is_first = !state.subscriptions.contains_key(&prefix);
-            let subscription = state
-                .subscriptions
-                .entry(prefix.clone())
-                .or_insert(Subscription {
-                    nonce: None,
-                    is_answered: false,
-                    waiting: Vec::new(),
-                });
-            subscription.waiting.extend(confirm);
-            let before = nonce.and_then(|nonce| subscription.renew(nonce));
-            (is_first, before)
-        };
-        if is_first {
-            self.sender
-                .subscribe(prefix.clone())
-                .await
-                .map_err(closed)?;
+        // Recorded and sent under one lock, so that no question reaches the publisher before what it is about.
+        let mut state = self.open()?;
+        let State { subscriptions, .. } = &mut *state;
+        let is_waiting = |waits: &oneshot::Sender<_>| !waits.is_closed();
+        let first = subscriptions.subscribe(prefix, waits, is_waiting)?;
+        let asked = subscriptions.ask(Instant::now(), nonce);
+        if subscriptions.is_asking() {
+            self.asked.notify_one();
         }
-        self.ask(&prefix, before, nonce).await.map_err(closed)
+        self.say(first.into_iter().chain(asked))
     }
 
-    /// Asks for a confirmation, instead of one that was asked for before.
-    async fn ask(
-        &self,
-        prefix: &Bytes,
-        before: Option<u128>,
-        nonce: Option<u128>,
-    ) -> Result<(), Closed> {
-        if let Some(before) = before {
-            self.sender
-                .unsubscribe(confirmation_of(before, prefix))
-                .await?;
+    pub fn unsubscribe(&self, prefix: &Bytes) -> Result<(), SubscribeError> {
+        let mut state = self.open()?;
+        if state.taken_back() >= TAKEN_BACK_MAX {
+            let max = TAKEN_BACK_MAX;
+            return Err(SubscribeError::TooMany { max });
         }
-        if let Some(nonce) = nonce {
-            self.sender
-                .subscribe(confirmation_of(nonce, prefix))
-                .await?;
-        }
-        Ok(())
-    }
-
-    pub async fn unsubscribe(&self, prefix: Bytes) -> Result<(), SubscribeError> {
-        let Some(subscription) = self.lock().subscriptions.remove(&prefix) else {
+        let Some((says, taken_back)) = state.subscriptions.unsubscribe(prefix) else {
             return Ok(());
         };
-        let closed = |Closed| SubscribeError::Closed;
-        self.ask(&prefix, subscription.nonce, None)
-            .await
-            .map_err(closed)?;
-        self.sender.unsubscribe(prefix).await.map_err(closed)
+        state.put(taken_back.into(), false);
+        self.say(says)
     }
 
-    /// After a new connection, which has the subscriptions again: what was missed in between?
-    pub async fn ask_again(&self) -> Result<(), Closed> {
-        let mut again = Vec::new();
-        for (prefix, subscription) in &mut self.lock().subscriptions {
-            if let Some(before) = subscription.nonce {
-                let nonce = nonce();
-                subscription.renew(nonce);
-                again.push((prefix.clone(), before, nonce));
-            }
+    /// There is another connection, which has the subscriptions: what was missed in between?
+    pub fn connected_again(&self) -> Result<(), SubscribeError> {
+        let mut state = self.open()?;
+        let before = state.subscriptions.connected();
+        let asked = state.subscriptions.ask(Instant::now(), nonce);
+        self.say(before.into_iter().chain(asked))
+    }
+
+    /// Asks again what is not answered; returns whether there is anything.
+    pub fn ask_again(&self) -> Result<bool, SubscribeError> {
+        let mut state = self.open()?;
+        let says = state.subscriptions.ask_again(Instant::now(), nonce);
+        self.say(says)?;
+        Ok(state.subscriptions.is_asking())
+    }
+
+    fn open(&self) -> Result<MutexGuard<'_, State>, SubscribeError> {
+        let state = self.lock();
+        match state.end {
+            None => Ok(state),
+            Some(end) => Err(end.into()),
         }
-        for (prefix, before, nonce) in again {
-            self.ask(&prefix, Some(before), Some(nonce)).await?;
+    }
+
+    /// Why what waited for an answer waits no more.
+    pub fn ended(&self) -> SubscribeError {
+        let end = self.lock().end;
+        end.map_or(SubscribeError::Closed, SubscribeError::from)
+    }
+
+    /// Sends what is to be said; under the lock, so that all is said in one order.
+    fn say(&self, says: impl IntoIterator<Item = Say>) -> Result<(), SubscribeError> {
+        for say in says {
+            let said = match say {
+                Say::Subscribe(prefix) => self.sender.subscribe(prefix),
+                Say::Unsubscribe(prefix) => self.sender.unsubscribe(prefix),
+            };
+            said.map_err(|transport::Closed| SubscribeError::Closed)?;
         }
         Ok(())
     }
 
-    /// Takes in what has arrived; wakes whoever waits for it.
-    pub fn accept(&self, batch: &mut Vec<Result<TopicFrames, transport::Malformed>>) {
-        let connection = self.sender.connection_generation();
+    /// Takes in what has arrived over a connection, and wakes the one who waits for it. What has no room is held, or
+    /// dropped where `drops` says so, until there is some again. Returns whether any is held, and whether a question is
+    /// unanswered.
+    pub fn accept(
+        &self,
+        connection: u64,
+        batch: &mut Vec<Result<TopicFrames, transport::Malformed>>,
+        drops: &mut bool,
+    ) -> (bool, bool) {
         let mut state = self.lock();
+        *drops &= !state.buffer.is_half_empty();
+        let mut says = Vec::new();
         for received in batch.drain(..) {
             let arrived = match received {
-                Ok(frames) => state.read(frames, connection),
+                Ok(frames) => state.read(frames, connection, &mut says),
                 Err(_) => Err(NoEvent),
             };
             match arrived {
-                Ok(Some(arrived)) => state.buffer.push(arrived),
+                Ok(Some(arrived)) => state.put(arrived, *drops),
                 Ok(None) => {}
                 Err(NoEvent) => self.malformed.count_and_log(|count| {
                     tracing::warn!(endpoint = %self.endpoint, count, "no event");
                 }),
             }
         }
-        let waker = state.waker.take();
-        drop(state);
-        if let Some(waker) = waker {
-            waker.wake();
+        if !says.is_empty() {
+            says.extend(state.subscriptions.ask(Instant::now(), nonce));
+            // Where the socket is closed, the driver learns it next.
+            let _ = self.say(says);
         }
+        let (is_holding, is_asking) = (state.is_holding(), state.subscriptions.is_asking());
+        wake(state);
+        (is_holding, is_asking)
     }
 
-    pub fn end(&self) {
+    /// Takes in what was held, as far as there is room for it now, or all that may be dropped; returns whether any is
+    /// still held.
+    pub fn put_held(&self, drops: bool) -> bool {
         let mut state = self.lock();
-        state.closed = true;
+        while let Some(arrived) = state.held.pop_front() {
+            if let Some(arrived) = state.try_put(arrived, drops) {
+                state.held.push_front(arrived);
+                break;
+            }
+        }
+        let is_holding = state.is_holding();
+        wake(state);
+        is_holding
+    }
+
+    /// Ends it, unless it has ended: what has arrived can still be taken.
+    pub fn end(&self, end: SubscriberEnd) {
+        let mut state = self.lock();
+        if state.end.is_none() {
+            state.end = Some(end);
+            if end == SubscriberEnd::RuntimeShutDown {
+                tracing::warn!(endpoint = %self.endpoint, "subscriber ended: its runtime has shut down");
+            }
+        }
         state.subscriptions.clear();
-        let waker = state.waker.take();
-        drop(state);
-        if let Some(waker) = waker {
-            waker.wake();
+        wake(state);
+    }
+}
+
+fn wake(mut state: MutexGuard<'_, State>) {
+    let waker = state.waker.take();
+    drop(state);
+    if let Some(waker) = waker {
+        waker.wake();
+    }
+}
+
+impl From<TakenBack> for Arrived {
+    fn from(of: TakenBack) -> Self {
+        Self {
+            topic: of.prefix,
+            epoch: 0,
+            connection: 0,
+            content: Content::TakenBack {
+                order: of.order,
+                is_asked: of.is_asked,
+            },
+        }
+    }
+}
+
+impl From<SubscriberEnd> for SubscribeError {
+    fn from(end: SubscriberEnd) -> Self {
+        match end {
+            SubscriberEnd::RuntimeShutDown => Self::RuntimeShutDown,
+            SubscriberEnd::Closed | SubscriberEnd::TooSlow => Self::Closed,
+        }
+    }
+}
+
+impl From<NotAsked> for SubscribeError {
+    fn from(error: NotAsked) -> Self {
+        match error {
+            NotAsked::TooLong { bytes, bytes_max } => Self::TooLong { bytes, bytes_max },
+            NotAsked::TooMany { max } => Self::TooMany { max },
         }
     }
 }
@@ -206,23 +267,51 @@ impl Shared {
 struct NoEvent;
 
 impl State {
+    /// Subscriptions taken back of which the one who takes events has not heard yet.
+    fn taken_back(&self) -> usize {
+        let held = self.held.iter();
+        let held = held.filter(|of| matches!(of.content, Content::TakenBack { .. }));
+        self.buffer.taken_back() + held.count()
+    }
+
+    /// Whether the driver waits for room.
+    pub fn is_holding(&self) -> bool {
+        !self.held.is_empty()
+    }
+
+    /// Adds what has arrived behind what arrived before.
+    fn put(&mut self, arrived: Arrived, drops: bool) {
+        let arrived = match self.is_holding() {
+            true => Some(arrived),
+            false => self.try_put(arrived, drops),
+        };
+        self.held.extend(arrived);
+    }
+
+    /// Adds it to the buffer; gives it back where it has no room and is not to be dropped.
+    fn try_put(&mut self, arrived: Arrived, drops: bool) -> Option<Arrived> {
+        let may_drop = drops
+            && matches!(
+                arrived.content,
+                Content::Event { .. } | Content::Tail { .. }
+            );
+        if may_drop || self.buffer.has_room(&arrived) {
+            self.buffer.push(arrived);
+            return None;
+        }
+        Some(arrived)
+    }
+
     /// `None` for what only the subscriber itself has to know.
-    fn read(&mut self, frames: TopicFrames, connection: u64) -> Result<Option<Arrived>, NoEvent> {
+    fn read(
+        &mut self,
+        frames: TopicFrames,
+        connection: u64,
+        says: &mut Vec<Say>,
+    ) -> Result<Option<Arrived>, NoEvent> {
         let header = EventHeader::decode(&frames.header).map_err(|_| NoEvent)?;
         let (topic, content) = match (header.kind, is_confirmation(&frames.topic)) {
-            (EventKind::Confirmed, Some((nonce, prefix))) => {
-                let prefix = frames.topic.slice_ref(prefix);
-                let tails = read_tails(frames.body).map_err(|_| NoEvent)?;
-                if !self.answered(&prefix, nonce, Confirmed::Yes) {
-                    return Ok(None);
-                }
-                (prefix, Content::Confirmed { tails })
-            }
-            (EventKind::Refused, Some((nonce, prefix))) => {
-                self.answered(prefix, nonce, Confirmed::Refused);
-                return Ok(None);
-            }
-            (EventKind::Event, None) => {
+            (EventKind::Event, None) if self.subscriptions.wants(&frames.topic) => {
                 let content = Content::Event {
                     number: header.sequence,
                     metadata: header.metadata,
@@ -230,9 +319,49 @@ impl State {
                 };
                 (frames.topic, content)
             }
-            (EventKind::Tail, None) => {
+            (EventKind::Tail, None) if self.subscriptions.wants(&frames.topic) => {
                 let last = header.sequence;
                 (frames.topic, Content::Tail { last })
+            }
+            // It was taken back, or was never asked for.
+            (EventKind::Event | EventKind::Tail, None) => return Ok(None),
+            (EventKind::Tails, Some((nonce, prefix))) => {
+                let tails = read_tails(frames.body).map_err(|_| NoEvent)?;
+                if !self.subscriptions.part(prefix, nonce, header.sequence) {
+                    return Ok(None);
+                }
+                (frames.topic.slice_ref(prefix), Content::Tails { tails })
+            }
+            (EventKind::Confirmed, Some((nonce, prefix))) => {
+                let tails = read_tails(frames.body).map_err(|_| NoEvent)?;
+                let parts = header.sequence;
+                let (says_next, answered) = self.subscriptions.confirmed(prefix, nonce, parts);
+                says.extend(says_next);
+                let Some(answered) = answered else {
+                    return Ok(None);
+                };
+                for waits in answered.waiting {
+                    // One that gave up waiting does not need to know.
+                    let _ = waits.send(Confirmed::Yes);
+                }
+                let order = answered.order;
+                let prefix = frames.topic.slice_ref(prefix);
+                (prefix, Content::Confirmed { tails, order })
+            }
+            (EventKind::Refused, Some((nonce, prefix))) => {
+                let Some((says_next, waiting, taken_back)) =
+                    self.subscriptions.refused(prefix, nonce)
+                else {
+                    return Ok(None);
+                };
+                says.extend(says_next);
+                self.refused += 1;
+                let prefix = prefix.escape_ascii();
+                tracing::warn!(%prefix, "subscription refused by the publisher");
+                for waits in waiting {
+                    let _ = waits.send(Confirmed::Refused);
+                }
+                return Ok(taken_back.map(Arrived::from));
             }
             _ => return Err(NoEvent),
         };
@@ -242,27 +371,6 @@ impl State {
             connection,
             content,
         }))
-    }
-
-    /// Whether this was asked, and is answered for the first time.
-    fn answered(&mut self, prefix: &[u8], nonce: u128, confirmed: Confirmed) -> bool {
-        let Some(subscription) = self.subscriptions.get_mut(prefix) else {
-            return false;
-        };
-        if subscription.nonce != Some(nonce) || subscription.is_answered {
-            return false;
-        }
-        subscription.is_answered = true;
-        if confirmed == Confirmed::Refused {
-            self.refused += 1;
-            let prefix = prefix.escape_ascii();
-            tracing::warn!(%prefix, "the publisher refuses a subscription");
-        }
-        for waiting in subscription.waiting.drain(..) {
-            // Whoever gave up waiting does not need to know.
-            let _ = waiting.send(confirmed);
-        }
-        true
     }
 }
 

@@ -1,18 +1,19 @@
 //! Topics in process: publish and subscribe.
 
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, LazyLock, Mutex, Weak};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, Weak};
 
 use bytes::Bytes;
 use tokio::sync::mpsc::{self, error::TrySendError};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::{Registry, lock};
+use crate::transport::changes::Changes;
 use crate::transport::connection::Connection;
+use crate::transport::wanted::{Change, Wanted};
 use crate::transport::{
-    BATCH_MAX, Closed, ConnectedSubscriber, Malformed, PublishRefused, SubscriptionChange,
-    TopicFrames, TopicMessage, TransportError, TransportOptions, unpack_events,
+    BATCH_MAX, Closed, ConnectedSubscriber, Index, Malformed, PublishRefused, SendToRefused,
+    SubscriptionChange, TopicFrames, TopicMessage, TransportError, TransportOptions, unpack_events,
 };
 
 static PUBLISHERS: LazyLock<Registry<Publisher>> = LazyLock::new(Registry::new);
@@ -23,27 +24,36 @@ static PUBLISHERS: LazyLock<Registry<Publisher>> = LazyLock::new(Registry::new);
 struct Publisher {
     name: String,
     subscribers: Mutex<Subscribers>,
-    changes: mpsc::UnboundedSender<SubscriptionChange>,
+    /// Wakes the watch.
+    changed: Notify,
     dropped: AtomicU64,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Subscribers {
-    by_id: BTreeMap<u64, Subscribed>,
+    index: Index<Arc<Subscribed>>,
+    changes: Changes,
     last: u64,
+    /// Messages that have been published.
+    published: u64,
     closed: bool,
 }
 
 #[derive(Debug)]
 struct Subscribed {
-    prefixes: Vec<Bytes>,
     /// Events.
     dropped: AtomicU64,
+    /// The last message that it was found for.
+    found: AtomicU64,
     messages: mpsc::Sender<TopicFrames>,
 }
 
 impl Publisher {
-    fn attach(&self, messages: mpsc::Sender<TopicFrames>, prefixes: &[Bytes]) -> Option<u64> {
+    fn attach<'a>(
+        &self,
+        messages: mpsc::Sender<TopicFrames>,
+        prefixes: impl Iterator<Item = &'a Bytes>,
+    ) -> Option<u64> {
         let mut subscribers = lock(&self.subscribers);
         if subscribers.closed {
             return None;
@@ -51,11 +61,11 @@ impl Publisher {
         subscribers.last += 1;
         let id = subscribers.last;
         let subscribed = Subscribed {
-            prefixes: Vec::new(),
             dropped: AtomicU64::new(0),
+            found: AtomicU64::new(0),
             messages,
         };
-        subscribers.by_id.insert(id, subscribed);
+        subscribers.index.join(id, Arc::new(subscribed));
         drop(subscribers);
         for prefix in prefixes {
             self.add(id, prefix.clone());
@@ -64,37 +74,39 @@ impl Publisher {
     }
 
     fn add(&self, peer: u64, prefix: Bytes) {
-        if let Some(subscribed) = lock(&self.subscribers).by_id.get_mut(&peer) {
-            subscribed.prefixes.push(prefix.clone());
-            self.tell(SubscriptionChange::Added { peer, prefix });
+        let mut subscribers = lock(&self.subscribers);
+        if subscribers.index.peer(peer).is_some() {
+            subscribers.index.add(peer, prefix.clone());
+            self.tell(subscribers, SubscriptionChange::Added { peer, prefix });
         }
     }
 
-    fn remove(&self, peer: u64, prefix: &Bytes) {
-        if let Some(subscribed) = lock(&self.subscribers).by_id.get_mut(&peer)
-            && let Some(index) = subscribed.prefixes.iter().position(|p| p == prefix)
-        {
-            let prefix = subscribed.prefixes.swap_remove(index);
-            self.tell(SubscriptionChange::Removed { peer, prefix });
+    fn remove(&self, peer: u64, prefix: Bytes) {
+        let mut subscribers = lock(&self.subscribers);
+        if subscribers.index.remove(peer, &prefix) {
+            self.tell(subscribers, SubscriptionChange::Removed { peer, prefix });
         }
     }
 
     fn detach(&self, peer: u64) {
-        if lock(&self.subscribers).by_id.remove(&peer).is_some() {
-            self.tell(SubscriptionChange::Gone { peer });
+        let mut subscribers = lock(&self.subscribers);
+        if subscribers.index.leave(peer) {
+            self.tell(subscribers, SubscriptionChange::Gone { peer });
         }
     }
 
-    fn tell(&self, change: SubscriptionChange) {
-        // A publisher whose watch is gone is closing.
-        let _ = self.changes.send(change);
+    /// Tells the watch, under the lock that the index is under, so that it sees the same.
+    fn tell(&self, mut subscribers: MutexGuard<'_, Subscribers>, change: SubscriptionChange) {
+        subscribers.changes.push(change);
+        self.changed.notify_one();
     }
 
     fn close(&self) {
         PUBLISHERS.unbind(&self.name, self);
         let mut subscribers = lock(&self.subscribers);
         subscribers.closed = true;
-        subscribers.by_id.clear();
+        subscribers.index = Index::new();
+        self.changed.notify_one();
     }
 }
 
@@ -108,19 +120,23 @@ pub(in crate::transport) fn bind_publish(
     name: &str,
     _: &TransportOptions,
 ) -> Result<(PublishSender, SubscriptionWatch), TransportError> {
-    // Not bounded, since those who subscribe are of this process: what they ask for is theirs already.
-    let (changes, watched) = mpsc::unbounded_channel();
     let publisher = Arc::new(Publisher {
         name: name.to_owned(),
-        subscribers: Mutex::default(),
-        changes,
+        subscribers: Mutex::new(Subscribers {
+            index: Index::new(),
+            changes: Changes::default(),
+            last: 0,
+            published: 0,
+            closed: false,
+        }),
+        changed: Notify::new(),
         dropped: AtomicU64::new(0),
     });
     PUBLISHERS.bind(name, &publisher)?;
-    Ok((
-        PublishSender { publisher },
-        SubscriptionWatch { changes: watched },
-    ))
+    let watch = SubscriptionWatch {
+        publisher: Arc::clone(&publisher),
+    };
+    Ok((PublishSender { publisher }, watch))
 }
 
 #[derive(Debug)]
@@ -130,37 +146,52 @@ pub(crate) struct PublishSender {
 
 impl PublishSender {
     pub fn try_send(&self, message: TopicMessage) -> Result<(), PublishRefused> {
-        let subscribers = lock(&self.publisher.subscribers);
+        let mut subscribers = lock(&self.publisher.subscribers);
         if subscribers.closed {
             return Err(PublishRefused::Closed);
         }
         match message {
-            TopicMessage::Classic(frames) => self.offer(&subscribers, frames),
+            TopicMessage::Classic(frames) => self.offer(&mut subscribers, frames),
             // Never sent here but by tests: a publisher in process has nothing to save.
             TopicMessage::Compact(message) => unpack_events(&message, &mut Bytes::new())
                 .flatten()
-                .for_each(|frames| self.offer(&subscribers, frames)),
+                .for_each(|frames| self.offer(&mut subscribers, frames)),
         }
         Ok(())
     }
 
-    fn offer(&self, subscribers: &Subscribers, frames: TopicFrames) {
-        for subscribed in subscribers.by_id.values() {
-            let is_wanted = |prefix: &Bytes| frames.topic.starts_with(prefix);
-            if subscribed.prefixes.iter().any(is_wanted)
-                && let Err(TrySendError::Full(dropped)) =
-                    subscribed.messages.try_send(frames.clone())
-            {
+    pub fn try_send_to(&self, peer: u64, message: TopicMessage) -> Result<(), SendToRefused> {
+        let subscribers = lock(&self.publisher.subscribers);
+        let subscribed = subscribers.index.peer(peer).ok_or(SendToRefused::Gone)?;
+        let TopicMessage::Classic(frames) = message else {
+            return Ok(()); // nothing but an answer is for one
+        };
+        let sent = subscribed.messages.try_send(frames);
+        sent.map_err(|error| match error {
+            TrySendError::Full(_) => SendToRefused::Full,
+            TrySendError::Closed(_) => SendToRefused::Gone,
+        })
+    }
+
+    fn offer(&self, subscribers: &mut Subscribers, frames: TopicFrames) {
+        subscribers.published += 1;
+        let number = subscribers.published;
+        subscribers.index.find(&frames.topic, |subscribed| {
+            if subscribed.found.swap(number, Relaxed) == number {
+                return; // it has several prefixes of the topic
+            }
+            let sent = subscribed.messages.try_send(frames.clone());
+            if let Err(TrySendError::Full(dropped)) = sent {
                 let events = u64::from(dropped.is_event());
                 subscribed.dropped.fetch_add(events, Relaxed);
                 self.publisher.dropped.fetch_add(events, Relaxed);
             }
-        }
+        });
     }
 
     pub fn subscribers(&self) -> Vec<ConnectedSubscriber> {
         let subscribers = lock(&self.publisher.subscribers);
-        let subscribers = subscribers.by_id.values().map(|of| ConnectedSubscriber {
+        let subscribers = subscribers.index.peers().map(|of| ConnectedSubscriber {
             principal: None,
             address: None,
             dropped: of.dropped.load(Relaxed),
@@ -188,12 +219,25 @@ impl Drop for PublishSender {
 
 #[derive(Debug)]
 pub(crate) struct SubscriptionWatch {
-    changes: mpsc::UnboundedReceiver<SubscriptionChange>,
+    publisher: Arc<Publisher>,
 }
 
 impl SubscriptionWatch {
     pub async fn next(&mut self) -> Result<SubscriptionChange, Closed> {
-        self.changes.recv().await.ok_or(Closed)
+        loop {
+            {
+                let mut subscribers = lock(&self.publisher.subscribers);
+                let Subscribers { index, changes, .. } = &mut *subscribers;
+                if let Some(change) = changes.next(|| index.all()) {
+                    return Ok(change);
+                }
+                if subscribers.closed {
+                    return Err(Closed);
+                }
+            }
+            // A change between the look and the wait leaves a permit.
+            self.publisher.changed.notified().await;
+        }
     }
 }
 
@@ -210,7 +254,7 @@ struct Subscriber {
 
 #[derive(Debug, Default)]
 struct State {
-    prefixes: Vec<Bytes>,
+    wanted: Wanted,
     link: Option<(u64, Weak<Publisher>)>,
 }
 
@@ -220,7 +264,7 @@ impl Subscriber {
         let publisher = PUBLISHERS.find(&self.name)?;
         let (messages, received) = mpsc::channel(self.messages_max);
         let mut state = lock(&self.state);
-        let id = publisher.attach(messages, &state.prefixes)?;
+        let id = publisher.attach(messages, state.wanted.all())?;
         state.link = Some((id, Arc::downgrade(&publisher)));
         drop(state);
         self.connection.set(true);
@@ -252,6 +296,7 @@ pub(in crate::transport) fn connect_subscribe(
     let receiver = SubscribeReceiver {
         messages,
         bound,
+        connections: 1,
         subscriber: Arc::clone(&subscriber),
     };
     (SubscribeSender { subscriber }, receiver)
@@ -263,28 +308,28 @@ pub(crate) struct SubscribeSender {
 }
 
 impl SubscribeSender {
-    pub async fn subscribe(&self, prefix: Bytes) -> Result<(), Closed> {
-        self.open()?;
-        let mut state = lock(&self.subscriber.state);
-        state.prefixes.push(prefix.clone());
-        if let Some((id, publisher)) = &state.link
-            && let Some(publisher) = publisher.upgrade()
-        {
-            publisher.add(*id, prefix);
-        }
-        Ok(())
+    pub fn subscribe(&self, prefix: Bytes) -> Result<(), Closed> {
+        self.change(|wanted| wanted.add(prefix))
     }
 
-    pub async fn unsubscribe(&self, prefix: Bytes) -> Result<(), Closed> {
-        self.open()?;
-        let mut state = lock(&self.subscriber.state);
-        if let Some(index) = state.prefixes.iter().position(|p| *p == prefix) {
-            state.prefixes.swap_remove(index);
+    pub fn unsubscribe(&self, prefix: Bytes) -> Result<(), Closed> {
+        self.change(|wanted| wanted.remove(prefix))
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Wanted) -> Option<Change>) -> Result<(), Closed> {
+        if self.subscriber.connection.is_closed() {
+            return Err(Closed);
         }
+        let mut state = lock(&self.subscriber.state);
+        let change = change(&mut state.wanted);
         if let Some((id, publisher)) = &state.link
             && let Some(publisher) = publisher.upgrade()
         {
-            publisher.remove(*id, &prefix);
+            match change {
+                Some(Change::Subscribe(prefix)) => publisher.add(*id, prefix),
+                Some(Change::Cancel(prefix)) => publisher.remove(*id, prefix),
+                None => {}
+            }
         }
         Ok(())
     }
@@ -305,13 +350,6 @@ impl SubscribeSender {
         self.subscriber.detach();
         self.subscriber.connection.close();
     }
-
-    fn open(&self) -> Result<(), Closed> {
-        match self.subscriber.connection.is_closed() {
-            true => Err(Closed),
-            false => Ok(()),
-        }
-    }
 }
 
 #[derive(Debug)]
@@ -319,9 +357,15 @@ pub(crate) struct SubscribeReceiver {
     subscriber: Arc<Subscriber>,
     messages: Option<mpsc::Receiver<TopicFrames>>,
     bound: watch::Receiver<()>,
+    /// How many publishers it has had.
+    connections: u64,
 }
 
 impl SubscribeReceiver {
+    pub fn connection(&self) -> u64 {
+        self.connections
+    }
+
     pub async fn receive(
         &mut self,
         batch: &mut Vec<Result<TopicFrames, Malformed>>,
@@ -332,6 +376,7 @@ impl SubscribeReceiver {
             }
             let Some(messages) = &mut self.messages else {
                 self.messages = self.subscriber.attach();
+                self.connections += u64::from(self.messages.is_some());
                 if self.messages.is_none() {
                     tokio::select! {
                         _ = self.bound.changed() => {}

@@ -102,6 +102,9 @@ struct State {
     /// Since the last tick.
     has_heard: bool,
     has_written: bool,
+    was_held: bool,
+    /// This side reads nothing for now.
+    is_held: bool,
     pinged: Option<Instant>,
     stuck: Option<Instant>,
 }
@@ -152,6 +155,8 @@ impl Link {
                 over: Arc::clone(&over),
                 has_heard: true,
                 has_written: true,
+                was_held: false,
+                is_held: false,
                 pinged: None,
                 stuck: None,
             }),
@@ -206,6 +211,14 @@ impl Link {
                 NotSent::Closed
             }),
         }
+    }
+
+    /// Says whether this side reads nothing for now, since it has no room for what would come. The peer's answer to a
+    /// heartbeat is behind what it has sent, so that silence says nothing then; and the peer is told that this side lives.
+    pub fn hold(&self, holds: bool) {
+        let mut state = self.lock();
+        state.is_held = holds;
+        state.was_held |= holds;
     }
 
     /// Bytes that wait.
@@ -286,6 +299,14 @@ impl Link {
                 return Err(Lost::Stuck);
             }
         }
+        let was_held = std::mem::take(&mut state.was_held) | state.is_held;
+        if was_held {
+            state.pinged = None;
+            return match state.codec.peer_minor() {
+                0 => Ok(()),
+                _ => state.ping(),
+            };
+        }
         if std::mem::take(&mut state.has_heard) {
             state.pinged = None;
             return Ok(());
@@ -297,10 +318,7 @@ impl Link {
             None if state.codec.peer_minor() == 0 => Ok(()),
             None => {
                 state.pinged = Some(now);
-                state.command(&Command::Ping {
-                    ttl_deciseconds: 0,
-                    context: Bytes::new(),
-                })
+                state.ping()
             }
         }
     }
@@ -364,6 +382,13 @@ impl State {
             self.wake_reader();
         }
         Ok(())
+    }
+
+    fn ping(&mut self) -> Result<(), Lost> {
+        self.command(&Command::Ping {
+            ttl_deciseconds: 0,
+            context: Bytes::new(),
+        })
     }
 
     /// Puts what the codec has written behind what waits; says how much that was.

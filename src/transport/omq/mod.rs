@@ -8,7 +8,6 @@ mod dealer;
 mod door;
 mod frames;
 mod inbox;
-mod index;
 mod link;
 mod outbox;
 mod publish;

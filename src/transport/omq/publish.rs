@@ -3,7 +3,6 @@
 //! Whoever publishes writes to each peer's stream. What a peer's stream does not take waits for that
 //! peer, within limits; past them a message is dropped for it, and counted. So nobody waits for it.
 
-use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
@@ -15,18 +14,22 @@ use tokio::task::coop::consume_budget;
 
 use super::door::{self, Door, Host, Keeper, ShownOut, Who, lock};
 use super::frames::Parts;
-use super::index::Index;
 use super::link::{Heard, Link, NotSent};
-use crate::security::Subscriptions;
+use crate::counter::Counter;
+use crate::security::{Subscriptions, Wanted};
+use crate::transport::changes::Changes;
+use crate::transport::index::Index;
 use crate::transport::{
-    Admit, Closed, ConnectedSubscriber, DoorCounters, Endpoint, PublishRefused, SubscriptionChange,
-    TopicMessage, TransportError, TransportOptions,
+    Admit, Closed, ConnectedSubscriber, DoorCounters, Endpoint, PublishRefused,
+    SUBSCRIPTION_BYTES_CEILING, SendToRefused, SubscriptionChange, TopicMessage, TransportError,
+    TransportOptions,
 };
 
-/// Subscription changes that may wait for the watch; past them it starts again from a snapshot.
-const CHANGES_MAX: usize = 4096;
-/// A subscriber says nothing that is longer than a subscription.
-const MESSAGE_BYTES_MIN: usize = 512;
+/// Longest message that is read from a subscriber: the longest subscription that any subscriber of Bowline's sends, and
+/// the question whether it was taken. So one that is too long for this publisher is refused, and its connection stays.
+const MESSAGE_BYTES_MAX: usize = SUBSCRIPTION_BYTES_CEILING + 256;
+/// Bytes of a prefix that are logged.
+const LOGGED_BYTES_MAX: usize = 128;
 
 pub(in crate::transport) async fn bind_publish(
     endpoint: &Endpoint,
@@ -36,6 +39,7 @@ pub(in crate::transport) async fn bind_publish(
     let subscribers = Subscribers {
         admit,
         prefix_bytes_max: options.subscription_bytes_max,
+        refused: Counter::default(),
         state: Mutex::new(State {
             index: Index::new(),
             room: Subscriptions::new(
@@ -50,13 +54,12 @@ pub(in crate::transport) async fn bind_publish(
         changed: Notify::new(),
         dropped: AtomicU64::new(0),
     };
-    let prefix_bytes_max = options.subscription_bytes_max;
     let (door, keeper, actual) = door::open(
         subscribers,
         SocketType::Pub,
         endpoint,
         options,
-        prefix_bytes_max.max(MESSAGE_BYTES_MIN).saturating_mul(2),
+        MESSAGE_BYTES_MAX,
     )
     .await?;
     let watch = SubscriptionWatch {
@@ -74,6 +77,8 @@ pub(in crate::transport) async fn bind_publish(
 struct Subscribers {
     admit: Admit,
     prefix_bytes_max: usize,
+    /// Subscriptions that are too long, or too many.
+    refused: Counter,
     state: Mutex<State>,
     /// Wakes the watch.
     changed: Notify,
@@ -99,26 +104,6 @@ struct Subscriber {
     dropped: AtomicU64,
     /// The last message that it was found for.
     found: AtomicU64,
-}
-
-/// What the watch has not seen yet.
-#[derive(Debug, Default)]
-struct Changes {
-    waiting: VecDeque<SubscriptionChange>,
-    /// There were too many: it starts again from all that is known.
-    is_behind: bool,
-}
-
-impl Changes {
-    fn push(&mut self, change: SubscriptionChange) {
-        if self.waiting.len() >= CHANGES_MAX {
-            self.waiting = VecDeque::new();
-            self.is_behind = true;
-        }
-        if !self.is_behind {
-            self.waiting.push_back(change);
-        }
-    }
 }
 
 /// What a subscriber says.
@@ -193,12 +178,18 @@ impl Subscribers {
         // all that were taken by the list before.
         let mut state = lock(&self.state);
         let principal = door.principal(guest.who.key)?;
-        let is_short = prefix.len() <= self.prefix_bytes_max;
-        let wanted = match is_short {
-            true => (self.admit)(principal.as_ref(), prefix),
-            false => None,
+        let wanted = (self.admit)(principal.as_ref(), prefix);
+        // A question may be longer than what it asks about.
+        let is_too_long = wanted == Some(Wanted::Events) && prefix.len() > self.prefix_bytes_max;
+        let Some(wanted) = wanted.filter(|_| !is_too_long) else {
+            if is_too_long {
+                self.log_refused(guest, prefix, "it is too long");
+            }
+            door.subscription_refused();
+            return Ok(());
         };
-        if !wanted.is_some_and(|wanted| state.room.admit(peer, prefix.len(), wanted)) {
+        if !state.room.admit(peer, prefix.len(), wanted) {
+            self.log_refused(guest, prefix, "there are too many");
             door.subscription_refused();
             return Ok(());
         }
@@ -207,6 +198,15 @@ impl Subscribers {
         state.index.add(peer, prefix.clone());
         self.tell(&mut state, SubscriptionChange::Added { peer, prefix });
         Ok(())
+    }
+
+    fn log_refused(&self, guest: &Subscriber, prefix: &[u8], reason: &str) {
+        self.refused.count_and_log(|count| {
+            let address = guest.who.address;
+            let begin = &prefix[..prefix.len().min(LOGGED_BYTES_MAX)];
+            let (bytes, prefix) = (prefix.len(), begin.escape_ascii());
+            tracing::warn!(?address, %prefix, bytes, count, "subscription refused: {reason}");
+        });
     }
 
     fn cancel(&self, guest: &Subscriber, prefix: &[u8]) {
@@ -304,6 +304,18 @@ impl PublishSender {
         Ok(())
     }
 
+    pub fn try_send_to(&self, peer: u64, message: TopicMessage) -> Result<(), SendToRefused> {
+        // In order with what is published.
+        let _matched = lock(&self.matched);
+        let subscriber = lock(&self.door.host.state).index.peer(peer).cloned();
+        let link = &subscriber.ok_or(SendToRefused::Gone)?.link;
+        let sent = link.try_send(Parts::from(&message));
+        sent.map_err(|error| match error {
+            NotSent::Full => SendToRefused::Full,
+            NotSent::Closed => SendToRefused::Gone,
+        })
+    }
+
     /// Never full as a whole: a subscriber without room is passed over.
     pub async fn writable(&self) {}
 
@@ -353,48 +365,13 @@ impl SubscriptionWatch {
                 if state.is_closed {
                     return Err(Closed);
                 }
-                if std::mem::take(&mut state.changes.is_behind) {
-                    return Ok(SubscriptionChange::Reset(state.index.all()));
-                }
-                if let Some(change) = state.changes.waiting.pop_front() {
+                let State { changes, index, .. } = &mut *state;
+                if let Some(change) = changes.next(|| index.all()) {
                     return Ok(change);
                 }
             }
             // One that was told between the look and the wait is told by the permit it left.
             subscribers.changed.notified().await;
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn change(peer: u64) -> SubscriptionChange {
-        SubscriptionChange::Gone { peer }
-    }
-
-    #[test]
-    fn the_watch_sees_changes_in_their_order_and_starts_again_where_one_more_waits_than_may() {
-        let mut changes = Changes::default();
-        for peer in 0..CHANGES_MAX as u64 {
-            changes.push(change(peer));
-        }
-        assert_eq!(changes.waiting.len(), CHANGES_MAX);
-        assert!(!changes.is_behind);
-        assert!(
-            (0..)
-                .zip(&changes.waiting)
-                .all(|(peer, of)| *of == change(peer))
-        );
-
-        // What all has become says more than the last of it.
-        changes.push(change(7));
-        assert!(changes.is_behind && changes.waiting.is_empty());
-        changes.push(change(8));
-        assert!(changes.waiting.is_empty());
-        changes.is_behind = false;
-        changes.push(change(9));
-        assert_eq!(changes.waiting, [change(9)]);
     }
 }

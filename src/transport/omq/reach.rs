@@ -36,6 +36,8 @@ pub(super) struct Reach {
 pub(super) struct Reached {
     shared: Arc<Shared>,
     incoming: Option<(Incoming, Option<PublicKey>)>,
+    /// How many connections have been read from.
+    connections: u64,
 }
 
 #[derive(Debug)]
@@ -81,6 +83,7 @@ pub(super) fn connect(
     let reached = Reached {
         shared: Arc::clone(&shared),
         incoming: None,
+        connections: 0,
     };
     let reach = Reach {
         shared,
@@ -169,6 +172,11 @@ impl Shared {
 }
 
 impl Reached {
+    /// The number of the connection that is read from, from 1.
+    pub fn connection(&self) -> u64 {
+        self.connections
+    }
+
     /// Waits for something that the server says; with the key that it has proved. Cancel safe.
     pub async fn receive(&mut self, heard: &mut Vec<Heard>) -> Result<Option<PublicKey>, Closed> {
         std::future::poll_fn(|cx| self.poll(cx, heard)).await
@@ -184,6 +192,7 @@ impl Reached {
                 let mut current = lock(&self.shared.current);
                 self.incoming = current.incoming.take();
                 if self.incoming.is_some() {
+                    self.connections += 1;
                     continue;
                 }
                 if self.shared.connection.is_closed() {

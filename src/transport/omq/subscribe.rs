@@ -1,6 +1,5 @@
 //! The subscriber's socket.
 
-use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -11,6 +10,7 @@ use super::PARTS;
 use super::door::lock;
 use super::link::{Heard, Link};
 use super::reach::{self, Reach, Reached};
+use crate::transport::wanted::{Change, Wanted};
 use crate::transport::{
     Closed, Endpoint, Malformed, Take, TopicFrames, TransportError, TransportOptions, remembered,
     unpack_events,
@@ -24,7 +24,7 @@ pub(in crate::transport) async fn connect_subscribe(
     let wanted = Arc::new(Mutex::new(Wanted::default()));
     let begin = {
         let wanted = Arc::clone(&wanted);
-        Arc::new(move |link: &Link| lock(&wanted).send_all(link))
+        Arc::new(move |link: &Link| send_all(&lock(&wanted), link))
     };
     let (reach, reached) = reach::connect(SocketType::Sub, endpoint, options, begin);
     let sender = SubscribeSender {
@@ -41,46 +41,11 @@ pub(in crate::transport) async fn connect_subscribe(
     Ok((sender, receiver))
 }
 
-/// The subscriptions that every connection has.
-#[derive(Debug, Default)]
-struct Wanted {
-    /// How many times each is wanted, and its place in the order in which they came.
-    prefixes: HashMap<Bytes, (usize, u64)>,
-    /// A publisher hears them in this order: what asks about another one comes after it.
-    in_order: BTreeMap<u64, Bytes>,
-    last: u64,
-}
-
-impl Wanted {
-    /// What to say to the publisher, if anything.
-    fn add(&mut self, prefix: Bytes) -> Option<Command> {
-        if let Some((times, _)) = self.prefixes.get_mut(&prefix) {
-            *times += 1;
-            return None;
-        }
-        self.last += 1;
-        self.prefixes.insert(prefix.clone(), (1, self.last));
-        self.in_order.insert(self.last, prefix.clone());
-        Some(Command::Subscribe(prefix))
-    }
-
-    fn remove(&mut self, prefix: Bytes) -> Option<Command> {
-        let (times, place) = self.prefixes.get_mut(&prefix)?;
-        *times -= 1;
-        if *times > 0 {
-            return None;
-        }
-        self.in_order.remove(place);
-        self.prefixes.remove(&prefix);
-        Some(Command::Cancel(prefix))
-    }
-
-    fn send_all(&self, link: &Link) {
-        for prefix in self.in_order.values() {
-            if link.command(&Command::Subscribe(prefix.clone())).is_err() {
-                // The next connection begins with them again.
-                return;
-            }
+fn send_all(wanted: &Wanted, link: &Link) {
+    for prefix in wanted.all() {
+        if link.command(&Command::Subscribe(prefix.clone())).is_err() {
+            // The next connection begins with them again.
+            return;
         }
     }
 }
@@ -94,38 +59,58 @@ pub(crate) struct SubscribeSender {
 }
 
 impl SubscribeSender {
-    pub async fn subscribe(&self, prefix: Bytes) -> Result<(), Closed> {
-        self.change(|wanted| wanted.add(prefix)).await
+    pub fn subscribe(&self, prefix: Bytes) -> Result<(), Closed> {
+        self.change(|wanted| wanted.add(prefix))
     }
 
-    pub async fn unsubscribe(&self, prefix: Bytes) -> Result<(), Closed> {
-        self.change(|wanted| wanted.remove(prefix)).await
+    pub fn unsubscribe(&self, prefix: Bytes) -> Result<(), Closed> {
+        self.change(|wanted| wanted.remove(prefix))
     }
 
-    /// Says it to the publisher where there is one; it is said to every later one at the beginning.
-    async fn change(
-        &self,
-        change: impl FnOnce(&mut Wanted) -> Option<Command>,
-    ) -> Result<(), Closed> {
+    /// Sends the change to the publisher where there is one; each later connection begins with all of them.
+    fn change(&self, change: impl FnOnce(&mut Wanted) -> Option<Change>) -> Result<(), Closed> {
         if self.reach.is_closed() {
             return Err(Closed);
         }
-        let said_over = self.reach.with_link(|link| {
-            let command = change(&mut lock(&self.wanted))?;
-            let link = link?;
-            link.command(&command).ok()?;
-            Some(Arc::clone(link))
+        self.reach.with_link(|link| {
+            let Some(change) = change(&mut lock(&self.wanted)) else {
+                return;
+            };
+            let Some(link) = link else { return };
+            let command = match change {
+                Change::Subscribe(prefix) => Command::Subscribe(prefix),
+                Change::Cancel(prefix) => Command::Cancel(prefix),
+            };
+            // Where the link is closed, the next one begins with all that is wanted. So it does where the
+            // publisher reads none of many changes.
+            if link.command(&command).is_ok()
+                && link.waiting_bytes() > self.waiting_bytes_max.saturating_mul(2)
+            {
+                link.close();
+            }
         });
-        if let Some(link) = said_over
+        Ok(())
+    }
+
+    /// Returns when few changes wait to be written.
+    pub async fn flushed(&self) {
+        let link = self.reach.link();
+        if let Some(link) = link
             && link.waiting_bytes() > self.waiting_bytes_max
         {
-            // The publisher does not read. Whoever receives may be who waits here.
+            // The receiving task, which writes what waits, may be the one that waits here.
             tokio::select! {
                 () = link.drained() => {}
                 () = link.ended() => {}
             }
         }
-        Ok(())
+    }
+
+    /// Says whether the receiver holds back what the publisher sends: see [`Link::hold`].
+    pub fn hold(&self, holds: bool) {
+        if let Some(link) = self.reach.link() {
+            link.hold(holds);
+        }
     }
 
     pub fn is_connected(&self) -> bool {
@@ -159,6 +144,10 @@ impl std::fmt::Debug for SubscribeReceiver {
 }
 
 impl SubscribeReceiver {
+    pub fn connection(&self) -> u64 {
+        self.reached.connection()
+    }
+
     pub async fn receive(
         &mut self,
         batch: &mut Vec<Result<TopicFrames, Malformed>>,
@@ -219,33 +208,5 @@ fn frames(message: &Message, last_topic: &mut Bytes) -> Result<TopicFrames, Malf
         })
     } else {
         Err(Malformed { parts })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn said(command: Option<Command>) -> Option<(char, Bytes)> {
-        command.map(|command| match command {
-            Command::Subscribe(prefix) => ('+', prefix),
-            Command::Cancel(prefix) => ('-', prefix),
-            _ => panic!("nothing else is said"),
-        })
-    }
-
-    #[test]
-    fn a_prefix_is_said_once_however_often_it_is_wanted_and_in_the_order_of_the_first_time() {
-        let mut wanted = Wanted::default();
-        let (a, b) = (Bytes::from_static(b"b"), Bytes::from_static(b"a"));
-        assert_eq!(said(wanted.remove(a.clone())), None);
-        assert_eq!(said(wanted.add(a.clone())), Some(('+', a.clone())));
-        assert_eq!(said(wanted.add(b.clone())), Some(('+', b.clone())));
-        assert_eq!(said(wanted.add(a.clone())), None);
-        assert_eq!(said(wanted.remove(a.clone())), None);
-        assert!(wanted.in_order.values().eq([&a, &b]));
-        assert_eq!(said(wanted.remove(a.clone())), Some(('-', a.clone())));
-        assert_eq!(said(wanted.add(a.clone())), Some(('+', a.clone())));
-        assert!(wanted.in_order.values().eq([&b, &a]));
     }
 }

@@ -65,7 +65,8 @@ fn actual(asked: &Endpoint, bound: &zeromq::Endpoint) -> Endpoint {
 /// Waits until a queue is sent, for as long as the linger time.
 async fn linger<T>(queue: &mpsc::Sender<T>, time: Duration) {
     let empty = async {
-        while queue.capacity() < queue.max_capacity() {
+        // Where its task has ended, nothing is sent any more.
+        while queue.capacity() < queue.max_capacity() && !queue.is_closed() {
             tokio::time::sleep(LINGER_TICK).await;
         }
         // The last one has left the queue, not yet the socket.

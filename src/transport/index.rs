@@ -11,7 +11,7 @@ use bytes::Bytes;
 /// Peers by their numbers, and their prefixes. A peer that subscribes to one twice has it until it
 /// has taken it back twice, as ZeroMQ has it.
 #[derive(Debug)]
-pub(super) struct Index<P> {
+pub(crate) struct Index<P> {
     peers: BTreeMap<u64, Peer<P>>,
     by_prefix: BTreeMap<Bytes, Vec<(u64, P)>>,
 }
@@ -105,6 +105,30 @@ impl<P: Clone> Index<P> {
                 Some(&part[..common])
             };
         }
+    }
+
+    /// Whether a peer has all topics with a prefix; or, without one, whether any has.
+    pub fn has(&self, number: Option<u64>, prefix: &[u8]) -> bool {
+        let covers = |peer: &Peer<P>| peer.prefixes.keys().any(|of| prefix.starts_with(of));
+        match number {
+            Some(number) => self.peers.get(&number).is_some_and(covers),
+            None => self.peers.values().any(covers),
+        }
+    }
+
+    /// Whether a peer has any subscription.
+    pub fn has_any(&self, number: u64) -> bool {
+        let peer = self.peers.get(&number);
+        peer.is_some_and(|peer| !peer.prefixes.is_empty())
+    }
+
+    /// How many peers there are.
+    pub fn len(&self) -> usize {
+        self.peers.len()
+    }
+
+    pub fn peer(&self, number: u64) -> Option<&P> {
+        self.peers.get(&number).map(|peer| &peer.of)
     }
 
     pub fn peers(&self) -> impl Iterator<Item = &P> {
