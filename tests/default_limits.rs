@@ -60,6 +60,11 @@ fn the_page_has_the_defaults() {
     );
     assert_eq!(of.send_bytes_total_max, 64 << 20);
     assert_eq!(on_the_page("for all peers"), "64 MiB");
+    assert_eq!(of.receive_bytes_total_max, 32 << 20);
+    assert_eq!(
+        on_the_page("bytes of requests received and not taken"),
+        "32 MiB"
+    );
     assert_eq!(of.subscription_bytes_total_max, 32 << 20);
     assert!(on_the_page("subscriptions of all peers").starts_with("32 MiB"));
     let number = |number: usize| match number / 1000 {
@@ -90,6 +95,7 @@ fn the_page_has_the_defaults() {
     for (what, field) in [
         ("requests in flight", "concurrency_max"),
         ("of one connection", "concurrency_per_connection_max"),
+        ("parked requests", "parked_max"),
     ] {
         let default = on_the_page(what).replace(',', "");
         assert!(
@@ -150,7 +156,7 @@ async fn a_silent_peer_is_asked_after_a_second_and_has_three_to_answer() {
 }
 
 #[tokio::test]
-async fn five_hundred_and_twelve_requests_of_a_connection_are_in_flight_and_twice_as_many_in_all() {
+async fn a_connection_has_512_requests_in_flight_and_an_address_768() {
     let server = start().await;
     let mut calls = tokio::task::JoinSet::new();
     let mut hang = |client: &Client, times: u64| {
@@ -160,10 +166,11 @@ async fn five_hundred_and_twelve_requests_of_a_connection_are_in_flight_and_twic
         }
     };
     let clients = [client(&server).await, client(&server).await];
-    for (number, client) in (1..).zip(&clients) {
-        hang(client, 512);
+    // Three times what is left free of 1,024, so that there is room for other addresses.
+    for (number, client, more, all) in [(1, &clients[0], 512, 512), (2, &clients[1], 256, 768)] {
+        hang(client, more);
         eventually("as many are in flight as may be", || {
-            server.counters().handled == number * 512
+            server.counters().handled == all
         })
         .await;
         let refused = call(client, &HANG, "").await.unwrap_err();

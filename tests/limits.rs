@@ -102,7 +102,7 @@ async fn one_address_has_its_share_of_the_connections_and_another_its_own() {
 
 #[tokio::test]
 async fn half_a_handshake_ends_in_time_and_keeps_others_out_no_longer() {
-    let time = Duration::from_millis(500);
+    let time = Duration::from_secs(2);
     let server = start(TransportOptions::default().with_handshakes(time, 3)).await;
     let mut halves = Vec::new();
     for _ in 0..3 {
@@ -110,15 +110,16 @@ async fn half_a_handshake_ends_in_time_and_keeps_others_out_no_longer() {
         stream.write_all(&[0xff]).await.unwrap();
         halves.push(stream);
     }
-    tokio::time::sleep(time / 5).await;
-    // One too many is not even listened to.
+    tokio::time::sleep(time / 10).await;
+    // The oldest gives way to one more.
     let mut fourth = raw(&server, "127.0.0.1").await;
-    assert!(is_closed_within(&mut fourth, time / 2).await);
+    assert!(shake_hands(&mut fourth).await);
+    assert_eq!(server.door().handshakes_failed, 1);
     for half in &mut halves {
         assert!(is_closed_within(half, PATIENCE).await);
     }
-    eventually("all four are counted", || {
-        server.door().handshakes_failed == 4
+    eventually("all three are counted", || {
+        server.door().handshakes_failed == 3
     })
     .await;
     let client = client(&server).await;
@@ -493,7 +494,7 @@ async fn one_subscription_over_the_bytes_of_all_is_refused_and_the_others_go_on(
     // What is counted of each: its bytes, and 64 more.
     let events = 64 + b"progress/a10".len();
     let both = events + 64 + 41 + b"progress/a10".len();
-    // Of two peers, each has a quarter for itself, six with their confirmations; half is for who comes first.
+    // Of two peers, each has a quarter for itself, six with their confirmations; of the other half one has three quarters.
     let bytes_max = both * 24;
     let options = TransportOptions::default()
         .with_connections_max(2, 2)
@@ -501,7 +502,7 @@ async fn one_subscription_over_the_bytes_of_all_is_refused_and_the_others_go_on(
     let publisher = publisher(options).await;
     let mut greedy = subscriber(&publisher).await;
     let taken = subscribe_until_refused(&greedy, "a").await;
-    assert!(taken.len() >= 18, "its own and what is for all: {taken:?}");
+    assert!(taken.len() >= 15, "its own and what is for all: {taken:?}");
     assert!(taken.len() * events <= bytes_max / 4 * 3, "{taken:?}");
     assert_eq!(publisher.door().subscriptions_refused, 1);
 

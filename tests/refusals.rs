@@ -122,7 +122,7 @@ async fn the_log_has_the_rule_that_was_missing_and_the_caller_has_not() {
     let path = folder.path().join("doors.toml");
     std::fs::write(
         &path,
-        "[[rule]]\nprincipals = 'web'\ncalls = 'probe.echo'\n",
+        "\n[[rule]]\nprincipals = 'web'\ncalls = ['probe.echo', 'probe.renamed']\n",
     )
     .unwrap();
     let access = AccessList::read(&path).unwrap();
@@ -134,17 +134,23 @@ async fn the_log_has_the_rule_that_was_missing_and_the_caller_has_not() {
         .await
         .unwrap()
         .spawn();
+    // A rule that names nothing is told when the server is bound.
+    let line = lines("names nothing").pop().expect("it is logged");
+    assert!(
+        line.contains("doors.toml:2") && line.contains("probe.renamed"),
+        "{line}"
+    );
     std::fs::write(&path, "[[rule]]\nprincipals = 'web'\ncalls = 'probe'\n").unwrap();
     let start = Instant::now();
     let line = loop {
-        if let Some(line) = lines("stays as it was").pop() {
+        if let Some(line) = lines("not reloaded").pop() {
             break line;
         }
         assert!(start.elapsed() < Duration::from_secs(10), "nothing is said");
         tokio::time::sleep(Duration::from_millis(20)).await;
     };
     assert!(
-        line.contains("doors.toml") && line.contains("`probe`"),
+        line.contains("doors.toml") && line.contains("line 1: principal `web`"),
         "{line}"
     );
     assert!(access.may_call("web", "probe", "echo"));

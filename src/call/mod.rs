@@ -7,6 +7,7 @@
 mod client;
 mod correlation;
 pub(crate) mod deadline;
+mod park;
 mod prepared;
 pub(crate) mod raw;
 mod server;
@@ -17,6 +18,7 @@ use std::time::Duration;
 
 pub use client::{Client, ClientBuilder, ClientCounters, ClientFuture};
 pub use deadline::inherited as inherited_deadline;
+pub use park::park;
 pub use prepared::{Call, CallFuture};
 pub use raw::{Outcome, RawReply, RawRequest};
 pub use server::{

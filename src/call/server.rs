@@ -9,6 +9,7 @@ mod counters;
 mod desk;
 mod drive;
 mod handlers;
+mod in_flight;
 mod pace;
 mod readiness;
 mod replies;
@@ -117,7 +118,10 @@ impl ServerStats {
 
     /// Returns what the server has counted.
     pub fn counters(&self) -> ServerCounters {
-        self.0.counters.read()
+        ServerCounters {
+            parked: self.0.pools.parked.used(),
+            ..self.0.counters.read()
+        }
     }
 
     /// Returns what it has counted of each [principal](crate::security::Principal), by name. Empty without keys.

@@ -52,6 +52,11 @@ pub trait NamedService {
         let _ = request;
         Ok(None)
     }
+
+    /// The names of its queues, where the service is one of queues: access rules for others are logged.
+    fn queue_names(&self) -> Option<Vec<String>> {
+        None
+    }
 }
 
 /// A queue, and the rights any of which is enough.

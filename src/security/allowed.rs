@@ -1,31 +1,45 @@
 //! Which keys may come in, and what their owners are called.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
-use serde::Deserialize;
-
-use super::live::Live;
-use super::{KeyError, Principal, PublicKey, Refreshed, from_toml};
-
-/// Longest name of a principal, in bytes.
-const NAME_BYTES_MAX: usize = 255;
+use super::file::{self, Lists};
+use super::live::{Live, Watched};
+use super::{KeyError, Principal, PublicKey};
 
 /// The client keys that a server lets in, each with the name of its [`Principal`].
 ///
 /// Cheap to clone; clones share the list, and a change of it is in force at once for new
 /// connections and for messages, and within a second also for connections that are open: these are
 /// closed. One principal may have several keys, as when a key is exchanged.
+///
+/// What code [allowed](Self::allow) and [revoked](Self::revoke) lies over the file, also over its later
+/// versions.
 #[derive(Clone, Debug)]
-pub struct AllowedKeys(Arc<Live<Names>>);
+pub struct AllowedKeys(Arc<Shared>);
 
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Names(HashMap<PublicKey, Principal>);
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub names: Live<Names>,
+    pub file: Option<Mutex<Watched>>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Names {
+    in_force: HashMap<PublicKey, Principal>,
+    of_file: HashMap<PublicKey, Principal>,
+    by_code: HashMap<PublicKey, Principal>,
+    revoked: HashSet<PublicKey>,
+    revoked_principals: HashSet<String>,
+}
 
 impl Default for AllowedKeys {
     fn default() -> Self {
-        Self(Arc::new(Live::new(Names::default())))
+        Self(Arc::new(Shared {
+            names: Live::new(Names::default()),
+            file: None,
+        }))
     }
 }
 
@@ -35,70 +49,101 @@ impl AllowedKeys {
         Self::default()
     }
 
-    /// From a TOML file, which is read again when it changes. It has a table `keys`:
+    /// Reads a TOML file, which is read again when it changes. It has a table `keys`, and may have the rules of an
+    /// [`AccessList`](super::AccessList) too:
     ///
     /// ```toml
     /// [keys]
     /// web = "rq:rM>}U?@Lns47E1%kR.o@n%FcmmsL/@{H8]yf7"
     /// billing = ["…", "…"]   # both, while one replaces the other
+    ///
+    /// [expect]               # may be left out
+    /// keys = 2               # so many names above
+    /// rules = 0
     /// ```
     ///
-    /// A later version that cannot be read changes nothing, and is logged.
+    /// A later version that cannot be read, or has anything else in it, changes nothing, and is logged. Neither does one with
+    /// less than half as many keys, which is what a file has that is cut off, unless its table `expect` says that
+    /// this is how many there are. A file that an `AccessList` was read from too is read once for both, and changes both
+    /// or neither.
     ///
     /// # Errors
-    /// [`KeyError::List`].
+    /// [`KeyError::List`], with the file, the line and the principal.
     pub fn read(path: impl AsRef<Path>) -> Result<Self, KeyError> {
-        let live = Live::read(path.as_ref(), parse).map_err(KeyError::List)?;
-        Ok(Self(Arc::new(live)))
+        let (file, text) = Watched::open(path.as_ref()).map_err(KeyError::List)?;
+        let lists = file::parse(&text).map_err(|error| KeyError::List(file.of_it(&error)))?;
+        let mut names = Names::default();
+        names.set_file(&lists);
+        Ok(Self(Arc::new(Shared {
+            names: Live::new(names),
+            file: Some(Mutex::new(file)),
+        })))
     }
 
-    /// Lets a key in under a name, now and until it is [revoked](Self::revoke).
+    /// Lets a key in under a name, now and until it is [revoked](Self::revoke), whatever its file says. A name is 1 to 255
+    /// letters, digits and signs of ASCII, without spaces, quotes, `\\` and `*`.
     ///
     /// # Errors
     /// [`KeyError::Name`], and [`KeyError::Taken`] where another principal has the key.
     pub fn allow(&self, principal: &str, key: PublicKey) -> Result<(), KeyError> {
-        self.0.update(|names| {
-            let mut names = names.clone();
-            names.insert(principal, key)?;
-            Ok(names)
-        })
+        let principal = Principal::named(principal)
+            .ok_or_else(|| KeyError::Name(principal.escape_debug().to_string()))?;
+        let mut names = self.0.names.write();
+        if let Some(of) = names.in_force.get(&key)
+            && *of != principal
+        {
+            let principal = of.to_string();
+            return Err(KeyError::Taken { key, principal });
+        }
+        names.revoked.remove(&key);
+        names.by_code.insert(key, principal);
+        self.put_in_force(names);
+        Ok(())
     }
 
-    /// Lets a key in no more. Says whether it was on the list.
+    /// Lets a key in no more, whatever its file says. Returns whether it was on the list.
     pub fn revoke(&self, key: PublicKey) -> bool {
-        let mut was_there = false;
-        let _ = self.0.update(|names| {
-            let mut names = names.clone();
-            was_there = names.0.remove(&key).is_some();
-            Ok::<_, KeyError>(names)
-        });
+        let mut names = self.0.names.write();
+        let was_there = names.in_force.contains_key(&key);
+        names.by_code.remove(&key);
+        if self.0.file.is_some() {
+            names.revoked.insert(key);
+        }
+        self.put_in_force(names);
         was_there
     }
 
-    /// Lets no key of this principal in any more. Says how many there were.
+    /// Lets no key of this principal in any more, whatever its file says, but for those that are
+    /// [allowed](Self::allow) later. Returns how many there were.
     pub fn revoke_principal(&self, principal: &str) -> usize {
-        let mut revoked = 0;
-        let _ = self.0.update(|names| {
-            let mut names = names.clone();
-            revoked = names.0.len();
-            names.0.retain(|_, of| of.as_str() != principal);
-            revoked -= names.0.len();
-            Ok::<_, KeyError>(names)
-        });
+        let mut names = self.0.names.write();
+        let is_its = |of: &&Principal| of.as_str() == principal;
+        let revoked = names.in_force.values().filter(is_its).count();
+        names.by_code.retain(|_, of| of.as_str() != principal);
+        if self.0.file.is_some() {
+            names.revoked_principals.insert(principal.to_owned());
+        }
+        self.put_in_force(names);
         revoked
     }
 
     /// Whose key it is; `None` for one that is not let in.
     pub fn principal(&self, key: &PublicKey) -> Option<Principal> {
-        self.0.with(|names| names.0.get(key).cloned())
+        self.0.names.read().in_force.get(key).cloned()
     }
 
     pub(crate) fn generation(&self) -> u64 {
-        self.0.generation()
+        self.0.names.generation()
     }
 
-    pub(crate) fn refresh(&self) -> Refreshed {
-        self.0.refresh(parse)
+    pub(super) fn shared(&self) -> &Shared {
+        &self.0
+    }
+
+    fn put_in_force(&self, mut names: std::sync::RwLockWriteGuard<'_, Names>) {
+        names.compute();
+        drop(names);
+        self.0.names.changed();
     }
 }
 
@@ -112,60 +157,36 @@ impl PartialEq for AllowedKeys {
 impl Eq for AllowedKeys {}
 
 impl Names {
-    fn insert(&mut self, principal: &str, key: PublicKey) -> Result<(), KeyError> {
-        let is_name = (1..=NAME_BYTES_MAX).contains(&principal.len())
-            && principal != "*"
-            && !principal.chars().any(char::is_control);
-        if !is_name {
-            return Err(KeyError::Name(principal.escape_debug().to_string()));
-        }
-        match self.0.get(&key) {
-            Some(of) if of.as_str() != principal => Err(KeyError::Taken {
-                key,
-                principal: of.to_string(),
-            }),
-            Some(_) => Ok(()),
-            None => {
-                self.0.insert(key, Principal::new(principal));
-                Ok(())
-            }
-        }
+    /// Keys of the file that is in force.
+    pub fn of_file(&self) -> usize {
+        self.of_file.len()
     }
-}
 
-/// What of a file is about keys; the rules may be in the same file.
-#[derive(Deserialize)]
-struct Written {
-    #[serde(default)]
-    keys: BTreeMap<String, OneOrMore>,
-}
+    pub fn set_file(&mut self, lists: &Lists) {
+        self.of_file = lists.keys.iter().cloned().collect();
+        self.compute();
+    }
 
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum OneOrMore {
-    One(String),
-    More(Vec<String>),
-}
-
-fn parse(text: &str) -> Result<Names, KeyError> {
-    let written: Written = from_toml(text).map_err(KeyError::List)?;
-    let mut names = Names::default();
-    for (principal, keys) in written.keys {
-        let keys = match keys {
-            OneOrMore::One(key) => vec![key],
-            OneOrMore::More(keys) => keys,
+    fn compute(&mut self) {
+        let is_revoked = |key: &PublicKey, of: &Principal| {
+            self.revoked.contains(key) || self.revoked_principals.contains(of.as_str())
         };
-        for key in keys {
-            names.insert(&principal, key.parse()?)?;
-        }
+        let of_file = self.of_file.iter().filter(|(key, of)| !is_revoked(key, of));
+        let all = of_file.chain(&self.by_code);
+        self.in_force = all.map(|(key, of)| (*key, of.clone())).collect();
     }
-    Ok(names)
-}
 
-/// For fuzzing: any text as a list of keys.
-#[cfg(fuzzing)]
-pub(crate) fn parse_any(text: &str) {
-    let _ = parse(text);
+    /// Principals with a key that the file allows and code has revoked, or allowed under another name.
+    pub fn overruled(&self) -> Vec<&str> {
+        let overruled = self
+            .of_file
+            .iter()
+            .filter(|(key, of)| self.in_force.get(*key) != Some(*of));
+        let mut names: Vec<_> = overruled.map(|(_, of)| of.as_str()).collect();
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
 }
 
 #[cfg(test)]
@@ -201,7 +222,18 @@ mod tests {
     #[test]
     fn a_name_is_short_plain_text() {
         let key = Keys::generate().public();
-        for name in ["", "*", "a\nb", &"x".repeat(256)] {
+        let (long, key_text) = ("x".repeat(256), key.to_string());
+        let hidden = [
+            "web\u{200b}",
+            "w\u{435}b",
+            "\u{202e}bew",
+            "\u{feff}web",
+            "m\u{fc}ller",
+        ];
+        let plain = [
+            "", "*", "*.x", "a\nb", "web ", " ", "a b", "a'b", &long, &key_text,
+        ];
+        for name in hidden.into_iter().chain(plain) {
             let refused = AllowedKeys::new().allow(name, key);
             assert!(matches!(refused, Err(KeyError::Name(_))), "{name}");
         }
@@ -212,13 +244,38 @@ mod tests {
     fn a_file_names_one_key_or_several() {
         let keys: Vec<_> = (0..3).map(|_| Keys::generate().public()).collect();
         let text = format!(
-            "[keys]\nweb = '{}'\nbilling = ['{}', '{}']\n[[rule]]\nprincipals = ['web']\n",
+            "[keys]\nweb = '{}'\nbilling = ['{}', '{}']\n[[rule]]\nprincipals = ['web']\ncalls = '*'\n",
             keys[0], keys[1], keys[2]
         );
-        let names = parse(&text).unwrap();
-        assert_eq!(names.0.len(), 3);
-        assert_eq!(names.0[&keys[2]].as_str(), "billing");
-        assert!(parse("[keys]\nweb = 'no key'").is_err());
+        let mut names = Names::default();
+        names.set_file(&file::parse(&text).unwrap());
+        assert_eq!(names.in_force.len(), 3);
+        assert_eq!(names.in_force[&keys[2]].as_str(), "billing");
+    }
+
+    #[test]
+    fn what_code_says_lies_over_every_version_of_the_file() {
+        let [web, ops, added] = [(); 3].map(|()| Keys::generate().public());
+        let lists = |text: &str| file::parse(text).unwrap();
+        let allowed = AllowedKeys::default();
+        let mut shared = Arc::into_inner(allowed.0).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("keys.toml");
+        let text = format!("[keys]\nweb = '{web}'\nops = '{ops}'\n");
+        std::fs::write(&path, &text).unwrap();
+        shared.file = Some(Mutex::new(Watched::open(&path).unwrap().0));
+        shared.names.write().set_file(&lists(&text));
+        let allowed = AllowedKeys(Arc::new(shared));
+        assert!(allowed.revoke(web));
+        assert_eq!(allowed.revoke_principal("ops"), 1);
+        allowed.allow("added", added).unwrap();
+        allowed.0.names.write().set_file(&lists(&text));
+        let name = |key| allowed.principal(&key).map(|of| of.to_string());
+        assert_eq!((name(web), name(ops)), (None, None));
+        assert_eq!(name(added).as_deref(), Some("added"));
+        assert_eq!(allowed.0.names.read().overruled(), ["ops", "web"]);
+        allowed.allow("ops", ops).unwrap();
+        assert_eq!(name(ops).as_deref(), Some("ops"));
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
+use super::file::NAME_RULE;
 use super::z85;
 
 /// Largest file of keys that is read.
@@ -73,11 +74,24 @@ pub enum KeyError {
         /// Its permissions.
         mode: u32,
     },
+    /// The file belongs to another user, who knows its secret and may replace it.
+    #[error(
+        "{path} belongs to user {owner}, and this process runs as user {user}: `chown` it, or make new keys",
+        path = path.display()
+    )]
+    Owner {
+        /// The file.
+        path: PathBuf,
+        /// The number of the user it belongs to.
+        owner: u32,
+        /// The number of the user that this process runs as.
+        user: u32,
+    },
     /// The environment has no such variable.
     #[error("the environment variable {0} is not set, or is no text")]
     NotSet(String),
-    /// A principal needs a name of 1 to 255 bytes without control characters.
-    #[error("`{0}` is no name for a principal: 1 to 255 bytes, no control characters")]
+    /// A principal needs a name of ASCII that cannot be taken for another.
+    #[error("`{0}` is no name for a principal: {rule}", rule = NAME_RULE)]
     Name(String),
     /// One key cannot stand for two principals.
     #[error("the key {key} is that of `{principal}` already")]
@@ -159,7 +173,8 @@ impl Keys {
     /// From a file that holds the secret as text, alone or after lines that begin with `#`.
     ///
     /// # Errors
-    /// [`KeyError::Readable`] where the file's group or others may read it (on Unix),
+    /// [`KeyError::Readable`] where the file's group or others may read it (on Unix), [`KeyError::Owner`] where it
+    /// belongs to neither this process's user nor root (on Linux),
     /// [`KeyError::File`], [`KeyError::NotZ85`].
     pub fn read(path: impl AsRef<Path>) -> Result<Self, KeyError> {
         let path = path.as_ref();
@@ -169,7 +184,9 @@ impl Keys {
         };
         let mut file = std::fs::File::open(path).map_err(failed)?;
         // Of the file that is open, so that it cannot be another by the time it is read.
-        refuse_readable(path, &file.metadata().map_err(failed)?)?;
+        let metadata = file.metadata().map_err(failed)?;
+        refuse_readable(path, &metadata)?;
+        refuse_owner(path, &metadata)?;
         Self::from_file_text(&read_text(&mut file).map_err(failed)?)
     }
 
@@ -268,6 +285,27 @@ fn refuse_readable(path: &Path, metadata: &std::fs::Metadata) -> Result<(), KeyE
 
 #[cfg(not(unix))]
 fn refuse_readable(_: &Path, _: &std::fs::Metadata) -> Result<(), KeyError> {
+    Ok(())
+}
+
+#[cfg(target_os = "linux")]
+fn refuse_owner(path: &Path, metadata: &std::fs::Metadata) -> Result<(), KeyError> {
+    use std::os::unix::fs::MetadataExt;
+
+    let owner = metadata.uid();
+    // Whose this process is; where that cannot be told, nothing can be compared.
+    let Ok(user) = std::fs::metadata("/proc/self").map(|of| of.uid()) else {
+        return Ok(());
+    };
+    if owner != user && owner != 0 {
+        let path = path.to_owned();
+        return Err(KeyError::Owner { path, owner, user });
+    }
+    Ok(())
+}
+
+#[cfg(not(target_os = "linux"))]
+fn refuse_owner(_: &Path, _: &std::fs::Metadata) -> Result<(), KeyError> {
     Ok(())
 }
 
@@ -390,6 +428,22 @@ mod tests {
             std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).unwrap();
             let refused = matches!(Keys::read(&path), Err(KeyError::Readable { .. }));
             assert_eq!(refused, readable, "{mode:o}");
+        }
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_file_of_another_user_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("server.key");
+        Keys::generate().write(&path).unwrap();
+        // Only root may give a file away, and there is nothing to be shown without.
+        if std::os::unix::fs::chown(&path, Some(65_534), None).is_ok() {
+            let refused = Keys::read(&path).unwrap_err();
+            assert!(
+                matches!(refused, KeyError::Owner { owner: 65_534, .. }),
+                "{refused}"
+            );
         }
     }
 

@@ -24,41 +24,34 @@
 mod access;
 mod admission;
 mod allowed;
+mod file;
 mod keys;
 mod live;
 mod principal;
+mod reload;
+mod share;
 mod sides;
 mod subscriptions;
 mod tally;
 mod z85;
 
 pub use access::{AccessError, AccessList, AccessRules, QueueRight};
-pub(crate) use admission::Admissions;
+pub(crate) use access::{Known, KnownService};
+pub(crate) use admission::{Admissions, Handshakes};
 pub use allowed::AllowedKeys;
 pub use keys::{KeyError, Keys, PublicKey};
-use live::Refreshed;
 pub use principal::Principal;
-pub(crate) use sides::refresh;
+pub(crate) use reload::refresh;
+pub(crate) use share::{Holder, Pool, Share, Shares, may_take};
 pub use sides::{ClientSecurity, ServerSecurity};
 pub(crate) use subscriptions::{Subscriptions, Wanted};
 pub(crate) use tally::Tally;
 
-/// Reads TOML. What is wrong with it is said by line, without the line: a file of secrets may have been
-/// given for a list.
-fn from_toml<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, String> {
-    toml::from_str(text).map_err(|error| {
-        let before = error.span().and_then(|span| text.get(..span.start));
-        let line = before.map_or(1, |before| before.matches('\n').count() + 1);
-        format!("line {line}: {}", error.message())
-    })
-}
-
 #[cfg(fuzzing)]
 pub(crate) use keys::read_any as read_any_keys;
 
-/// For fuzzing: any text as each of the lists.
+/// For fuzzing: any text as a file of keys and rules.
 #[cfg(fuzzing)]
 pub(crate) fn read_any(text: &str) {
-    allowed::parse_any(text);
-    access::parse_any(text);
+    let _ = file::parse(text);
 }

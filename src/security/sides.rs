@@ -1,6 +1,6 @@
 //! What each side of a connection has: who it is, and whom it trusts.
 
-use super::{AccessList, AllowedKeys, Keys, PublicKey, Refreshed};
+use super::{AccessList, AllowedKeys, Keys, PublicKey};
 
 /// The side that binds: a server or a publisher. Only who has a key on the list is let in, and may
 /// do what the access list allows: at first, nothing.
@@ -69,18 +69,5 @@ impl ClientSecurity {
     ) -> Self {
         self.publishers = Some((publishers, access.into()));
         self
-    }
-}
-
-/// Looks at the files of both lists, and logs what came of it.
-pub(crate) fn refresh(allowed: &AllowedKeys, access: &AccessList) {
-    for refreshed in [allowed.refresh(), access.refresh()] {
-        match refreshed {
-            Refreshed::Same => {}
-            Refreshed::Changed => tracing::info!("a list of keys or rules was read again"),
-            Refreshed::Failed(error) => {
-                tracing::error!(error, "a list of keys or rules stays as it was");
-            }
-        }
     }
 }

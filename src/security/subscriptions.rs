@@ -1,9 +1,12 @@
 //! How many subscriptions a publisher keeps: of one peer, and in bytes of all. The count, without sockets.
 //!
 //! Half of the bytes are shared out among as many peers as may connect: each always has its part,
-//! whatever the others do. The other half is for those who want more.
+//! whatever the others do. The other half is for those who want more; of it the peers of one principal or address
+//! have a [share](super::share).
 
 use std::collections::HashMap;
+
+use super::share::{Holder, may_take};
 
 /// What a subscription takes besides its prefix.
 const EACH: usize = 64;
@@ -18,6 +21,8 @@ pub(crate) struct Subscriptions {
     more_max: usize,
     more: usize,
     of: HashMap<u64, Held>,
+    /// What the peers of each holder have past their parts.
+    more_of: HashMap<Holder, usize>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -52,41 +57,57 @@ impl Subscriptions {
             more_max: bytes_total_max / 2,
             more: 0,
             of: HashMap::new(),
+            more_of: HashMap::new(),
         }
     }
 
     /// Whether a peer may have one more, with a prefix of this length; counts it if so.
-    pub fn admit(&mut self, peer: u64, prefix_bytes: usize, wanted: Wanted) -> bool {
+    pub fn admit(
+        &mut self,
+        peer: u64,
+        holder: &Holder,
+        prefix_bytes: usize,
+        wanted: Wanted,
+    ) -> bool {
         let before = self.of.get(&peer).copied().unwrap_or_default();
         let after = before.and(prefix_bytes);
-        let more = self.more - self.past_part(before) + self.past_part(after);
-        let has_room = after.bytes <= wanted.room(self.part) || more <= wanted.room(self.more_max);
+        let more = self.past_part(after) - self.past_part(before);
+        let has_room = after.bytes <= wanted.room(self.part) || {
+            let held = self.more_of.get(holder).copied().unwrap_or(0);
+            may_take(wanted.room(self.more_max), self.more, held, more)
+        };
         let fits = after.count <= wanted.room(self.of_one_max) && has_room;
         if fits {
-            self.more = more;
-            self.of.insert(peer, after);
+            self.set(peer, holder, after);
         }
         fits
     }
 
     /// A peer takes one back that was admitted.
-    pub fn give_back(&mut self, peer: u64, prefix_bytes: usize) {
-        let Some(before) = self.of.get(&peer).copied() else {
-            return;
-        };
-        let after = before.without(prefix_bytes);
-        self.more -= self.past_part(before);
-        self.more += self.past_part(after);
-        match after.count {
-            0 => self.of.remove(&peer),
-            _ => self.of.insert(peer, after),
-        };
+    pub fn give_back(&mut self, peer: u64, holder: &Holder, prefix_bytes: usize) {
+        if let Some(before) = self.of.get(&peer).copied() {
+            self.set(peer, holder, before.without(prefix_bytes));
+        }
     }
 
     /// A peer is gone.
-    pub fn release(&mut self, peer: u64) {
-        if let Some(held) = self.of.remove(&peer) {
-            self.more -= self.past_part(held);
+    pub fn release(&mut self, peer: u64, holder: &Holder) {
+        self.set(peer, holder, Held::default());
+    }
+
+    fn set(&mut self, peer: u64, holder: &Holder, held: Held) {
+        let before = self.of.remove(&peer).unwrap_or_default();
+        if held.count > 0 {
+            self.of.insert(peer, held);
+        }
+        let (before, now) = (self.past_part(before), self.past_part(held));
+        self.more = self.more + now - before;
+        if before != now {
+            let more = self.more_of.entry(holder.clone()).or_default();
+            *more = *more + now - before;
+            if *more == 0 {
+                self.more_of.remove(holder);
+            }
         }
     }
 
@@ -116,6 +137,15 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    /// Two peers each of one address.
+    fn holder(peer: u64) -> Holder {
+        let last = u8::try_from(peer / 2 % 250).unwrap();
+        Holder::of(
+            None,
+            Some(std::net::IpAddr::from([10, 0, (peer / 500) as u8, last])),
+        )
+    }
 
     #[derive(Clone, Debug)]
     enum Step {
@@ -153,10 +183,16 @@ mod tests {
                             false => (Wanted::Events, ONE, 8),
                             true => (Wanted::Answer, ONE + 1, 9),
                         };
-                        let more: usize = lists.iter().map(|list| past(bytes(list))).sum();
-                        let has_room = of_it <= PART * eighths / 8 || more <= TOTAL / 2 * eighths / 8;
+                        let more = |list: &Vec<usize>| past(bytes(list));
+                        let own = more(&lists[peer as usize]);
+                        let new = own - past(of_it - length - EACH);
+                        let used = lists.iter().map(more).sum::<usize>() - new;
+                        let held = own + more(&lists[peer as usize ^ 1]) - new;
+                        let free = (TOTAL / 2 * eighths / 8_usize).saturating_sub(used);
+                        let has_share = free > 0 && new <= free && (held == 0 || held + new <= 3 * free);
+                        let has_room = of_it <= PART * eighths / 8 || has_share;
                         let fits = count <= one && has_room;
-                        prop_assert_eq!(subscriptions.admit(peer, length, wanted), fits);
+                        prop_assert_eq!(subscriptions.admit(peer, &holder(peer), length, wanted), fits);
                         if !fits {
                             lists[peer as usize].pop();
                         }
@@ -164,16 +200,18 @@ mod tests {
                     Step::GiveBack(peer, at) => {
                         let list = &mut lists[peer as usize];
                         if at < list.len() {
-                            subscriptions.give_back(peer, list.swap_remove(at));
+                            subscriptions.give_back(peer, &holder(peer), list.swap_remove(at));
                         }
                     }
                     Step::Release(peer) => {
                         lists[peer as usize].clear();
-                        subscriptions.release(peer);
+                        subscriptions.release(peer, &holder(peer));
                     }
                 }
                 let more: usize = lists.iter().map(|list| past(bytes(list))).sum();
                 prop_assert_eq!(subscriptions.more, more);
+                prop_assert_eq!(subscriptions.more_of.values().sum::<usize>(), more);
+                prop_assert!(subscriptions.more_of.values().all(|more| *more > 0));
                 let all: usize = lists.iter().map(bytes).sum();
                 prop_assert!(all <= TOTAL + TOTAL / 8);
                 prop_assert!(subscriptions.of.values().all(|held| held.count > 0));
@@ -186,10 +224,10 @@ mod tests {
         const PART: usize = (32 << 20) / 2 / 1024;
         let mut subscriptions = Subscriptions::new(1024, 32 << 20, 1024);
         for greedy in 0..1023 {
-            while subscriptions.admit(greedy, 512, Wanted::Events) {}
+            while subscriptions.admit(greedy, &holder(greedy), 512, Wanted::Events) {}
         }
         let mut count = 0;
-        while subscriptions.admit(u64::MAX, 64, Wanted::Events) {
+        while subscriptions.admit(2000, &holder(2000), 64, Wanted::Events) {
             count += 1;
         }
         assert!(count >= PART / 128, "{count}");
@@ -200,21 +238,37 @@ mod tests {
     #[test]
     fn what_is_taken_back_makes_room_at_once() {
         let mut subscriptions = Subscriptions::new(2, 1 << 20, 4);
-        assert!(subscriptions.admit(1, 5, Wanted::Events));
-        assert!(subscriptions.admit(1, 5, Wanted::Events));
-        assert!(!subscriptions.admit(1, 5, Wanted::Events));
-        subscriptions.give_back(1, 5);
-        assert!(subscriptions.admit(1, 5, Wanted::Events));
-        assert!(!subscriptions.admit(1, 5, Wanted::Events));
+        assert!(subscriptions.admit(1, &holder(1), 5, Wanted::Events));
+        assert!(subscriptions.admit(1, &holder(1), 5, Wanted::Events));
+        assert!(!subscriptions.admit(1, &holder(1), 5, Wanted::Events));
+        subscriptions.give_back(1, &holder(1), 5);
+        assert!(subscriptions.admit(1, &holder(1), 5, Wanted::Events));
+        assert!(!subscriptions.admit(1, &holder(1), 5, Wanted::Events));
     }
 
     #[test]
     fn who_is_refused_a_subscription_can_ask_what_became_of_it() {
         let mut subscriptions = Subscriptions::new(2, 1 << 20, 4);
-        assert!(subscriptions.admit(1, 5, Wanted::Events));
-        assert!(subscriptions.admit(1, 46, Wanted::Answer));
-        assert!(!subscriptions.admit(1, 5, Wanted::Events));
-        assert!(subscriptions.admit(1, 46, Wanted::Answer));
-        assert!(!subscriptions.admit(1, 46, Wanted::Answer));
+        assert!(subscriptions.admit(1, &holder(1), 5, Wanted::Events));
+        assert!(subscriptions.admit(1, &holder(1), 46, Wanted::Answer));
+        assert!(!subscriptions.admit(1, &holder(1), 5, Wanted::Events));
+        assert!(subscriptions.admit(1, &holder(1), 46, Wanted::Answer));
+        assert!(!subscriptions.admit(1, &holder(1), 46, Wanted::Answer));
+    }
+
+    #[test]
+    fn one_holder_with_many_peers_leaves_room_for_others() {
+        let mut subscriptions = Subscriptions::new(usize::MAX, 32 << 20, 1024);
+        let [greedy, other] = [0, 100].map(holder);
+        for peer in 0..64 {
+            while subscriptions.admit(peer, &greedy, 512, Wanted::Events) {}
+        }
+        let more = subscriptions.more_of[&greedy];
+        assert!(more <= (16 << 20) / 4 * 3 + 512 + EACH, "{more}");
+        let mut count = 0;
+        while count < 1000 && subscriptions.admit(100, &other, 512, Wanted::Events) {
+            count += 1;
+        }
+        assert_eq!(count, 1000);
     }
 }

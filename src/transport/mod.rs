@@ -37,7 +37,7 @@ pub(crate) use index::Index;
 pub use options::{Carrier, TransportOptions};
 pub(crate) use requests::Requests;
 pub(crate) use sockets::{
-    DealerReceiver, DealerSender, Peer, PublishSender, RouterReceiver, RouterSender,
+    DealerReceiver, DealerSender, InFlight, Peer, PublishSender, RouterReceiver, RouterSender,
     SubscribeReceiver, SubscribeSender, SubscriptionWatch,
 };
 

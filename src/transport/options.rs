@@ -27,8 +27,8 @@ pub struct TransportOptions {
     /// alone. Default: 4 MiB.
     pub send_bytes_max: usize,
     /// Bytes of replies that wait to be sent to all peers of a server together. Half of them are kept
-    /// for peers that have nothing else waiting; half as many may wait besides for a place in their
-    /// queue. Default: 64 MiB.
+    /// for peers that have nothing else waiting; of the other half one principal or address may have up to three times what
+    /// is left free. Half as many may wait besides for a place in their queue, by the same rule. Default: 64 MiB.
     pub send_bytes_total_max: usize,
     /// Subscriptions that a publisher takes from one peer, and that a subscriber asks for; one more is refused.
     /// Default: 1,024.
@@ -43,6 +43,10 @@ pub struct TransportOptions {
     /// Messages of one peer that wait to be received, besides what one read brings; of requests at most 1 MiB, or one that is
     /// larger. Default: 1,024.
     pub receive_queue_max: u32,
+    /// Bytes of requests of all peers together that are received and wait for a server to take them, or are of messages that have
+    /// not come whole. What one principal or address may have of it is up to three times what is left free; past that its
+    /// connections are not read until there is room. Over `tcp` and `ipc` by `omq`. Default: 32 MiB.
+    pub receive_bytes_total_max: usize,
     /// How long closing waits for what is still to be sent. Default: 1 s.
     pub linger: Duration,
     /// How often a silent peer is asked whether it lives. Default: 1 s.
@@ -93,6 +97,7 @@ impl Default for TransportOptions {
             subscription_bytes_max: 512,
             subscription_bytes_total_max: 32 << 20,
             receive_queue_max: 1024,
+            receive_bytes_total_max: 32 << 20,
             linger: Duration::from_secs(1),
             heartbeat_interval: Duration::from_secs(1),
             heartbeat_timeout: Duration::from_secs(3),
@@ -135,6 +140,12 @@ impl TransportOptions {
     /// Sets [`receive_queue_max`](Self::receive_queue_max).
     pub fn with_receive_queue_max(mut self, messages: u32) -> Self {
         self.receive_queue_max = messages;
+        self
+    }
+
+    /// Sets [`receive_bytes_total_max`](Self::receive_bytes_total_max).
+    pub fn with_receive_bytes_total_max(mut self, bytes: usize) -> Self {
+        self.receive_bytes_total_max = bytes;
         self
     }
 

@@ -1,6 +1,7 @@
 //! The sockets of the seam: each is one of the carriers', and every call goes straight to it.
 
 use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -10,7 +11,7 @@ use super::{
     Closed, ConnectedSubscriber, DoorCounters, Malformed, Outgoing, PublishRefused, Received,
     Refused, Requests, SendToRefused, SubscriptionChange, TopicFrames, TopicMessage, memory, omq,
 };
-use crate::security::Principal;
+use crate::security::{Principal, Share};
 
 /// A socket of each carrier under one name.
 macro_rules! sockets {
@@ -85,6 +86,14 @@ impl Peer {
         }
     }
 
+    /// What it holds together with the other connections of its principal or address, where the carrier counts that.
+    pub fn share(&self) -> Option<&Arc<Share>> {
+        match self {
+            Self::Omq(peer) => Some(peer.share()),
+            _ => None,
+        }
+    }
+
     /// Whether it is the peer of the same connection; a `false` may be wrong.
     pub fn is(&self, other: &Self) -> bool {
         match (self, other) {
@@ -121,6 +130,18 @@ impl Peer {
             Self::Omq(peer) => Some(peer.enter()),
             _ => None,
         })
+    }
+}
+
+/// For a log: its principal, or its address.
+impl std::fmt::Display for Peer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Memory(_) => f.write_str("this process"),
+            Self::Omq(peer) => write!(f, "{}", peer.share().holder()),
+            #[cfg(feature = "zeromq")]
+            Self::Zeromq(_) => f.write_str("a peer over the `zeromq` transport"),
+        }
     }
 }
 

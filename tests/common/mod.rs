@@ -41,6 +41,8 @@ pub static PANIC: MethodInfo = method!("panic", 2, Effect::Unsafe);
 pub static PANIC_LATER: MethodInfo = method!("panicLater", 3, Effect::Unsafe);
 /// Never answers.
 pub static HANG: MethodInfo = method!("hang", 4, Effect::Unsafe);
+/// Never answers, and is parked meanwhile.
+pub static PARK: MethodInfo = method!("park", 8, Effect::Unsafe);
 
 /// Computes for as many milliseconds as the first two bytes say, without an await.
 pub static SPIN: MethodInfo = method!("spin", 5, Effect::Idempotent);
@@ -49,7 +51,7 @@ pub static LARGE: MethodInfo = method!("large", 6, Effect::Unsafe);
 /// Fails with a message of 66,000 bytes.
 pub static FAIL_LONG: MethodInfo = method!("failLong", 7, Effect::Unsafe);
 
-static METHODS: [MethodInfo; 8] = [
+static METHODS: [MethodInfo; 9] = [
     method!("echo", 0, Effect::Idempotent),
     method!("sleep", 1, Effect::Unsafe),
     method!("panic", 2, Effect::Unsafe),
@@ -58,6 +60,7 @@ static METHODS: [MethodInfo; 8] = [
     method!("spin", 5, Effect::Idempotent),
     method!("large", 6, Effect::Unsafe),
     method!("failLong", 7, Effect::Unsafe),
+    method!("park", 8, Effect::Unsafe),
 ];
 static INFO: ServiceInfo = ServiceInfo {
     name: "probe",
@@ -120,6 +123,10 @@ impl Service<RawRequest> for Probe {
                     return Ok(RawReply::new(Outcome::Success, body));
                 }
                 7 => return Err(Status::internal("x".repeat(66_000))),
+                8 => {
+                    drop(request);
+                    return bowline::call::park(std::future::pending()).await;
+                }
                 _ => std::future::pending().await,
             }
             Ok(RawReply::new(Outcome::Success, request.body))

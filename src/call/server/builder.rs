@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tower_layer::Layer;
 use tower_service::Service;
 
@@ -12,16 +13,17 @@ use super::Server;
 use super::counters::Counters;
 use super::desk::Desk;
 use super::drive::{Drive, Shared};
+use super::in_flight::Pools;
 use super::pace::Pace;
 use super::readiness::Readiness;
-use super::replies::WaitingRoom;
+use super::replies::ReplyBacklog;
 use super::running::Running;
 use crate::call::service::Route;
 use crate::call::{CallService, NamedService, QueueAccess, RawReply, RawRequest, ReplyFuture};
 use crate::message::Limits;
 use crate::once::{Keeper, MemoryStore, Once, OnceError, Store};
 use crate::schema::{Effect, MethodInfo, ServiceInfo};
-use crate::security::{ServerSecurity, Tally};
+use crate::security::{Known, KnownService, Pool, ServerSecurity, Tally};
 use crate::transport::{self, Endpoint, EndpointError, TransportError, TransportOptions};
 use crate::wire::{SizesMax, Status};
 
@@ -34,8 +36,12 @@ const SLOW_POLL_DEFAULT: Duration = Duration::from_millis(20);
 pub struct ServerBuilder {
     services: Vec<Added>,
     once: Option<Box<dyn Keeper>>,
-    pub(super) concurrency_max: usize,
-    pub(super) concurrency_per_connection_max: usize,
+    concurrency_max: usize,
+    concurrency_per_principal_max: usize,
+    concurrency_per_connection_max: usize,
+    parked_max: usize,
+    parked_per_principal_max: usize,
+    request_bytes_max: usize,
     principals_max: usize,
     pub(super) drain_max: Duration,
     pub(super) send_wait_max: Duration,
@@ -51,6 +57,7 @@ type QueueOf = fn(&RawRequest) -> Result<Option<QueueAccess>, Status>;
 struct Added {
     info: &'static ServiceInfo,
     queue_of: QueueOf,
+    queue_names: Option<Vec<String>>,
     route: Route,
     layers: Vec<Arc<dyn Fn(Route) -> Route + Send + Sync>>,
 }
@@ -95,7 +102,11 @@ impl Default for ServerBuilder {
             services: Vec::new(),
             once: None,
             concurrency_max: 1024,
+            concurrency_per_principal_max: usize::MAX,
             concurrency_per_connection_max: 512,
+            parked_max: 4096,
+            parked_per_principal_max: usize::MAX,
+            request_bytes_max: 64 << 20,
             principals_max: 1024,
             drain_max: Duration::from_secs(10),
             send_wait_max: Duration::from_secs(1),
@@ -120,6 +131,7 @@ impl ServerBuilder {
         self.services.push(Added {
             info: S::INFO,
             queue_of: S::queue_of,
+            queue_names: service.queue_names(),
             route: Route::direct(service),
             layers: Vec::new(),
         });
@@ -149,8 +161,19 @@ impl ServerBuilder {
 
     /// Handlers that may be waiting at once; a request beyond them is refused with
     /// `ResourceExhausted`, not done. Default: 1,024.
+    ///
+    /// One principal, or one address where there are no keys, may have up to three times as many as are left free: 768 where
+    /// no other has any, 439 each of two that take all they can. So there is always room for others. What is
+    /// over its share is refused for that one alone, and counted for it.
     pub fn concurrency_max(mut self, handlers: usize) -> Self {
         self.concurrency_max = handlers;
+        self
+    }
+
+    /// Handlers that may be waiting at once for one principal, or for one address where there are no keys, within what its
+    /// [share](Self::concurrency_max) allows. Default: no other limit than that.
+    pub fn concurrency_per_principal_max(mut self, handlers: usize) -> Self {
+        self.concurrency_per_principal_max = handlers;
         self
     }
 
@@ -158,6 +181,29 @@ impl ServerBuilder {
     /// request beyond them is refused with `ResourceExhausted`, not done. Default: 512.
     pub fn concurrency_per_connection_max(mut self, handlers: usize) -> Self {
         self.concurrency_per_connection_max = handlers;
+        self
+    }
+
+    /// Calls that may be [parked](crate::call::park) at once, as a queue's workers' are that wait for jobs; they are not among those
+    /// of [`concurrency_max`](Self::concurrency_max), and one principal or address has a share of them by the same rule. One
+    /// beyond them is refused with `ResourceExhausted`, not done. Default: 4,096.
+    pub fn parked_max(mut self, calls: usize) -> Self {
+        self.parked_max = calls;
+        self
+    }
+
+    /// Calls that may be parked at once for one principal, or for one address where there are no keys, within what its
+    /// [share](Self::parked_max) allows. Default: no other limit than that.
+    pub fn parked_per_principal_max(mut self, calls: usize) -> Self {
+        self.parked_per_principal_max = calls;
+        self
+    }
+
+    /// Bytes of the requests of handlers that wait, of all together; one principal or address has a share of them by the same
+    /// rule as of [`concurrency_max`](Self::concurrency_max), and one request alone always fits. One beyond them is refused with
+    /// `ResourceExhausted`, not done. Default: 64 MiB.
+    pub fn request_bytes_max(mut self, bytes: usize) -> Self {
+        self.request_bytes_max = bytes;
         self
     }
 
@@ -228,11 +274,15 @@ impl ServerBuilder {
         let takes_compact = transport::takes_compact(&endpoint, &self.transport);
         let message_bytes_max = self.transport.message_bytes_max;
         let linger = self.transport.linger;
+        let known = Arc::new(self.known(&endpoint));
         let access = match (&endpoint, self.transport.server_security) {
             // Whoever calls is this process itself.
             (Endpoint::Inproc(_), _) | (_, None) => None,
             (_, Some(security)) => Some(security.access),
         };
+        if let Some(access) = &access {
+            access.compare_with(&known);
+        }
         let shared = Arc::new(Shared {
             sender,
             endpoint,
@@ -243,13 +293,19 @@ impl ServerBuilder {
             limits: self.limits,
             sizes: SizesMax::new(&self.limits, message_bytes_max),
             access,
-            concurrency_max: self.concurrency_max,
-            concurrency_per_connection_max: self.concurrency_per_connection_max,
+            _known: known,
+            pools: Pools::new(
+                Pool::new(self.concurrency_max, self.concurrency_per_principal_max),
+                Pool::new(self.parked_max, self.parked_per_principal_max),
+                Pool::new(self.request_bytes_max, usize::MAX),
+                self.concurrency_per_connection_max,
+            ),
             drain_max: self.drain_max,
             linger,
+            draining: Notify::new(),
             send_wait_max: self.send_wait_max,
             slow_poll: self.slow_poll,
-            waiting_room: WaitingRoom::new(self.transport.send_bytes_total_max / 2),
+            backlog: ReplyBacklog::new(self.transport.send_bytes_total_max / 2),
             takes_compact,
             readiness: Readiness::default(),
             running: Arc::new(Running::default()),
@@ -258,6 +314,31 @@ impl ServerBuilder {
         Ok(Server {
             drive: Drive { shared, receiver },
         })
+    }
+
+    /// What access rules can be about.
+    fn known(&self, endpoint: &Endpoint) -> Known {
+        let services = self.services.iter().map(|added| KnownService {
+            name: added.info.name,
+            methods: added
+                .info
+                .methods
+                .iter()
+                .map(|method| method.name)
+                .collect(),
+        });
+        let services: Vec<_> = services.collect();
+        let queues = self
+            .services
+            .iter()
+            .filter_map(|added| added.queue_names.as_ref());
+        let queues: Vec<_> = queues.flatten().cloned().collect();
+        Known {
+            endpoint: endpoint.to_string(),
+            services: Some(services),
+            queues: (!queues.is_empty()).then_some(queues),
+            topics: None,
+        }
     }
 
     /// What keeps outcomes, where there are any to keep.
@@ -293,6 +374,7 @@ impl ServerBuilder {
             queue_of,
             route,
             layers,
+            ..
         } in &self.services
         {
             let direct = match once {

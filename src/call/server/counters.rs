@@ -36,6 +36,8 @@ pub struct ServerCounters {
     pub replies_too_large: u64,
     /// Handlers that were ended because their caller dropped its call.
     pub cancelled: u64,
+    /// Calls that are [parked](crate::call::park) now.
+    pub parked: usize,
 }
 
 /// What a server has counted of one principal since it was bound.
@@ -105,6 +107,7 @@ impl Counters {
             replies_dropped: self.replies_dropped.read(),
             replies_too_large: self.replies_too_large.read(),
             cancelled: self.cancelled.read(),
+            parked: 0,
         }
     }
 }

@@ -7,22 +7,25 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::time::{Instant, timeout};
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep, timeout};
 
 use super::builder::{Found, Routes};
 use super::counters::{Counters, OfPrincipal};
 use super::desk::{Desk, Reader};
 use super::handlers::{Begun, Call, First};
+use super::in_flight::{InFlight, NoRoom, Pools};
 use super::readiness::Readiness;
-use super::replies::{Hands, ReplyTo, WaitingRoom};
+use super::replies::{Hands, ReplyBacklog, ReplyTo, SEND_RETRY};
 use super::running::Running;
 use super::watchdog;
 use crate::call::deadline::within;
+use crate::call::park::watched;
 use crate::call::raw::{after, deadline_after};
 use crate::call::{Outcome, RawReply, RawRequest};
 use crate::message::{Limits, MessageError};
 use crate::once::Keeper;
-use crate::security::{AccessList, Principal, Tally};
+use crate::security::{AccessList, Known, Principal, Tally};
 use crate::transport::{
     Endpoint, Form, Frames, Peer, Received, Requests, RouterReceiver, RouterSender,
 };
@@ -41,13 +44,16 @@ pub(super) struct Shared {
     pub sizes: SizesMax,
     /// Asked for every request, where there are keys.
     pub access: Option<AccessList>,
-    pub concurrency_max: usize,
-    pub concurrency_per_connection_max: usize,
+    /// What the access list is compared with, for as long as the server is there.
+    pub _known: Arc<Known>,
+    pub pools: Pools,
     pub drain_max: Duration,
     pub linger: Duration,
+    /// Ends parked calls: no more are accepted, and these wait for something that need not come.
+    pub draining: Notify,
     pub send_wait_max: Duration,
     pub slow_poll: Duration,
-    pub waiting_room: WaitingRoom,
+    pub backlog: ReplyBacklog,
     /// Whether clients may send the compact form.
     pub takes_compact: bool,
     pub readiness: Readiness,
@@ -75,6 +81,7 @@ impl Drive {
         tokio::pin!(shutdown);
         let ready = shared.readiness.begin();
         let _open = shared.desk.open();
+        let _backlog = shared.backlog.open();
         let _watched = watchdog::watch(&shared);
         loop {
             let Reader {
@@ -122,10 +129,12 @@ impl Shared {
         } = reader;
         let mut handlers = hands.handlers;
         self.sender.stop_accepting().await;
+        self.draining.notify_waiters();
         let stop = deadline_after(self.drain_max);
-        while !handlers.is_empty() {
+        while !handlers.is_empty() || !self.backlog.is_empty() {
             tokio::select! {
-                _ = handlers.join_next() => {}
+                _ = handlers.join_next(), if !handlers.is_empty() => {}
+                () = sleep(SEND_RETRY), if handlers.is_empty() => {}
                 received = receiver.receive(&mut batch) => {
                     if received.is_err() {
                         break;
@@ -172,7 +181,7 @@ impl Shared {
             while let Some((place, received)) = reader.batch.next() {
                 let Reader { batch, hands, .. } = &mut *reader;
                 if let Some((call, request)) = self.admit(batch.peer(place), received, hands) {
-                    self.spawn(batch.peer(place), call, First::Elsewhere(request), hands);
+                    self.spawn_elsewhere(batch.peer(place), call, request, hands);
                 }
             }
             self.send_gathered(&mut reader.hands);
@@ -210,8 +219,7 @@ impl Shared {
             return Ok(reader);
         };
         if self.routes.pace(call.method).is_slow() {
-            let first = First::Elsewhere(request);
-            self.spawn(batch.peer(place), call, first, hands);
+            self.spawn_elsewhere(batch.peer(place), call, request, hands);
             return Ok(reader);
         }
         let lent = self.desk.begin(call.method, place, reader);
@@ -234,11 +242,14 @@ impl Shared {
             let mut nobody = Context::from_waker(Waker::noop());
             match future.as_mut().poll(&mut nobody) {
                 Poll::Ready(ended) => Begun::Ended(ended),
-                Poll::Pending => Begun::Waits(future),
+                Poll::Pending => Begun::Waits(future, false),
             }
         };
-        match catch_unwind(AssertUnwindSafe(|| within(call.deadline, begin))) {
-            Ok(begun) => begun,
+        match catch_unwind(AssertUnwindSafe(|| {
+            within(call.deadline, || watched(begin))
+        })) {
+            Ok((Begun::Waits(future, _), is_parked)) => Begun::Waits(future, is_parked),
+            Ok((begun, _)) => begun,
             Err(_) => Begun::Ended(Err(self.panicked())),
         }
     }
@@ -246,8 +257,31 @@ impl Shared {
     fn conclude(self: &Arc<Self>, begun: Begun, call: Call, peer: &Peer, hands: &mut Hands) {
         match begun {
             Begun::Ended(ended) => self.reply(call.to(peer), ended, hands),
-            Begun::Waits(future) => self.spawn(peer, call, First::Done(future), hands),
+            Begun::Waits(future, is_parked) => {
+                // Counted from here on: all that comes before is in the one task that asks.
+                let mut in_flight = InFlight::new(self, peer, call.bytes);
+                match in_flight.set_parked(is_parked) {
+                    Ok(()) => self.spawn(peer, call, First::Done(future), in_flight, hands),
+                    Err(no_room) => {
+                        drop(future);
+                        self.reply(call.to(peer), Err(self.too_many(peer, no_room)), hands);
+                    }
+                }
+            }
         }
+    }
+
+    fn spawn_elsewhere(
+        self: &Arc<Self>,
+        peer: &Peer,
+        call: Call,
+        request: RawRequest,
+        hands: &mut Hands,
+    ) {
+        let mut in_flight = InFlight::new(self, peer, call.bytes);
+        // It was asked for, and is not parked.
+        let _ = in_flight.set_parked(false);
+        self.spawn(peer, call, First::Elsewhere(request), in_flight, hands);
     }
 
     /// Reads a request and decides whether it is served; answers it where it is not.
@@ -276,8 +310,8 @@ impl Shared {
             self.reply(to, Ok(nothing), hands);
             return None;
         }
-        match self.admitted(to, &mut request, hands.handlers.len()) {
-            Ok(method) => Some((Call::new(to, method, request.deadline), request)),
+        match self.admitted(to, &mut request) {
+            Ok(method) => Some((Call::new(to, method, &request), request)),
             Err(status) => {
                 self.reply(to, Err(status), hands);
                 None
@@ -286,12 +320,7 @@ impl Shared {
     }
 
     /// Finds the method of a request that may be served now.
-    fn admitted(
-        &self,
-        to: ReplyTo<'_>,
-        request: &mut RawRequest,
-        waiting: usize,
-    ) -> Result<usize, Status> {
+    fn admitted(&self, to: ReplyTo<'_>, request: &mut RawRequest) -> Result<usize, Status> {
         let peer = to.peer;
         let Some(found) = self.routes.find(request.interface, request.method) else {
             self.counters.unknown.count_and_log(|count| {
@@ -302,11 +331,8 @@ impl Shared {
         if let Some(status) = self.denied(peer, &found, request) {
             return Err(status);
         }
-        if waiting >= self.concurrency_max {
-            return Err(self.too_many(peer, "the server has too many requests at once"));
-        }
-        if peer.is_busy(self.concurrency_per_connection_max) {
-            return Err(self.too_many(peer, "this connection has too many requests at once"));
+        if let Err(no_room) = self.pools.has_room(peer, request.body.len()) {
+            return Err(self.too_many(peer, no_room));
         }
         self.counters.handled.count();
         self.count_of(peer, |of| &of.handled);
@@ -342,13 +368,12 @@ impl Shared {
         Some(status.with_reason(Reason::AccessDenied))
     }
 
-    fn too_many(&self, peer: &Peer, of: &'static str) -> Status {
+    pub fn too_many(&self, peer: &Peer, no_room: NoRoom) -> Status {
         self.count_of(peer, |of| &of.refused);
         self.counters.refused.count_and_log(|count| {
-            let principal = peer.principal().map(Principal::as_str);
-            tracing::warn!(endpoint = %self.endpoint, principal, count, "{of}");
+            tracing::warn!(endpoint = %self.endpoint, %peer, reason = %no_room, count, "call refused");
         });
-        Status::resource_exhausted(of)
+        no_room.into()
     }
 
     /// Counts what happened to a request of whoever has proved a key.
@@ -447,8 +472,7 @@ impl Shared {
             let (to, status) = match self.read(peer, received, Instant::now()) {
                 Ok(Read::Request(to, _)) => {
                     self.counters.refused.count();
-                    let status = Status::unavailable("the server is shutting down");
-                    (to, status.with_reason(Reason::ShuttingDown))
+                    (to, shutting_down())
                 }
                 Ok(Read::Cancel(correlation)) => {
                     self.running.cancel(peer, correlation);
@@ -459,4 +483,9 @@ impl Shared {
             self.reply_once(to, status);
         }
     }
+}
+
+/// What a call is told that is not begun, or has done nothing yet.
+pub(super) fn shutting_down() -> Status {
+    Status::unavailable("the server is shutting down").with_reason(Reason::ShuttingDown)
 }

@@ -2,15 +2,18 @@
 //! has gone or has cancelled the call, or the drain is over.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use tokio::task::{AbortHandle, spawn_blocking};
 use tokio::time::{Instant, timeout_at};
 
-use super::drive::Shared;
+use super::drive::{Shared, shutting_down};
+use super::in_flight::InFlight;
 use super::replies::{Ended, Hands, RefuseOnDrop, ReplyTo};
 use crate::call::deadline::within;
+use crate::call::park::watched;
 use crate::call::{RawRequest, ReplyFuture};
 use crate::transport::{Form, Peer};
 use crate::wire::{Code, Reason, SizesMax, Status, Work};
@@ -21,6 +24,8 @@ pub(super) struct Call {
     /// Its place among the methods of the server.
     pub method: usize,
     pub deadline: Option<Instant>,
+    /// Of its request.
+    pub bytes: usize,
     correlation: u64,
     form: Form,
     takes: SizesMax,
@@ -28,7 +33,7 @@ pub(super) struct Call {
 }
 
 impl Call {
-    pub fn new(to: ReplyTo<'_>, method: usize, deadline: Option<Instant>) -> Self {
+    pub fn new(to: ReplyTo<'_>, method: usize, request: &RawRequest) -> Self {
         let ReplyTo {
             peer: _,
             correlation,
@@ -38,7 +43,8 @@ impl Call {
         } = to;
         Self {
             method,
-            deadline,
+            deadline: request.deadline,
+            bytes: request.body.len(),
             correlation,
             form,
             takes,
@@ -61,7 +67,8 @@ impl Call {
 /// What became of a handler with its first poll.
 pub(super) enum Begun {
     Ended(Ended),
-    Waits(ReplyFuture),
+    /// And whether it is parked.
+    Waits(ReplyFuture, bool),
 }
 
 /// A handler at its first poll.
@@ -74,12 +81,17 @@ pub(super) enum First {
 
 impl Shared {
     /// Runs a handler in a task of its own.
-    pub fn spawn(self: &Arc<Self>, peer: &Peer, call: Call, first: First, hands: &mut Hands) {
+    pub fn spawn(
+        self: &Arc<Self>,
+        peer: &Peer,
+        call: Call,
+        first: First,
+        mut in_flight: InFlight,
+        hands: &mut Hands,
+    ) {
         if call.announce {
             self.announce(call.to(peer));
         }
-        // Counted from here on: all that comes before is in the one task that asks.
-        let in_flight = peer.enter();
         let entry = self.running.enter(peer, call.correlation);
         let (shared, peer) = (Arc::clone(self), peer.clone());
         hands.handlers.spawn(async move {
@@ -89,7 +101,7 @@ impl Shared {
             };
             let ended = tokio::select! {
                 biased;
-                ended = shared.in_time(call, first) => Some(ended),
+                ended = shared.in_time(call, first, &mut in_flight) => Some(ended),
                 () = shared.sender.gone(&peer) => {
                     shared.counters.abandoned.count();
                     None
@@ -100,17 +112,21 @@ impl Shared {
                 }
             };
             unless_dropped.disarm();
-            drop(entry);
+            drop((entry, in_flight));
             // Otherwise nobody is there to hear of it. What must go on in spite of that is not in this task.
             if let Some(ended) = ended {
-                shared.reply_alone(call.to(&peer), ended).await;
+                shared.reply_alone(call.to(&peer), ended);
             }
-            drop(in_flight);
         });
     }
 
-    async fn in_time(self: &Arc<Self>, call: Call, first: First) -> Ended {
-        let handler = self.handle(call, first);
+    async fn in_time(
+        self: &Arc<Self>,
+        call: Call,
+        first: First,
+        in_flight: &mut InFlight,
+    ) -> Ended {
+        let handler = self.handle(call, first, in_flight);
         match call.deadline {
             None => handler.await,
             Some(deadline) => timeout_at(deadline, handler).await.unwrap_or_else(|_| {
@@ -120,15 +136,29 @@ impl Shared {
         }
     }
 
-    async fn handle(self: &Arc<Self>, call: Call, first: First) -> Ended {
+    async fn handle(self: &Arc<Self>, call: Call, first: First, in_flight: &mut InFlight) -> Ended {
+        let mut draining = pin!(self.draining.notified());
         let mut future = match first {
             First::Done(future) => future,
             First::Elsewhere(request) => match self.begin_elsewhere(call, request).await {
                 Begun::Ended(ended) => return ended,
-                Begun::Waits(future) => future,
+                Begun::Waits(future, _) => future,
             },
         };
-        std::future::poll_fn(|cx| self.poll(&mut future, call, cx)).await
+        std::future::poll_fn(|cx| {
+            let (polled, is_parked) = watched(|| self.poll(&mut future, call, cx));
+            if polled.is_ready() {
+                return polled;
+            }
+            if let Err(no_room) = in_flight.set_parked(is_parked) {
+                return Poll::Ready(Err(self.too_many(in_flight.peer(), no_room)));
+            }
+            if is_parked && draining.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Err(shutting_down()));
+            }
+            Poll::Pending
+        })
+        .await
     }
 
     /// Gives a handler its first poll on a thread that may be blocked for as long as that takes.

@@ -1,7 +1,9 @@
 //! Replies on their way: in which form, alone or together, and where the client does not read.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::collections::{HashMap, VecDeque};
+use std::hash::RandomState;
+use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,7 +13,7 @@ use tokio::time::{Instant, sleep};
 use super::drive::Shared;
 use crate::call::raw::deadline_after;
 use crate::call::{Outcome, RawReply};
-use crate::security::Principal;
+use crate::security::{Pool, Principal};
 use crate::transport::{Form, Frames, Outgoing, Peer, Refused};
 use crate::wire::{
     Code, Oversize, Packer, Reason, ReplyHeader, ReplyStatus, SizesMax, Status, Work,
@@ -19,7 +21,9 @@ use crate::wire::{
 };
 
 /// How often a reply is offered again to a client whose queue is full.
-const SEND_RETRY: Duration = Duration::from_millis(5);
+pub(super) const SEND_RETRY: Duration = Duration::from_millis(5);
+/// What a reply that waits takes besides its bytes.
+const EACH: usize = 256;
 /// Replies that wait for those behind them: with so many, a client on another core has something to
 /// do while this one goes on, and there are still few messages.
 const GATHER_CALLS: usize = 16;
@@ -86,7 +90,7 @@ impl Shared {
         let frames = self.encode(to, ended);
         if to.form == Form::Classic || !is_compactable(&frames.header, &frames.body) {
             let message = Outgoing::Classic(frames);
-            return self.send_or_wait(to.peer, message, &mut hands.handlers);
+            return self.send_or_wait(to.peer, message);
         }
         let bytes = frames.header.len() + frames.body.len();
         if !hands.gathered.has_room(to.peer, bytes) {
@@ -100,40 +104,35 @@ impl Shared {
 
     /// At the end of a batch at the latest.
     pub fn send_gathered(self: &Arc<Self>, hands: &mut Hands) {
-        let Hands {
-            gathered, handlers, ..
-        } = hands;
+        let gathered = &mut hands.gathered;
         if let (Some(packed), Some(peer)) = (gathered.waiting.take(), gathered.peer.take()) {
-            self.send_or_wait(&peer, Outgoing::Compact(packed), handlers);
+            self.send_or_wait(&peer, Outgoing::Compact(packed));
         }
     }
 
-    fn send_or_wait(self: &Arc<Self>, peer: &Peer, message: Outgoing, handlers: &mut JoinSet<()>) {
+    fn send_or_wait(self: &Arc<Self>, peer: &Peer, message: Outgoing) {
         let Err(Refused::Full(message)) = self.send(peer, message) else {
             return;
         };
-        if handlers.len() >= self.concurrency_max {
-            return self.dropped(message.calls());
+        let calls = message.calls();
+        match self.backlog.push(peer, *message) {
+            Ok(Pushed::First) => {
+                let (shared, peer) = (Arc::clone(self), peer.clone());
+                self.backlog.spawn(async move { shared.offer(&peer).await });
+            }
+            Ok(Pushed::Behind) => {}
+            // It is told that its connection is lost, which is sooner than that its time is up.
+            Err(NoRoom) => {
+                self.dropped(peer, calls);
+                self.sender.show_out(peer);
+            }
         }
-        let Some(place) = self.waiting_room.enter(message.payload().len()) else {
-            return self.dropped(message.calls());
-        };
-        let (shared, peer) = (Arc::clone(self), peer.clone());
-        handlers.spawn(async move {
-            shared.offer(&peer, *message).await;
-            drop(place);
-        });
     }
 
     /// Sends the reply of a handler that had to wait.
-    pub async fn reply_alone(&self, to: ReplyTo<'_>, ended: Ended) {
+    pub fn reply_alone(self: &Arc<Self>, to: ReplyTo<'_>, ended: Ended) {
         let message = self.alone(to, ended);
-        if let Err(Refused::Full(message)) = self.send(to.peer, message) {
-            match self.waiting_room.enter(message.payload().len()) {
-                Some(_place) => self.offer(to.peer, *message).await,
-                None => self.dropped(message.calls()),
-            }
-        }
+        self.send_or_wait(to.peer, message);
     }
 
     /// Sends a last word to a client that will not be waited for.
@@ -153,20 +152,26 @@ impl Shared {
         }
     }
 
-    /// Offers a message again and again to a client that does not read, for a while.
-    async fn offer(&self, peer: &Peer, mut message: Outgoing) {
-        let calls = message.calls();
-        let give_up = deadline_after(self.send_wait_max);
-        while Instant::now() < give_up {
-            sleep(SEND_RETRY).await;
-            match self.send(peer, message) {
-                Err(Refused::Full(back)) => message = *back,
-                _ => return,
+    /// Offers what waits for a client that does not read, until nothing does, or it has not read for so long.
+    async fn offer(&self, of: &Peer) {
+        while let Some((peer, mut message)) = self.backlog.next(of) {
+            let peer = &peer;
+            let calls = message.calls();
+            let give_up = deadline_after(self.send_wait_max);
+            loop {
+                sleep(SEND_RETRY).await;
+                match self.send(peer, message) {
+                    Err(Refused::Full(back)) if Instant::now() < give_up => message = *back,
+                    Err(Refused::Full(_)) => {
+                        // It has more unread than may wait for it.
+                        let waiting = self.backlog.forget(peer);
+                        self.dropped(peer, calls + waiting);
+                        return self.sender.show_out(peer);
+                    }
+                    _ => break,
+                }
             }
         }
-        self.dropped(calls);
-        // It has more unread than may wait for it.
-        self.sender.show_out(peer);
     }
 
     /// Sends once; counts replies that nobody will ever get.
@@ -179,9 +184,9 @@ impl Shared {
         sent
     }
 
-    fn dropped(&self, replies: usize) {
+    fn dropped(&self, peer: &Peer, replies: usize) {
         self.counters.replies_dropped.add_and_log(replies, |count| {
-            tracing::warn!(endpoint = %self.endpoint, count, "a client does not read its replies");
+            tracing::warn!(endpoint = %self.endpoint, %peer, count, "disconnecting a client that does not read its replies");
         });
     }
 
@@ -267,41 +272,119 @@ impl Shared {
     }
 }
 
-/// Where replies wait whose clients have no room for them: so many bytes in all, and one reply alone always.
-#[derive(Clone, Debug)]
-pub(super) struct WaitingRoom {
-    bytes: Arc<AtomicUsize>,
-    bytes_max: usize,
+/// Replies whose clients have no room for them: so many bytes in all, of which a client has its share. They take no
+/// places of handlers. One task for each client offers them.
+#[derive(Debug)]
+pub(super) struct ReplyBacklog {
+    bytes: Pool,
+    /// By connection; behind one there may be several peers.
+    of: Mutex<HashMap<u64, VecDeque<(Peer, Outgoing)>>>,
+    hash: RandomState,
+    tasks: Mutex<JoinSet<()>>,
 }
 
-impl WaitingRoom {
+/// A server that runs. When it no longer does, nothing is offered.
+#[must_use]
+pub(super) struct Open<'a>(&'a ReplyBacklog);
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        lock(&self.0.tasks).abort_all();
+        lock(&self.0.of).clear();
+    }
+}
+
+/// Whether a client has replies waiting already, and with them a task.
+enum Pushed {
+    First,
+    Behind,
+}
+
+struct NoRoom;
+
+/// Bytes that a reply counts for.
+fn bytes(message: &Outgoing) -> usize {
+    message.payload().len() + EACH
+}
+
+impl ReplyBacklog {
     pub fn new(bytes_max: usize) -> Self {
         Self {
-            bytes: Arc::default(),
-            bytes_max,
+            bytes: Pool::new(bytes_max, usize::MAX),
+            of: Mutex::default(),
+            hash: RandomState::new(),
+            tasks: Mutex::default(),
         }
     }
 
-    /// A place until it is dropped; `None` where there is none.
-    fn enter(&self, bytes: usize) -> Option<Place> {
-        let before = self.bytes.fetch_add(bytes, Relaxed);
-        let place = Place {
-            room: Arc::clone(&self.bytes),
-            bytes,
-        };
-        (before == 0 || before + bytes <= self.bytes_max).then_some(place)
+    fn push(&self, peer: &Peer, message: Outgoing) -> Result<Pushed, NoRoom> {
+        // A peer without a share has what there is.
+        let nothing = AtomicUsize::new(0);
+        let held = peer.share().map_or(&nothing, |share| &share.backlog_bytes);
+        if !self.bytes.try_take(held, bytes(&message)) {
+            return Err(NoRoom);
+        }
+        let mut of = lock(&self.of);
+        let key = peer.key(&self.hash);
+        let is_first = !of.contains_key(&key);
+        of.entry(key)
+            .or_default()
+            .push_back((peer.clone(), message));
+        Ok(if is_first {
+            Pushed::First
+        } else {
+            Pushed::Behind
+        })
+    }
+
+    /// The next to be offered; after `None` the next that is pushed is the first again.
+    fn next(&self, peer: &Peer) -> Option<(Peer, Outgoing)> {
+        let mut of = lock(&self.of);
+        let key = peer.key(&self.hash);
+        let waiting = of.get_mut(&key);
+        let next = waiting.and_then(VecDeque::pop_front);
+        match &next {
+            Some((_, message)) => self.give_back(peer, bytes(message)),
+            None => drop(of.remove(&key)),
+        }
+        next
+    }
+
+    /// Forgets what waits for a client; says how many replies that was.
+    fn forget(&self, peer: &Peer) -> usize {
+        let waiting = lock(&self.of).remove(&peer.key(&self.hash));
+        let waiting = waiting.unwrap_or_default();
+        self.give_back(
+            peer,
+            waiting.iter().map(|(_, message)| bytes(message)).sum(),
+        );
+        waiting.iter().map(|(_, message)| message.calls()).sum()
+    }
+
+    fn give_back(&self, peer: &Peer, bytes: usize) {
+        let unshared = AtomicUsize::new(bytes);
+        let held = peer.share().map_or(&unshared, |share| &share.backlog_bytes);
+        self.bytes.give_back(held, bytes);
+    }
+
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let mut tasks = lock(&self.tasks);
+        while tasks.try_join_next().is_some() {}
+        tasks.spawn(task);
+    }
+
+    pub fn is_empty(&self) -> bool {
+        lock(&self.of).is_empty()
+    }
+
+    /// Offers what waits until this is dropped.
+    pub fn open(&self) -> Open<'_> {
+        Open(self)
     }
 }
 
-struct Place {
-    room: Arc<AtomicUsize>,
-    bytes: usize,
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.room.fetch_sub(self.bytes, Relaxed);
-    }
+fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
+    of.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Answers the caller of a handler that is ended before it is done, at the end of a drain.

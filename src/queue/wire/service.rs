@@ -13,7 +13,7 @@ use super::{
     ANSWER, BATCH_BYTES_MAX, BATCH_JOBS_MAX, COUNTERS, DEAD_LETTERS, DELETE, DESCRIBE, FIND, INFO,
     LEASE, LEAVE, PUSH, RENEW, SEND_BACK,
 };
-use crate::call::{NamedService, Outcome, QueueAccess, RawReply, RawRequest, ReplyFuture};
+use crate::call::{NamedService, Outcome, QueueAccess, RawReply, RawRequest, ReplyFuture, park};
 use crate::message;
 use crate::queue::{
     Credit, Engine, EngineWorker, JobId, JobNumber, Queue, QueueError, Queueable, Stale,
@@ -96,6 +96,10 @@ impl std::fmt::Debug for QueueService {
 
 impl NamedService for QueueService {
     const INFO: &'static ServiceInfo = &INFO;
+
+    fn queue_names(&self) -> Option<Vec<String>> {
+        Some(self.0.queues.keys().cloned().collect())
+    }
 
     fn queue_of(request: &RawRequest) -> Result<Option<QueueAccess>, Status> {
         queue_of(request).map_err(Status::read_first)
@@ -239,7 +243,9 @@ impl Inner {
                     ..credit
                 };
                 let wait = Instant::now() + wait.min(super::CALL);
-                let jobs = worker.lease(credit, wait.min(until)).await?;
+                // What is not needed to wait is not kept meanwhile.
+                drop((message, request.metadata, request.trace));
+                let jobs = park(worker.lease(credit, wait.min(until))).await?;
                 Ok(codec::build::<job_queue::lease_results::Owned>(|to| {
                     let mut list = to.init_jobs(jobs.len() as u32);
                     for (index, job) in (0..).zip(&jobs) {

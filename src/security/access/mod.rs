@@ -1,35 +1,50 @@
 //! Who may do what: the rules in force, and how they are asked. As they are written in code: [`rules`]; in a
-//! file: [`file`]; as they are looked up: [`tables`].
+//! file: [`file`](super::file); as they are looked up: [`tables`]; compared with what there is: [`known`].
 //!
 //! Rules only allow; what none allows is refused.
 
-mod file;
+mod known;
 mod rules;
 mod tables;
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
-use super::Refreshed;
-use super::live::Live;
-use file::parse;
+use super::file::{self, Lists};
+use super::live::{Live, Watched};
+use known::Listeners;
+pub(crate) use known::{Known, KnownService};
+pub(super) use rules::Rule;
 pub use rules::{AccessRules, QueueRight};
 use tables::{Rights, Tables};
 
-#[cfg(fuzzing)]
-pub(super) use file::parse_any;
-
 /// Stands for every principal, service, method, topic or queue.
-const ANY: &str = "*";
+pub(super) const ANY: &str = "*";
 
 /// The rules in force. Cheap to clone; clones share them, and a change is in force at once, for
 /// subscriptions that are open within a second.
 #[derive(Clone, Debug)]
-pub struct AccessList(Arc<Live<Tables>>);
+pub struct AccessList(Arc<Shared>);
+
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub rules: Live<InForce>,
+    pub file: Option<Mutex<Watched>>,
+    listeners: Mutex<Listeners>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct InForce {
+    tables: Tables,
+    /// Each with its line in the file; 0 for those of code.
+    rules: Vec<(usize, Rule)>,
+    /// Code has put rules in force, so the file is not asked any more.
+    is_by_code: bool,
+}
 
 /// Why a file is no list of rules.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("no list of rules: {0}")]
+#[error("no access rules: {0}")]
 pub struct AccessError(String);
 
 impl Default for AccessList {
@@ -41,12 +56,57 @@ impl Default for AccessList {
 
 impl From<AccessRules> for AccessList {
     fn from(rules: AccessRules) -> Self {
-        Self(Arc::new(Live::new(Tables::compile(&rules))))
+        Self::new(InForce::by_code(&rules), None)
+    }
+}
+
+impl InForce {
+    fn new(rules: Vec<(usize, Rule)>) -> Self {
+        Self {
+            tables: Tables::compile(rules.iter().map(|(_, rule)| rule)),
+            rules,
+            is_by_code: false,
+        }
+    }
+
+    fn by_code(rules: &AccessRules) -> Self {
+        let rules = rules.0.iter().map(|rule| (0, rule.clone()));
+        Self {
+            is_by_code: true,
+            ..Self::new(rules.collect())
+        }
+    }
+
+    /// Rules of the file that is in force.
+    pub fn of_file(&self) -> usize {
+        match self.is_by_code {
+            true => 0,
+            false => self.rules.len(),
+        }
+    }
+
+    pub fn is_by_code(&self) -> bool {
+        self.is_by_code
+    }
+
+    /// Does nothing where code has put rules in force.
+    pub fn set_file(&mut self, lists: &Lists) {
+        if !self.is_by_code {
+            *self = Self::new(lists.rules.clone());
+        }
     }
 }
 
 impl AccessList {
-    /// From a TOML file, which is read again when it changes:
+    fn new(rules: InForce, file: Option<Watched>) -> Self {
+        Self(Arc::new(Shared {
+            rules: Live::new(rules),
+            file: file.map(Mutex::new),
+            listeners: Mutex::default(),
+        }))
+    }
+
+    /// Reads a TOML file, which is read again when it changes:
     ///
     /// ```toml
     /// [[rule]]
@@ -57,21 +117,34 @@ impl AccessList {
     /// push = ["mail"]
     /// work = []
     /// manage = []
+    ///
+    /// [expect]                             # may be left out
+    /// keys = 0
+    /// rules = 1                            # so many tables `rule` above
     /// ```
     ///
-    /// A later version that cannot be read changes nothing, and is logged.
+    /// A later version that cannot be read changes nothing, and is logged. Neither does one that allows less than half
+    /// as many things, which is what a file has that is cut off, unless its table `expect` says that this is how many rules
+    /// there are. A file that [`AllowedKeys`](super::AllowedKeys) were read from too is read once for both, and changes
+    /// both or neither.
+    ///
+    /// Rules that name a service, method, queue or topic that a server or publisher with this list does not have are
+    /// logged, each with its line, when that is bound and when the file changes.
     ///
     /// # Errors
-    /// For a file that cannot be read or has anything else in it, besides a table `keys` for
-    /// [`AllowedKeys::read`](crate::security::AllowedKeys::read).
+    /// Returns an error, with the file and the line, if the file cannot be read or has anything else in it, besides a table
+    /// `keys` for [`AllowedKeys::read`](crate::security::AllowedKeys::read).
     pub fn read(path: impl AsRef<Path>) -> Result<Self, AccessError> {
-        let live = Live::read(path.as_ref(), parse).map_err(AccessError)?;
-        Ok(Self(Arc::new(live)))
+        let (file, text) = Watched::open(path.as_ref()).map_err(AccessError)?;
+        let lists = file::parse(&text).map_err(|error| AccessError(file.of_it(&error)))?;
+        Ok(Self::new(InForce::new(lists.rules), Some(file)))
     }
 
-    /// Puts other rules in force.
+    /// Puts other rules in force. Later versions of the file that the list was read from change nothing any more.
     pub fn replace(&self, rules: &AccessRules) {
-        self.0.set(Tables::compile(rules));
+        *self.0.rules.write() = InForce::by_code(rules);
+        self.0.rules.changed();
+        self.tell_listeners();
     }
 
     /// Whether a principal may call a method.
@@ -95,15 +168,15 @@ impl AccessList {
     }
 
     pub(crate) fn generation(&self) -> u64 {
-        self.0.generation()
+        self.0.rules.generation()
     }
 
-    pub(crate) fn refresh(&self) -> Refreshed {
-        self.0.refresh(parse)
+    pub(super) fn shared(&self) -> &Shared {
+        &self.0
     }
 
     fn any(&self, principal: &str, allows: impl Fn(&Rights) -> bool) -> bool {
-        self.0.with(|tables| tables.any_of(principal, allows))
+        self.0.rules.read().tables.any_of(principal, allows)
     }
 }
 
@@ -191,5 +264,23 @@ mod tests {
         assert!(clone.may_call("web", "login", "logIn"));
         assert!(clone.may_publish("web", b"tick/"));
         assert!(!clone.may_call("other", "login", "logIn"));
+    }
+
+    #[test]
+    fn a_file_says_the_same_as_code() {
+        let lists = file::parse(
+            "[keys]\n[[rule]]\nprincipals = ['web', 'mobile']\ncalls = ['login.logIn', 'search.*']\n\
+             subscribe = 'progress/eu/'\npush = ['mail']\n\
+             [[rule]]\nprincipals = '*'\ncalls = 'health.check'\n",
+        );
+        let list = AccessList::new(InForce::new(lists.unwrap().rules), None);
+        assert!(list.may_call("mobile", "login", "logIn"));
+        assert!(!list.may_call("mobile", "login", "logOut"));
+        assert!(list.may_call("web", "search", "anything"));
+        assert!(list.may_call("stranger", "health", "check"));
+        assert!(list.may_subscribe("web", b"progress/eu/1"));
+        assert!(!list.may_subscribe("web", b"progress/"));
+        assert!(list.may_use_queue("web", "mail", QueueRight::Push));
+        assert!(!list.may_use_queue("web", "mail", QueueRight::Work));
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::ANY;
-use super::rules::{AccessRules, QueueRight, Rule};
+use super::rules::{QueueRight, Rule};
 use crate::security::Principal;
 
 #[derive(Debug, Default)]
@@ -43,9 +43,9 @@ pub(super) struct Queues {
 pub(super) struct Prefixes(Vec<Vec<u8>>);
 
 impl Tables {
-    pub fn compile(rules: &AccessRules) -> Self {
+    pub fn compile<'a>(rules: impl Iterator<Item = &'a Rule>) -> Self {
         let mut tables = Self::default();
-        for rule in &rules.0 {
+        for rule in rules {
             match rule {
                 Rule::Call(principal, service, method) => {
                     tables.rights(principal).calls.add(service, method);

@@ -10,7 +10,7 @@ use super::shared::{Shared, Sizes};
 use super::{Inner, OfPrincipal, Publisher};
 use crate::counter::Counter;
 use crate::message::Limits;
-use crate::security::{ServerSecurity, Tally, Wanted};
+use crate::security::{Known, ServerSecurity, Tally, Wanted};
 use crate::topic::Topic;
 use crate::topic::departures::Departures;
 use crate::topic::names::is_confirmation;
@@ -107,7 +107,16 @@ impl PublisherBuilder {
     ) -> Result<Publisher<T>, TransportError> {
         let endpoint: Endpoint = endpoint.as_ref().parse()?;
         let by_principal = Arc::new(Tally::new(self.principals_max));
-        let admit = admit(self.transport.server_security.as_ref(), &by_principal);
+        let known = Arc::new(Known {
+            endpoint: endpoint.to_string(),
+            topics: Some(vec![T::NAME.to_owned()]),
+            ..Known::default()
+        });
+        let admit = admit(
+            self.transport.server_security.as_ref(),
+            &by_principal,
+            known,
+        );
         let (sender, watch, endpoint) =
             transport::bind_publish(&endpoint, &self.transport, admit).await?;
         let outgoing = Outgoing::new(self.topics_max, self.topic_bytes_max, self.announce_after);
@@ -144,11 +153,21 @@ const LOGGED_BYTES_MAX: usize = 128;
 
 /// What the socket asks of each subscription. One that only asks for a confirmation is taken from
 /// everybody: what it confirms was asked about by itself.
-fn admit(security: Option<&ServerSecurity>, by_principal: &Arc<Tally<OfPrincipal>>) -> Admit {
+///
+/// The access list is compared with what is `known` for as long as the socket asks.
+fn admit(
+    security: Option<&ServerSecurity>,
+    by_principal: &Arc<Tally<OfPrincipal>>,
+    known: Arc<Known>,
+) -> Admit {
     let access = security.map(|security| security.access.clone());
+    if let Some(access) = &access {
+        access.compare_with(&known);
+    }
     let by_principal = Arc::clone(by_principal);
     let denied = Counter::default();
     Arc::new(move |principal, prefix| {
+        let _ = &known;
         if is_confirmation(prefix).is_some() {
             return Some(Wanted::Answer);
         }

@@ -16,15 +16,16 @@ use omq_proto::{
     AuthenticationResult, AuthenticationStatus, Authenticator, CurveServerOptions,
     MechanismPeerInfo, MechanismSetup, PeerPublicKey,
 };
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::{AbortHandle, JoinHandle, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval, interval_at, sleep, timeout};
 
 use super::link::{Heard, Incoming, Limits, Link, Lost};
 use super::outbox::Total;
 use super::stream::{Listener, Stream};
 use super::{keypair, message_size_max, to_error};
-use crate::security::{self, Admissions, Principal, PublicKey, ServerSecurity};
+use crate::counter::Counter;
+use crate::security::{self, Admissions, Handshakes, Principal, PublicKey, ServerSecurity};
 use crate::transport::{DoorCounters, Endpoint, TransportError, TransportOptions};
 
 /// How often lists are looked at, which may change. A second is promised.
@@ -79,7 +80,7 @@ pub(super) struct Door<H: Host> {
     /// Bytes that wait to be sent, to all.
     pub waiting: Total,
     admissions: Arc<Mutex<Admissions>>,
-    handshakes: Arc<Semaphore>,
+    handshakes: Mutex<Handshakes<AbortHandle>>,
     inside: Mutex<HashMap<u64, Inside<H::Guest>>>,
     counters: Counters,
 }
@@ -98,6 +99,8 @@ struct Counters {
     shown_out: AtomicU64,
     broken: AtomicU64,
     subscriptions_refused: AtomicU64,
+    handshakes_ended: Counter,
+    over_share: Counter,
 }
 
 /// Ends the accepting task, and with it all connections, when it is dropped.
@@ -165,9 +168,7 @@ pub(super) async fn open<H: Host>(
             options.connections_max,
             options.connections_per_address_max,
         ))),
-        handshakes: Arc::new(Semaphore::new(
-            options.handshakes_max.min(Semaphore::MAX_PERMITS),
-        )),
+        handshakes: Mutex::new(Handshakes::new(options.handshakes_max)),
         inside: Mutex::default(),
         counters: Counters::default(),
     });
@@ -261,29 +262,39 @@ impl<H: Host> Door<H> {
     }
 
     fn admit(&self, peer: &MechanismPeerInfo, stream: Option<IpAddr>) -> Option<Admitted> {
+        let mut principal = None;
         if let Some(security) = self.security() {
             let key = PublicKey::from_bytes(peer.public_key);
-            if security.allowed.principal(&key).is_none() {
+            principal = security.allowed.principal(&key);
+            if principal.is_none() {
                 self.counters.refused.fetch_add(1, Relaxed);
                 tracing::debug!(%key, address = ?stream, "a key that is not allowed");
                 return None;
             }
         }
-        match lock(&self.admissions).admit(stream) {
+        let admitted = lock(&self.admissions).admit(principal.as_ref(), stream);
+        match admitted {
             Ok(number) => Some(Admitted {
                 admissions: Arc::clone(&self.admissions),
                 number,
             }),
             Err(reason) => {
                 self.counters.refused.fetch_add(1, Relaxed);
-                tracing::debug!(address = ?stream, %reason, "a connection is refused");
+                self.counters.over_share.count_and_log(|count| {
+                    let principal = principal.as_ref().map(Principal::as_str);
+                    tracing::warn!(address = ?stream, principal, %reason, count, "connection refused");
+                });
                 None
             }
         }
     }
 
     /// One connection, from its handshake to its end.
-    async fn attend(self: Arc<Self>, stream: Stream, handshake: OwnedSemaphorePermit) {
+    async fn attend(self: Arc<Self>, stream: Stream, handshake: u64) {
+        let handshake = InHandshake {
+            door: &self,
+            number: handshake,
+        };
         let admitted = Arc::new(Mutex::new(None));
         let config = self.config(&stream, &admitted);
         let address = stream.address;
@@ -402,6 +413,18 @@ impl<H: Host> Door<H> {
     }
 }
 
+/// A handshake that is not over, until it is dropped.
+struct InHandshake<'a, H: Host> {
+    door: &'a Door<H>,
+    number: u64,
+}
+
+impl<H: Host> Drop for InHandshake<'_, H> {
+    fn drop(&mut self) {
+        lock(&self.door.handshakes).finish(self.number);
+    }
+}
+
 /// Takes a guest off the list when it has gone, or when its task is ended.
 struct Here<'a, H: Host> {
     door: &'a Door<H>,
@@ -433,14 +456,21 @@ async fn keep<H: Host>(
     loop {
         tokio::select! {
             stream = accept(listener.as_ref()) => {
-                match Arc::clone(&door.handshakes).try_acquire_owned() {
-                    Ok(handshake) => {
-                        attended.spawn(Arc::clone(&door).attend(stream, handshake));
-                    }
-                    // One too many is closed, and may come again.
-                    Err(_) => {
-                        door.counters.failed.fetch_add(1, Relaxed);
-                    }
+                let address = stream.address;
+                // Under the lock, so that it is not over before it is known.
+                let mut handshakes = lock(&door.handshakes);
+                let number = handshakes.number();
+                let task = attended.spawn(Arc::clone(&door).attend(stream, number));
+                if let Some(oldest) = handshakes.begin(number, address, task) {
+                    oldest.abort();
+                    door.counters.failed.fetch_add(1, Relaxed);
+                    door.counters.handshakes_ended.count_and_log(|count| {
+                        tracing::warn!(
+                            max = door.options.handshakes_max,
+                            count,
+                            "too many handshakes at once: the oldest of the address with most of them is closed"
+                        );
+                    });
                 }
             }
             Some(_) = attended.join_next(), if !attended.is_empty() => {}

@@ -106,11 +106,11 @@ impl<T, M> Inbox<T, M> {
         }
     }
 
-    /// Takes messages by turns until `take` says that it has enough.
+    /// Takes messages by turns, each with its size in bytes, until `take` says that it has enough.
     pub fn poll(
         &self,
         cx: &mut Context<'_>,
-        mut take: impl FnMut(&Arc<Place<T, M>>, M) -> bool,
+        mut take: impl FnMut(&Arc<Place<T, M>>, M, usize) -> bool,
     ) -> Poll<Result<(), Closed>> {
         let mut has_taken = false;
         loop {
@@ -137,7 +137,7 @@ impl<T, M> Inbox<T, M> {
     fn take_turn(
         &self,
         place: &Arc<Place<T, M>>,
-        take: &mut impl FnMut(&Arc<Place<T, M>>, M) -> bool,
+        take: &mut impl FnMut(&Arc<Place<T, M>>, M, usize) -> bool,
     ) -> bool {
         let mut has_enough = false;
         for _ in 0..TURN {
@@ -147,7 +147,7 @@ impl<T, M> Inbox<T, M> {
             };
             waiting.bytes -= bytes;
             drop(waiting);
-            has_enough = take(place, message);
+            has_enough = take(place, message, bytes);
             if has_enough {
                 break;
             }
@@ -186,7 +186,7 @@ mod tests {
     fn take_all(inbox: &Inbox<u8, u32>, most: usize) -> Vec<(u8, u32)> {
         let mut taken = Vec::new();
         let mut cx = Context::from_waker(Waker::noop());
-        let _ = inbox.poll(&mut cx, |place, message| {
+        let _ = inbox.poll(&mut cx, |place, message, _| {
             taken.push((place.of, message));
             taken.len() >= most
         });
@@ -238,7 +238,7 @@ mod tests {
         inbox.close();
         assert_eq!(take_all(&inbox, 9), [(1, 0)]);
         let mut cx = Context::from_waker(Waker::noop());
-        let polled = inbox.poll(&mut cx, |_, _| true);
+        let polled = inbox.poll(&mut cx, |_, _, _| true);
         assert_eq!(polled, Poll::Ready(Err(Closed)));
     }
 }

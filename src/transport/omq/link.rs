@@ -18,6 +18,7 @@ use tokio::time::{Instant, timeout};
 use super::frames::Parts;
 use super::outbox::{Outbox, Total};
 use super::stream::{ReadHalf, Stream, WriteHalf};
+use crate::security::Share;
 use crate::transport::TransportOptions;
 
 /// A last part of up to so many bytes is copied behind what comes before it: that is quicker than a
@@ -224,6 +225,11 @@ impl Link {
     /// Bytes that wait.
     pub fn waiting_bytes(&self) -> usize {
         self.lock().outbox.bytes()
+    }
+
+    /// Counts what waits to be sent for its peer's share too.
+    pub fn count_for(&self, share: &Arc<Share>) {
+        self.lock().outbox.count_for(Arc::clone(share));
     }
 
     /// Returns when there is room again after [`NotSent::Full`], or when it is closed.

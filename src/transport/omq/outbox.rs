@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use bytes::{Buf, Bytes};
 
+use crate::security::Share;
+
 /// Slices that are offered to the system at once.
 const SLICES_MAX: usize = 32;
 
@@ -19,6 +21,8 @@ pub(super) struct Outbox {
     bytes: usize,
     messages: usize,
     total: Total,
+    /// Of the peer, where one counts its bytes.
+    share: Option<Arc<Share>>,
 }
 
 #[derive(Debug)]
@@ -35,7 +39,14 @@ impl Outbox {
             bytes: 0,
             messages: 0,
             total,
+            share: None,
         }
+    }
+
+    /// Counts what waits, now and from now on, for a share too.
+    pub fn count_for(&mut self, share: Arc<Share>) {
+        share.reply_bytes.fetch_add(self.bytes, Relaxed);
+        self.share = Some(share);
     }
 
     pub fn is_empty(&self) -> bool {
@@ -57,6 +68,9 @@ impl Outbox {
         }
         self.bytes += bytes.len();
         self.total.fetch_add(bytes.len(), Relaxed);
+        if let Some(share) = &self.share {
+            share.reply_bytes.fetch_add(bytes.len(), Relaxed);
+        }
         self.messages += usize::from(is_last);
         self.waiting.push_back(Chunk { bytes, is_last });
     }
@@ -85,8 +99,7 @@ impl Outbox {
     }
 
     fn advance(&mut self, mut written: usize) {
-        self.bytes -= written;
-        self.total.fetch_sub(written, Relaxed);
+        self.uncount(written);
         while let Some(first) = self.waiting.front_mut() {
             if written < first.bytes.len() {
                 first.bytes.advance(written);
@@ -99,9 +112,17 @@ impl Outbox {
     }
 
     pub fn clear(&mut self) {
-        self.total.fetch_sub(self.bytes, Relaxed);
+        self.uncount(self.bytes);
         self.waiting.clear();
-        (self.bytes, self.messages) = (0, 0);
+        self.messages = 0;
+    }
+
+    fn uncount(&mut self, bytes: usize) {
+        self.bytes -= bytes;
+        self.total.fetch_sub(bytes, Relaxed);
+        if let Some(share) = &self.share {
+            share.reply_bytes.fetch_sub(bytes, Relaxed);
+        }
     }
 }
 

@@ -16,7 +16,7 @@ use super::door::{self, Door, Host, Keeper, ShownOut, Who, lock};
 use super::frames::Parts;
 use super::link::{Heard, Link, NotSent};
 use crate::counter::Counter;
-use crate::security::{Subscriptions, Wanted};
+use crate::security::{Holder, Subscriptions, Wanted};
 use crate::transport::changes::Changes;
 use crate::transport::index::Index;
 use crate::transport::{
@@ -100,6 +100,8 @@ struct State {
 struct Subscriber {
     link: Arc<Link>,
     who: Who,
+    /// What its subscriptions count for.
+    holder: Holder,
     /// Events.
     dropped: AtomicU64,
     /// The last message that it was found for.
@@ -115,10 +117,12 @@ enum Asked {
 impl Host for Subscribers {
     type Guest = Subscriber;
 
-    fn welcome(&self, _: &Door<Self>, link: &Arc<Link>, who: Who) -> Arc<Subscriber> {
+    fn welcome(&self, door: &Door<Self>, link: &Arc<Link>, who: Who) -> Arc<Subscriber> {
+        let principal = door.principal(who.key).ok().flatten();
         let subscriber = Arc::new(Subscriber {
             link: Arc::clone(link),
             who,
+            holder: Holder::of(principal.as_ref(), who.address),
             dropped: AtomicU64::new(0),
             found: AtomicU64::new(0),
         });
@@ -158,7 +162,7 @@ impl Host for Subscribers {
     fn left(&self, guest: &Arc<Subscriber>) {
         let peer = guest.who.number;
         let mut state = lock(&self.state);
-        state.room.release(peer);
+        state.room.release(peer, &guest.holder);
         if state.index.leave(peer) {
             self.tell(&mut state, SubscriptionChange::Gone { peer });
         }
@@ -188,7 +192,7 @@ impl Subscribers {
             door.subscription_refused();
             return Ok(());
         };
-        if !state.room.admit(peer, prefix.len(), wanted) {
+        if !state.room.admit(peer, &guest.holder, prefix.len(), wanted) {
             self.log_refused(guest, prefix, "there are too many");
             door.subscription_refused();
             return Ok(());
@@ -213,7 +217,7 @@ impl Subscribers {
         let peer = guest.who.number;
         let mut state = lock(&self.state);
         if state.index.remove(peer, prefix) {
-            state.room.give_back(peer, prefix.len());
+            state.room.give_back(peer, &guest.holder, prefix.len());
             let prefix = Bytes::copy_from_slice(prefix);
             self.tell(&mut state, SubscriptionChange::Removed { peer, prefix });
         }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
 
 use omq_proto::Message;
 use omq_proto::proto::SocketType;
@@ -10,26 +11,29 @@ use super::door::{self, Door, Host, Keeper, ShownOut, Who};
 use super::frames::{Parts, apart};
 use super::inbox::{Inbox, Place};
 use super::link::{Heard, Link, NotSent};
-use crate::security::Principal;
+use crate::security::{Holder, Pool, Principal, Share, Shares, may_take};
 use crate::transport::{
     self, BATCH_MAX, Closed, DoorCounters, Endpoint, Outgoing, Refused, Requests, TransportError,
     TransportOptions,
 };
 
+/// How often a connection is looked at that is not read because of its share.
+const ROOM_RETRY: Duration = Duration::from_millis(5);
+
 type Guest = Place<Caller, Message>;
 
-/// Whom a message came from, and the principal that it has proved to be.
+/// The connection that a message came from.
 #[derive(Clone, Debug)]
-pub(crate) struct Peer {
-    guest: Arc<Guest>,
-    principal: Option<Principal>,
-}
+pub(crate) struct Peer(Arc<Guest>);
 
 /// What is known and counted of a connection.
 #[derive(Debug)]
 struct Caller {
     link: Arc<Link>,
     who: Who,
+    /// Of its principal, or of its address without keys: as long as it lasts, since a key that gets another name has
+    /// to connect again.
+    share: Arc<Share>,
     running: AtomicUsize,
 }
 
@@ -45,31 +49,35 @@ impl Drop for InFlight {
 
 impl Peer {
     pub fn principal(&self) -> Option<&Principal> {
-        self.principal.as_ref()
+        self.0.of.share.principal()
+    }
+
+    pub fn share(&self) -> &Arc<Share> {
+        &self.0.of.share
     }
 
     pub fn is(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.guest, &other.guest)
+        Arc::ptr_eq(&self.0, &other.0)
     }
 
     /// Tells connections apart, while they are open.
     pub fn key(&self) -> u64 {
-        Arc::as_ptr(&self.guest) as u64
+        Arc::as_ptr(&self.0) as u64
     }
 
     /// Returns when the connection is lost.
     pub async fn gone(&self) {
-        self.guest.of.link.ended().await;
+        self.0.of.link.ended().await;
     }
 
     /// Whether the connection has `max` in flight already.
     pub fn is_busy(&self, max: usize) -> bool {
-        self.guest.of.running.load(Relaxed) >= max
+        self.0.of.running.load(Relaxed) >= max
     }
 
     pub fn enter(&self) -> InFlight {
-        self.guest.of.running.fetch_add(1, Relaxed);
-        InFlight(Arc::clone(&self.guest))
+        self.0.of.running.fetch_add(1, Relaxed);
+        InFlight(Arc::clone(&self.0))
     }
 }
 
@@ -77,15 +85,23 @@ impl Peer {
 struct Callers {
     inbox: Inbox<Caller, Message>,
     parts_max: usize,
+    shares: Shares,
+    /// Bytes of messages that are received, and not taken yet.
+    received: Pool,
 }
 
 impl Host for Callers {
     type Guest = Guest;
 
-    fn welcome(&self, _: &Door<Self>, link: &Arc<Link>, who: Who) -> Arc<Guest> {
+    fn welcome(&self, door: &Door<Self>, link: &Arc<Link>, who: Who) -> Arc<Guest> {
+        // One that is not allowed any more is disconnected before it is heard.
+        let principal = door.principal(who.key).ok().flatten();
+        let share = self.shares.of(Holder::of(principal.as_ref(), who.address));
+        link.count_for(&share);
         Arc::new(Place::new(Caller {
             link: Arc::clone(link),
             who,
+            share,
             running: AtomicUsize::new(0),
         }))
     }
@@ -96,13 +112,17 @@ impl Host for Callers {
         guest: &Arc<Guest>,
         heard: &mut Vec<Heard>,
     ) -> Result<(), ShownOut> {
+        let held = &guest.of.share.received_bytes;
         let mut is_too_much = false;
         let messages = heard.drain(..).filter_map(|heard| match heard {
             Heard::Message(message) => {
                 is_too_much |= message.len() > self.parts_max;
                 // What came before it is served.
                 let bytes = message.byte_len();
-                (!is_too_much).then_some((message, bytes))
+                (!is_too_much).then(|| {
+                    self.received.take(held, bytes);
+                    (message, bytes)
+                })
             }
             // A caller has nothing to say to a socket of this kind.
             Heard::Command(_) => None,
@@ -112,11 +132,15 @@ impl Host for Callers {
             return Err(ShownOut);
         }
         self.inbox.has_room(guest).await;
+        while !self.received.may_take(held, 1) {
+            tokio::time::sleep(ROOM_RETRY).await;
+        }
         Ok(())
     }
 
-    fn may_stay(&self, _: &Door<Self>, _: &Guest) -> bool {
-        true
+    fn may_stay(&self, door: &Door<Self>, guest: &Guest) -> bool {
+        door.principal(guest.of.who.key)
+            .is_ok_and(|principal| principal.as_ref() == guest.of.share.principal())
     }
 
     fn left(&self, _: &Arc<Guest>) {}
@@ -129,6 +153,8 @@ pub(in crate::transport) async fn bind_router(
     let callers = Callers {
         inbox: Inbox::new(options.receive_queue_max as usize),
         parts_max: options.parts_max,
+        shares: Shares::default(),
+        received: Pool::new(options.receive_bytes_total_max, usize::MAX),
     };
     let bytes_max = options.message_bytes_max;
     let (door, keeper, actual) =
@@ -154,8 +180,8 @@ pub(crate) struct RouterSender {
 
 impl RouterSender {
     pub fn try_send(&self, peer: &Peer, outgoing: Outgoing) -> Result<(), Refused> {
-        let link = &peer.guest.of.link;
-        if !self.has_room(link, outgoing.payload().len()) {
+        let Caller { link, share, .. } = &peer.0.of;
+        if !self.has_room(share, outgoing.payload().len()) {
             return Err(Refused::Full(Box::new(outgoing)));
         }
         match link.try_send(Parts::from(&outgoing)) {
@@ -165,16 +191,15 @@ impl RouterSender {
         }
     }
 
-    fn has_room(&self, link: &Link, bytes: usize) -> bool {
+    fn has_room(&self, share: &Share, bytes: usize) -> bool {
         let waiting = self.door.waiting.load(Relaxed);
-        // Nearly always enough, and then the peer's own need not be asked for.
-        fits(waiting, 1, bytes, self.waiting_total_max)
-            || fits(waiting, link.waiting_bytes(), bytes, self.waiting_total_max)
+        let held = share.reply_bytes.load(Relaxed);
+        fits(waiting, held, bytes, self.waiting_total_max)
     }
 
     /// Closes the connection of a peer.
     pub fn show_out(&self, peer: &Peer) {
-        self.door.show_out(&peer.guest.of.link);
+        self.door.show_out(&peer.0.of.link);
     }
 
     pub fn counters(&self) -> DoorCounters {
@@ -192,35 +217,29 @@ impl RouterSender {
     }
 }
 
-/// Whether so many bytes more may wait, of all peers together; one reply alone always may. A few peers
-/// that do not read must not take the room of those who do: half of it is for those of whom nothing
-/// waits.
-fn fits(waiting: usize, of_peer: usize, bytes: usize, total_max: usize) -> bool {
-    let max = match of_peer {
-        0 => total_max,
-        _ => total_max / 2,
-    };
-    waiting == 0 || waiting + bytes <= max
+/// Whether so many bytes more may wait of one holder of a share, where `waiting` do of all; one reply alone always
+/// may. Half of the room is for those of whom nothing waits; the rest share the other half.
+fn fits(waiting: usize, of_holder: usize, bytes: usize, total_max: usize) -> bool {
+    match of_holder {
+        0 => waiting == 0 || waiting + bytes <= total_max,
+        _ => may_take(total_max / 2, waiting, of_holder, bytes),
+    }
 }
 
 #[derive(Debug)]
 pub(crate) struct RouterReceiver {
     door: Arc<Door<Callers>>,
-    last: Option<Known>,
-}
-
-/// Whom the last message came from, and how old what is known of them is.
-#[derive(Debug)]
-struct Known {
-    peer: Peer,
-    generation: u64,
+    /// The connection of the last message, and how old what is known of it is.
+    last: Option<(Arc<Guest>, u64)>,
 }
 
 impl RouterReceiver {
     pub async fn receive(&mut self, batch: &mut Requests) -> Result<(), Closed> {
         let Self { door, last } = self;
         std::future::poll_fn(|cx| {
-            door.host.inbox.poll(cx, |guest, message| {
+            door.host.inbox.poll(cx, |guest, message, bytes| {
+                let held = &guest.of.share.received_bytes;
+                door.host.received.give_back(held, bytes);
                 match known(door, last, guest) {
                     Ok(peer) => apart(&message, batch.of(transport::Peer::Omq(peer))),
                     Err(ShownOut) => door.show_out(&guest.of.link),
@@ -232,28 +251,26 @@ impl RouterReceiver {
     }
 }
 
-/// Who is not let in any more is not heard.
+/// The peer of a message; an error for one whose key is not allowed any more, or has another principal now: it
+/// connects again, under its new name.
 fn known(
     door: &Door<Callers>,
-    last: &mut Option<Known>,
+    last: &mut Option<(Arc<Guest>, u64)>,
     guest: &Arc<Guest>,
 ) -> Result<Peer, ShownOut> {
     let generation = door.generation();
-    if let Some(last) = last
-        && Arc::ptr_eq(&last.peer.guest, guest)
-        && last.generation == generation
+    if let Some((known, at)) = last
+        && Arc::ptr_eq(known, guest)
+        && *at == generation
     {
-        return Ok(last.peer.clone());
+        return Ok(Peer(Arc::clone(guest)));
     }
-    let peer = Peer {
-        principal: door.principal(guest.of.who.key)?,
-        guest: Arc::clone(guest),
-    };
-    *last = Some(Known {
-        peer: peer.clone(),
-        generation,
-    });
-    Ok(peer)
+    let principal = door.principal(guest.of.who.key)?;
+    if principal.as_ref() != guest.of.share.principal() {
+        return Err(ShownOut);
+    }
+    *last = Some((Arc::clone(guest), generation));
+    Ok(Peer(Arc::clone(guest)))
 }
 
 #[cfg(test)]
@@ -269,10 +286,13 @@ mod tests {
 
     #[test]
     fn replies_to_all_peers_fill_their_total_to_the_last_byte() {
-        let fits = |waiting, of_peer, bytes| fits(waiting, of_peer, bytes, 8_000);
-        // Half of it by those of whom something waits already.
-        assert!(fits(3_000, 3_000, 1_000));
-        assert!(!fits(3_000, 3_000, 1_001));
+        let fits = |waiting, of_holder, bytes| fits(waiting, of_holder, bytes, 8_000);
+        // Half of it by those of whom something waits already, each three times what is free of it.
+        assert!(fits(2_000, 2_000, 1_000));
+        assert!(!fits(2_000, 2_000, 2_001));
+        assert!(!fits(3_000, 3_000, 1));
+        assert!(fits(3_000, 1_000, 1_000));
+        assert!(!fits(3_000, 1_000, 1_001));
         assert!(!fits(4_000, 1, 1));
         // The other half is for those of whom nothing does.
         assert!(fits(4_000, 0, 4_000));
