@@ -101,6 +101,7 @@ impl Room<'_> {
     async fn wait(&mut self) {
         let now = Instant::now();
         let slow_at = now.checked_add(self.slow_after).unwrap_or(now + LONG);
+        self.drops |= self.slow_after.is_zero();
         // An answer is not dropped: it waits until it has room.
         while self.shared.put_held(self.drops) {
             tokio::select! {

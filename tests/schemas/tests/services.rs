@@ -213,6 +213,7 @@ async fn a_slow_subscriber_is_told_what_it_missed_even_of_the_last_event() {
         .unwrap();
     let mut slow = Subscriber::builder()
         .events_max(10)
+        .slow_after(Duration::ZERO)
         .connect::<Progress>(publisher.endpoint().to_string())
         .await
         .unwrap();
