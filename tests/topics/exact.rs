@@ -163,7 +163,8 @@ async fn many_keys_and_a_lost_connection_lose_nothing_unreported() {
         assert!(matches!(event, Event::Message(message) if message.sequence() == 3));
         assert_eq!(subscriber.counters().topics_forgotten, 0);
     }
-    assert_eq!(publisher.door().broken, 0);
+    // That which was cut may have ended in an error.
+    assert!(publisher.door().broken <= 1);
     publisher.close().await;
 }
 
