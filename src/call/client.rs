@@ -5,11 +5,13 @@
 //! to their callers, ends calls whose deadline has passed, and those whose connection is lost.
 
 mod builder;
+mod connection;
 mod departures;
 mod driver;
 mod shared;
 
 pub use builder::ClientBuilder;
+pub use connection::Connection;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -20,15 +22,22 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout_at};
 use tower_service::Service;
 
+use super::attempts::Attempts;
 use super::deadline::inherit;
 use super::raw::after;
+use super::retries::{Next, Retries, RetryPolicy};
 use super::{RawReply, RawRequest};
 use crate::transport::{Endpoint, TransportError};
-use crate::wire::{Code, Status, Work};
+use crate::wire::{Code, Origin, Status, Work};
 use shared::{Ended, NotBegun, Over, Shared, question};
 
-/// How long a call that waits for its server waits before it is sent again.
-const RESEND_AFTER: Duration = Duration::from_millis(20);
+/// How a call that waits for its server is sent again: at most three times once it may have been done, and as
+/// often as a server that shuts down refuses it.
+const RESEND: RetryPolicy = RetryPolicy {
+    attempts_max: 4,
+    wait_first: Duration::from_millis(20),
+    wait_max: Duration::from_secs(1),
+};
 
 /// A connection to one server. Cheap to clone; all clones share it.
 ///
@@ -93,6 +102,12 @@ impl Client {
         self.0.shared.is_connected()
     }
 
+    /// Returns what tells whether the server is there, for a layer such as
+    /// [`Balance`](crate::resilience::Balance) that chooses between several.
+    pub fn connection(&self) -> Connection {
+        self.0.shared.connection()
+    }
+
     /// What it has counted.
     pub fn counters(&self) -> ClientCounters {
         let calls = self.0.shared.lock();
@@ -144,7 +159,7 @@ impl Service<RawRequest> for Client {
         let own = own.unwrap_or_else(|| after(now, self.0.shared.timeout));
         let deadline = inherit(own);
         let state = match self.0.shared.begin(&mut request, deadline, now) {
-            Ok(number) if request.wait_for_ready => {
+            Ok(number) if request.wait_for_ready || request.outcome_only => {
                 let begun = Ticket::new(&self.0, number);
                 State::Slow(Box::pin(persist(
                     self.clone(),
@@ -158,9 +173,12 @@ impl Service<RawRequest> for Client {
                 deadline,
                 is_watched: false,
             },
-            Err(NotBegun::Never(status)) => State::Failed(Some(status)),
+            Err(NotBegun::Never(status)) => {
+                State::Failed(Some(Attempts::of(&request).conclude(status)))
+            }
             Err(NotBegun::NoServer) if !request.wait_for_ready => {
-                State::Failed(Some(no_server(&self.0.shared.endpoint)))
+                let status = no_server(&self.0.shared.endpoint);
+                State::Failed(Some(Attempts::of(&request).conclude(status)))
             }
             Err(NotBegun::NoServer | NotBegun::Full | NotBegun::Unasked) => {
                 State::Slow(Box::pin(persist(self.clone(), request, deadline, None)))
@@ -171,7 +189,7 @@ impl Service<RawRequest> for Client {
 }
 
 fn no_server(endpoint: &Endpoint) -> Status {
-    Status::unavailable(format!("no server at {endpoint}"))
+    Status::unavailable(format!("no server at {endpoint}")).with_origin(Origin::Connection)
 }
 
 /// A call of a [`Client`] that is being made.
@@ -299,7 +317,8 @@ async fn ask(client: &Client, deadline: Instant) {
     }
 }
 
-/// Waits until the request can be sent, and sends it again after a lost connection where it may.
+/// Waits until the request can be sent, and sends it again after a lost connection where it asks to wait for its
+/// server, it is safe, and the budget allows it.
 async fn persist(
     client: Client,
     mut request: RawRequest,
@@ -307,16 +326,21 @@ async fn persist(
     mut begun: Option<Ticket>,
 ) -> Ended {
     let shared = &client.0.shared;
-    let mut work = Work::NotDone;
+    // A layer above that sends again does so over other connections, too.
+    let resends = request.wait_for_ready
+        && (request.logical.as_ref()).is_none_or(|logical| !logical.is_retried());
+    let mut retries = Retries::of(&request, RESEND, deadline).only_connection();
+    if resends {
+        shared.resends.deposit();
+    }
     loop {
         let ticket = match begun.take() {
             Some(ticket) => ticket,
             None => match shared.begin(&mut request, deadline, Instant::now()) {
                 Ok(number) => Ticket::new(&client.0, number),
-                Err(NotBegun::Never(status)) if work == Work::NotDone => return Err(status),
-                Err(NotBegun::Never(status)) => return Err(status.with_work(work)),
+                Err(NotBegun::Never(status)) => return Err(retries.stop(status)),
                 Err(NotBegun::NoServer) if !request.wait_for_ready => {
-                    return Err(no_server(&shared.endpoint).with_work(work));
+                    return Err(retries.stop(no_server(&shared.endpoint)));
                 }
                 Err(not_begun) => {
                     let possible = async {
@@ -327,28 +351,27 @@ async fn persist(
                         }
                     };
                     if timeout_at(deadline, possible).await.is_err() {
-                        return Err(Status::deadline_exceeded(work));
+                        return Err(retries.stop(Status::deadline_exceeded(Work::NotDone)));
                     }
                     continue;
                 }
             },
         };
-        match in_time(ticket, deadline).await {
-            Err(status) if request.wait_for_ready && status.code() == Code::Unavailable => {
-                let was_not_done = status.work() == Work::NotDone;
-                if !was_not_done && !request.effect.may_be_resent() {
-                    return Err(status);
-                }
-                if !was_not_done {
-                    work = Work::OutcomeUnknown;
-                }
+        retries.begin();
+        let status = match in_time(ticket, deadline).await {
+            Ok(reply) => return Ok(reply),
+            Err(status) => status,
+        };
+        let next = retries.failed(Instant::now(), status.clone(), fastrand::f64());
+        match next {
+            Next::Again { after, from_budget }
+                if resends && (!from_budget || shared.resends.withdraw()) =>
+            {
+                sleep(after).await;
                 request.attempt = request.attempt.saturating_add(1);
-                // A server that is leaving refuses at once: give it the time to be gone.
-                if timeout_at(deadline, sleep(RESEND_AFTER)).await.is_err() {
-                    return Err(Status::deadline_exceeded(work));
-                }
             }
-            ended => return ended,
+            Next::Stop(status) => return Err(status),
+            Next::Again { .. } | Next::Wait => return Err(retries.stop(status)),
         }
     }
 }

@@ -2,21 +2,25 @@
 //!
 //! `typed` is what handlers and callers see, `raw` what tower layers see, `client` and `server`
 //! what drives sockets. Knows `wire`, `message` and `transport`; knows nothing of topics, of
-//! queues, or of how often a call should be tried.
+//! queues. `attempts`, `retries` and `budget` are the state machines of all that sends a call again.
 
+pub(crate) mod attempts;
+pub(crate) mod budget;
 mod client;
 mod correlation;
 pub(crate) mod deadline;
+pub(crate) mod logical;
 mod park;
 mod prepared;
 pub(crate) mod raw;
+pub(crate) mod retries;
 mod server;
 mod service;
 mod typed;
 
 use std::time::Duration;
 
-pub use client::{Client, ClientBuilder, ClientCounters, ClientFuture};
+pub use client::{Client, ClientBuilder, ClientCounters, ClientFuture, Connection};
 pub use deadline::inherited as inherited_deadline;
 pub use park::park;
 pub use prepared::{Call, CallFuture};

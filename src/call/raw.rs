@@ -3,12 +3,12 @@
 use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::Instant;
 
+use super::logical::Logical;
 use crate::message::Limits;
 use crate::schema::{Effect, MethodInfo};
 use crate::security::Principal;
@@ -48,8 +48,8 @@ pub struct RawRequest {
     pub body: Bytes,
     /// What reading the body may cost.
     pub limits: Limits,
-    /// Which endpoints earlier attempts went to, by bit: one that was tried is not tried first again.
-    pub(crate) tried: Option<Arc<AtomicU64>>,
+    /// What all attempts of the call share, where a layer sends it more than once.
+    pub(crate) logical: Option<Arc<Logical>>,
     /// What the handler of an `$atomic` method commits with.
     pub(crate) transaction: Option<Transaction>,
 }
@@ -100,7 +100,7 @@ impl RawRequest {
             metadata: Metadata::new(),
             body,
             limits: Limits::default(),
-            tried: None,
+            logical: None,
             transaction: None,
         }
     }

@@ -1,15 +1,17 @@
-//! When to stop asking an endpoint that keeps failing: a circuit breaker. No clock inside.
+//! When to prefer other endpoints to one that keeps failing: a circuit breaker. No clock inside.
 //!
-//! Closed, it counts; open, it refuses; half open, it lets one call through to see. After Nygard,
-//! *Release It!*, and Envoy's outlier detection.
+//! Closed, it counts; open, it says so; half open, it lets one call through to see. After Nygard,
+//! *Release It!*, and Envoy's outlier detection. It refuses nothing itself: [`Balance`](super::Balance) sends
+//! first attempts to an endpoint with an open breaker where there is no other, so that a server which is well
+//! again is never kept waiting, and sends nothing there a second time.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::wire::{Code, Reason, Status};
+use crate::wire::{Code, Origin, Reason, Status, Work};
 
-/// When a breaker opens, and for how long.
+/// When a breaker opens, and for how long. It counts calls, not attempts.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct BreakerPolicy {
     /// Failures one after the other that open it. Default: 5; fewer is chance.
@@ -18,10 +20,10 @@ pub struct BreakerPolicy {
     pub failed_ratio_max: f64,
     /// Calls that the ratio is counted over. Default: 100.
     pub window: u32,
-    /// How long it stays open the first time. Default: 1 s, about a restart.
+    /// How long it stays open the first time, unless its connection is made anew. Default: 1 s, about a restart.
     pub open_first: Duration,
     /// It doubles up to this as long as probes fail. Default: 5 s. One call in five seconds costs a
-    /// broken endpoint nothing, and nobody waits much longer than that once it is well again.
+    /// broken endpoint nothing, and the others do not miss it much longer once it works again.
     pub open_max: Duration,
 }
 
@@ -37,7 +39,7 @@ impl Default for BreakerPolicy {
     }
 }
 
-/// The breaker of one endpoint.
+/// A breaker of one endpoint.
 #[derive(Clone, Debug)]
 pub struct Breaker {
     policy: BreakerPolicy,
@@ -60,6 +62,15 @@ enum State {
     HalfOpen {
         until: Instant,
     },
+}
+
+/// What a breaker has done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BreakerChange {
+    /// It has opened, for so long.
+    Opened(Duration),
+    /// It has closed.
+    Closed,
 }
 
 const CLOSED: State = State::Closed {
@@ -86,6 +97,18 @@ impl Breaker {
         }
     }
 
+    /// Returns whether it is closed and no recent call has failed.
+    pub fn is_clear(&self) -> bool {
+        matches!(self.state, State::Closed { failed: 0, .. })
+    }
+
+    /// The connection was made anew: an open breaker lets the next call through to see.
+    pub fn connected(&mut self, now: Instant) {
+        if let State::Open { until } | State::HalfOpen { until } = &mut self.state {
+            *until = now.min(*until);
+        }
+    }
+
     /// A call goes through, whether or not it should. One that goes through an open breaker whose
     /// time is up is the probe.
     pub fn enter(&mut self, now: Instant) {
@@ -97,8 +120,8 @@ impl Breaker {
         }
     }
 
-    /// A call has ended.
-    pub fn ended(&mut self, now: Instant, is_failure: bool) {
+    /// A call has ended. Returns what that changes.
+    pub fn ended(&mut self, now: Instant, is_failure: bool) -> Option<BreakerChange> {
         match (&mut self.state, is_failure) {
             (
                 State::Closed {
@@ -116,48 +139,83 @@ impl Breaker {
                 if *in_a_row >= self.policy.failures_max
                     || is_full && ratio > self.policy.failed_ratio_max
                 {
-                    self.open(now);
-                } else if is_full {
+                    return Some(self.open(now));
+                }
+                if is_full {
                     // Half of the window is kept in mind, so that the ratio slides.
                     *calls /= 2;
                     *failed /= 2;
                 }
+                None
             }
-            (State::HalfOpen { .. }, true) => self.open(now),
+            (State::HalfOpen { .. }, true) => {
+                self.open(now);
+                None
+            }
             (State::HalfOpen { .. } | State::Open { .. }, false) => {
                 self.state = CLOSED;
                 self.opened = 0;
+                Some(BreakerChange::Closed)
             }
-            // A call from before it opened.
-            (State::Open { .. }, true) => {}
+            // A call from before it opened, or one that had no other endpoint.
+            (State::Open { .. }, true) => None,
         }
     }
 
-    fn open(&mut self, now: Instant) {
+    fn open(&mut self, now: Instant) -> BreakerChange {
         let times = 2u32.saturating_pow(self.opened.min(16));
         let open = (self.policy.open_first * times).min(self.policy.open_max);
         self.opened += 1;
         self.state = State::Open { until: now + open };
+        BreakerChange::Opened(open)
     }
 }
 
-/// Whether an outcome speaks against the endpoint. A full server is not a broken one: it says when
-/// to come back. What is wrong with the request is not the server's fault. Nor is an open circuit
-/// that it passes on: it refuses at once, for the sake of one behind it. Were it left alone for that, each
-/// tier of a chain would wait for the one behind it, one after the other.
-pub fn is_failure(status: &Status) -> bool {
-    use Reason::{CircuitOpen, InDoubt, InProgress};
-    if matches!(status.reason(), Some(InDoubt | InProgress | CircuitOpen)) {
-        return false;
+/// What the end of an attempt says of its endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Evidence {
+    /// It answers.
+    Works,
+    /// It does not do what this method needs.
+    Fails,
+    /// Its connection was lost.
+    Lost,
+    /// Nothing: the attempt never left, or the server refuses in good order.
+    Nothing,
+}
+
+/// Returns what a status says of the endpoint of its attempt.
+///
+/// A full server is not a broken one: it says when to come back. What is wrong with the request, and a bug that one
+/// method has, is answered by a server that works. Nor is an open circuit that it passes on a failure of its own: were
+/// it left out for that, each tier of a chain would wait for the one behind it, one after the other.
+pub(super) fn evidence(status: &Status) -> Evidence {
+    use Reason::{
+        CircuitOpen, ClientClosed, InDoubt, InProgress, RuntimeShutDown, ShuttingDown, TooLarge,
+    };
+    let is_not_done = status.work() == Work::NotDone;
+    match status.origin() {
+        Origin::Connection if is_not_done => return Evidence::Nothing,
+        Origin::Connection => return Evidence::Lost,
+        Origin::Breaker => return Evidence::Nothing,
+        Origin::Other => {}
     }
-    matches!(
-        status.code(),
-        Code::Unavailable
-            | Code::DeadlineExceeded
-            | Code::Internal
-            | Code::Unknown
-            | Code::DataLoss
-    )
+    match status.reason() {
+        Some(ShuttingDown | ClientClosed | RuntimeShutDown) => return Evidence::Nothing,
+        Some(InDoubt | InProgress | CircuitOpen | TooLarge) => return Evidence::Works,
+        _ => {}
+    }
+    match status.code() {
+        Code::Unavailable if status.retry_after().is_none() => Evidence::Fails,
+        Code::DeadlineExceeded if !is_not_done => Evidence::Fails,
+        _ => Evidence::Works,
+    }
+}
+
+/// Returns whether a status speaks against the endpoint that its attempt went to: a connection that was lost, no
+/// answer in time, or `Unavailable` without saying when to come back.
+pub fn is_failure(status: &Status) -> bool {
+    matches!(evidence(status), Evidence::Fails | Evidence::Lost)
 }
 
 #[cfg(test)]

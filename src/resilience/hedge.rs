@@ -11,7 +11,11 @@ use tokio::time::{Instant, sleep};
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::retry::{SharedBudget, call_once};
+use super::retry::call_once;
+use crate::call::attempts::Attempts;
+use crate::call::budget::SharedBudget;
+use crate::call::logical::Logical;
+use crate::call::retries::is_transient;
 use crate::call::{CallService, RawReply, RawRequest, ReplyFuture};
 use crate::schema::Effect;
 use crate::wire::Status;
@@ -108,25 +112,26 @@ impl<S: CallService + 'static> Service<RawRequest> for Hedge<S> {
                 HedgeAfter::Fixed(after) => Some(after),
                 HedgeAfter::Percentile(share) => lock().percentile(share),
             };
-            // The second goes to another endpoint than the first.
-            request.tried.get_or_insert_default();
+            let attempts = Attempts::of(&request);
+            // The second goes to another endpoint than the first, and its number is no other attempt's.
+            let first_of = || Arc::new(Logical::hedged(request.attempt.saturating_add(1)));
+            let logical = request.logical.clone().unwrap_or_else(first_of);
+            request.logical = Some(Arc::clone(&logical));
             let mut another = inner.clone();
             let mut second = request.clone();
-            second.attempt = second.attempt.saturating_add(1);
             let first = call_once(&mut inner, request);
-            let ended = match after {
-                None => first.await,
-                Some(after) => {
-                    let second = async {
-                        sleep(after).await;
-                        if !layer.budget.withdraw() {
-                            return std::future::pending().await;
-                        }
-                        call_once(&mut another, second).await
-                    };
-                    first_good(first, second).await
+            let hedge = async {
+                match after {
+                    Some(after) => sleep(after).await,
+                    None => std::future::pending().await,
                 }
+                layer.budget.withdraw()
             };
+            let second = async {
+                second.attempt = logical.next_attempt();
+                call_once(&mut another, second).await
+            };
+            let ended = race(attempts, first, hedge, second).await;
             if ended.is_ok() {
                 lock().add(begun.elapsed());
             }
@@ -135,20 +140,63 @@ impl<S: CallService + 'static> Service<RawRequest> for Hedge<S> {
     }
 }
 
-/// Whichever succeeds first. If the first fails before the second has begun, that is the end.
-async fn first_good<T>(
+/// Runs the first attempt, and the second beside it once `hedge` says so. Ends with the first success.
+///
+/// If the first fails before the second has begun, or in a way that no other attempt can cure, its status ends the
+/// call, as it would without the second; otherwise both are waited for.
+async fn race<T>(
+    mut attempts: Attempts,
     first: impl Future<Output = Result<T, Status>>,
+    hedge: impl Future<Output = bool>,
     second: impl Future<Output = Result<T, Status>>,
 ) -> Result<T, Status> {
-    tokio::pin!(first, second);
+    tokio::pin!(first, hedge, second);
+    attempts.begin();
     tokio::select! {
         biased;
-        ended = &mut first => ended,
-        ended = &mut second => match ended {
-            Ok(reply) => Ok(reply),
-            Err(_) => first.await,
+        ended = &mut first => return ended.map_err(|status| {
+            attempts.ended(&status);
+            attempts.conclude(status)
+        }),
+        may = &mut hedge => if !may {
+            let ended = first.await;
+            return ended.map_err(|status| {
+                attempts.ended(&status);
+                attempts.conclude(status)
+            });
         },
     }
+    attempts.begin();
+    let status = tokio::select! {
+        biased;
+        ended = &mut first => match ended {
+            Ok(reply) => return Ok(reply),
+            Err(status) => {
+                attempts.ended(&status);
+                if is_transient(&status, true) {
+                    match second.await {
+                        Ok(reply) => return Ok(reply),
+                        Err(status) => attempts.ended(&status),
+                    }
+                }
+                status
+            }
+        },
+        ended = &mut second => match ended {
+            Ok(reply) => return Ok(reply),
+            Err(status) => {
+                attempts.ended(&status);
+                match first.await {
+                    Ok(reply) => return Ok(reply),
+                    Err(status) => {
+                        attempts.ended(&status);
+                        status
+                    }
+                }
+            }
+        },
+    };
+    Err(attempts.conclude(status))
 }
 
 #[cfg(test)]

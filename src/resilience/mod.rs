@@ -14,7 +14,7 @@
 
 mod balance;
 mod breaker;
-mod budget;
+mod breakers;
 mod hedge;
 mod limit;
 mod retry;
@@ -22,13 +22,15 @@ mod shed;
 mod stack;
 mod timeout;
 
+pub use crate::call::attempts::Attempts;
+pub use crate::call::budget::{Budget, BudgetPolicy, SharedBudget};
 pub use crate::call::inherited_deadline;
+pub use crate::call::retries::{Next, Retries, RetryPolicy};
 pub use balance::{Balance, BalanceFuture};
-pub use breaker::{Breaker, BreakerPolicy, is_failure};
-pub use budget::{Budget, BudgetPolicy};
+pub use breaker::{Breaker, BreakerChange, BreakerPolicy, is_failure};
 pub use hedge::{Hedge, HedgeAfter, HedgeLayer};
 pub use limit::{AdaptivePolicy, Limit, Limiter};
-pub use retry::{Next, Retries, Retry, RetryLayer, RetryPolicy, SharedBudget};
+pub use retry::{Retry, RetryLayer};
 pub use shed::{Shed, ShedLayer};
 pub use stack::{Resilient, ResilientBuilder, ResilientCounters};
 pub use timeout::{TryTimed, TryTimeout};

@@ -8,13 +8,14 @@ use tokio::time::Instant;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::balance::Balance;
+use super::balance::{Balance, RECONNECT_WAIT_DEFAULT};
 use super::breaker::BreakerPolicy;
-use super::budget::BudgetPolicy;
 use super::hedge::{Hedge, HedgeAfter, HedgeLayer};
-use super::retry::{Retry, RetryLayer, RetryPolicy, SharedBudget};
-use super::timeout::{TryTimed, TryTimeout};
+use super::retry::{Retry, RetryLayer};
+use super::timeout::TryTimeout;
+use crate::call::budget::{BudgetPolicy, SharedBudget};
 use crate::call::deadline::inherit;
+use crate::call::retries::RetryPolicy;
 use crate::call::{Client, ClientBuilder, RawReply, RawRequest, ReplyFuture};
 use crate::transport::TransportError;
 use crate::wire::Status;
@@ -22,8 +23,8 @@ use crate::wire::Status;
 /// A timeout too long for the clock is as good as a year.
 const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
-/// What carries the calls of a resilient client: one connection an endpoint, each attempt timed.
-type Endpoints = Balance<TryTimed<Client>>;
+/// What sends the calls of a resilient client: one connection for each endpoint.
+type Endpoints = Balance<Client>;
 
 /// A client of a service that runs at several endpoints, any of which may be down.
 ///
@@ -31,10 +32,12 @@ type Endpoints = Balance<TryTimed<Client>>;
 ///
 /// 1. the deadline, which a call made in a handler inherits: everything below happens within it;
 /// 2. the request ID, made once: so all attempts are the same request;
-/// 3. the retry and its budget (and the hedge): outside the choice of an endpoint, so that each attempt chooses anew;
-/// 4. the balance: a retry goes to another endpoint;
-/// 5. the endpoint's breaker, and its ejection: it counts attempts, not calls;
-/// 6. the attempt's own timeout: innermost, so that an endpoint which hangs is one that fails.
+/// 3. the retry and its budget (and the hedge): outside the choice of an endpoint, so that each attempt chooses anew.
+///    An attempt that has had its time is not cut: another begins beside it, and the first answer ends the call;
+/// 4. the balance: a retry goes to another endpoint, and any call to one that is connected. Where none is, it
+///    waits a moment for a restart;
+/// 5. the breakers of the endpoint, one for each method: where one is open, calls go elsewhere if they can, and
+///    nothing is sent there again.
 ///
 /// ```
 /// # async fn f() -> Result<(), bowline::TransportError> {
@@ -55,16 +58,19 @@ type Endpoints = Balance<TryTimed<Client>>;
 /// # async fn f() -> Result<(), bowline::TransportError> {
 /// use bowline::Client;
 /// use bowline::resilience::{Balance, BreakerPolicy, RetryLayer, RetryPolicy, SharedBudget, TryTimeout};
-/// use tower::{Layer, ServiceBuilder};
+/// use tower::ServiceBuilder;
 ///
 /// let mut endpoints = Vec::new();
 /// for endpoint in ["tcp://10.0.0.1:5555", "tcp://10.0.0.2:5555"] {
-///     endpoints.push(TryTimeout::default().layer(Client::connect(endpoint).await?));
+///     let client = Client::connect(endpoint).await?;
+///     let connection = client.connection();
+///     endpoints.push((client, connection));
 /// }
+/// let retry = RetryLayer::new(RetryPolicy::default(), SharedBudget::default());
 /// let stack = ServiceBuilder::new()
-///     .layer(RetryLayer::new(RetryPolicy::default(), SharedBudget::default()))
+///     .layer(retry.attempt_timeout(TryTimeout::default()))
 ///     .concurrency_limit(100) // one's own
-///     .service(Balance::new(endpoints, BreakerPolicy::default()));
+///     .service(Balance::with_connections(endpoints, BreakerPolicy::default()));
 /// # Ok(()) }
 /// ```
 ///
@@ -124,6 +130,7 @@ pub struct ResilientBuilder {
     hedge: Option<HedgeAfter>,
     breaker: Option<BreakerPolicy>,
     try_timeout: Option<TryTimeout>,
+    reconnect_wait: Duration,
 }
 
 impl ClientBuilder {
@@ -136,6 +143,7 @@ impl ClientBuilder {
             hedge: None,
             breaker: Some(BreakerPolicy::default()),
             try_timeout: Some(TryTimeout::default()),
+            reconnect_wait: RECONNECT_WAIT_DEFAULT,
         }
     }
 }
@@ -165,9 +173,17 @@ impl ResilientBuilder {
         self
     }
 
-    /// How long one attempt may take.
+    /// Sets how long an attempt is waited for before another begins beside it; the first answer ends the call.
+    /// Of methods that may be sent again only.
     pub fn try_timeout(mut self, timeout: impl Into<Option<TryTimeout>>) -> Self {
         self.try_timeout = timeout.into();
+        self
+    }
+
+    /// Sets how long after the last connection was lost calls wait for the next one. After that they fail at
+    /// once, not done. Default: 500 ms.
+    pub fn reconnect_wait(mut self, wait: Duration) -> Self {
+        self.reconnect_wait = wait;
         self
     }
 
@@ -191,19 +207,17 @@ impl ResilientBuilder {
 
     /// Over connections that there are already.
     pub fn over(self, clients: impl IntoIterator<Item = Client>) -> Resilient {
-        // All of it is what a call has without a timeout for each attempt.
-        let all = TryTimeout {
-            share: 1.0,
-            ..TryTimeout::default()
-        };
-        let attempt = self.try_timeout.unwrap_or(all);
-        let timed = clients.into_iter().map(|client| attempt.layer(client));
         let timeout = self.client.timeout_default();
-        let endpoints = Balance::new(timed, self.breaker);
+        let clients = clients.into_iter().map(|client| {
+            let connection = client.connection();
+            (client, connection)
+        });
+        let endpoints =
+            Balance::with_connections(clients, self.breaker).reconnect_wait(self.reconnect_wait);
         let budget = SharedBudget::new(self.budget);
-        let retry = self
-            .retry
-            .map(|policy| RetryLayer::new(policy, budget.clone()));
+        let retry = self.retry.map(|policy| {
+            RetryLayer::new(policy, budget.clone()).attempt_timeout(self.try_timeout)
+        });
         let hedge = self
             .hedge
             .map(|after| HedgeLayer::new(after, budget.clone()));

@@ -1,4 +1,7 @@
-//! How long one attempt may take, within the time of its call.
+//! How long one attempt is waited for, within the time of its call.
+//!
+//! [`RetryLayer`](super::RetryLayer) begins another attempt beside one that has had this time. As a layer of its own
+//! it cuts attempts instead.
 
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -9,7 +12,7 @@ use tower_service::Service;
 
 use crate::call::{CallService, RawRequest};
 
-/// How much of a call's time one attempt gets.
+/// How much of a call's time one attempt gets to itself.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct TryTimeout {
     /// Of what remains. Default: 0.4, so that a server which hangs leaves time for two others.

@@ -33,6 +33,7 @@ pub(crate) use reply::{ReplyHeader, ReplyStatus};
 pub(crate) use request::RequestHeader;
 pub use request_id::{RequestId, RequestKey, RequestKeyError};
 pub(crate) use sizes::{Oversize, SizesMax};
+pub(crate) use status::Origin;
 pub use status::{Code, Reason, Status, Work};
 
 /// Reads bytes as each of the three headers, for tests of what others may send: both ways of

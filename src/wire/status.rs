@@ -21,6 +21,25 @@ struct Inner {
     retry_after: Option<Duration>,
     reason: Option<Reason>,
     unreadable: Unreadable,
+    origin: Origin,
+}
+
+/// Which part of this process made a status, where that makes a difference to what sends a call again. It is
+/// not sent, and makes no two statuses different.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Origin {
+    /// A server, a handler, or any other code.
+    Other,
+    /// A client, since its connection is down or was lost.
+    Connection,
+    /// A balance that sends nothing again to an endpoint that keeps failing.
+    Breaker,
+}
+
+impl PartialEq for Origin {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
 }
 
 /// Whether it is from a message that could not be read in this process. Nobody else hears of it, so it
@@ -232,6 +251,7 @@ impl Status {
             retry_after: None,
             reason: None,
             unreadable: Unreadable(false),
+            origin: Origin::Other,
         }))
     }
 
@@ -301,6 +321,26 @@ impl Status {
     pub fn with_reason(mut self, reason: Reason) -> Self {
         self.0.reason = Some(reason);
         self
+    }
+
+    pub(crate) fn with_message(mut self, message: impl Into<Cow<'static, str>>) -> Self {
+        self.0.message = message.into();
+        self
+    }
+
+    pub(crate) fn with_origin(mut self, origin: Origin) -> Self {
+        self.0.origin = origin;
+        self
+    }
+
+    pub(crate) fn origin(&self) -> Origin {
+        self.0.origin
+    }
+
+    /// Returns whether this process made it for a connection that is down or was lost. One that a server
+    /// passes on from a connection of its own is not.
+    pub(crate) fn is_of_connection(&self) -> bool {
+        matches!(self.0.origin, Origin::Connection)
     }
 
     /// What kind of failure.

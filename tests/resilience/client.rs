@@ -103,48 +103,13 @@ async fn a_budget_bounds_what_retries_add_to_a_storm() {
     assert_eq!(attempts, 8_000.0, "without a budget it is a storm");
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_lone_endpoint_that_keeps_failing_is_left_alone_and_asked_again_later() {
-    let broken = Arc::new(std::sync::atomic::AtomicBool::new(true));
-    let is_broken = Arc::clone(&broken);
-    let moody = Moody::new(move |request| {
-        std::future::ready(match is_broken.load(Ordering::Relaxed) {
-            true => Err(Status::internal("broken")),
-            false => Ok(RawReply::new(Outcome::Success, request.body)),
-        })
-    });
-    let server = moody.start().await;
-    let client = Client::builder()
-        .resilient()
-        .retry(None)
-        .connect([server.endpoint().to_string()])
-        .await
-        .expect("an endpoint");
-    for _ in 0..5 {
-        assert_eq!(
-            call(&client, UNSAFE).await.unwrap_err().code(),
-            Code::Internal
-        );
-    }
-    let refused = call(&client, UNSAFE).await.unwrap_err();
-    assert_eq!(
-        (refused.reason(), refused.work()),
-        (Some(Reason::CircuitOpen), Work::NotDone)
-    );
-    assert_eq!(moody.calls(), 5);
-    broken.store(false, Ordering::Relaxed);
-    tokio::time::sleep(Duration::from_millis(1100)).await;
-    call(&client, UNSAFE).await.expect("the probe succeeds");
-    call(&client, UNSAFE).await.expect("and it is closed");
-}
-
 /// A client without retries of so many endpoints that fail and so many that do not. Calls until those that keep
 /// failing are left out, and returns how often each is called after that: of 100 calls.
 async fn after_a_while(failing: usize, good: usize) -> (Resilient, Vec<u64>, Vec<u64>) {
     let mut moods = Vec::new();
     for number in 0..failing + good {
         moods.push(match number < failing {
-            true => Moody::failing(|| Status::internal("broken")),
+            true => Moody::failing(|| Status::unavailable("broken")),
             false => Moody::good(),
         });
     }
@@ -163,7 +128,7 @@ async fn after_a_while(failing: usize, good: usize) -> (Resilient, Vec<u64>, Vec
     for _ in 0..100 {
         match call(&client, UNSAFE).await {
             Ok(_) => {}
-            Err(status) => assert_eq!(status.code(), Code::Internal, "somebody is asked: {status}"),
+            Err(status) => assert_eq!(status.message(), "broken", "one is asked: {status}"),
         }
     }
     let calls = moods
@@ -395,11 +360,11 @@ async fn each_part_can_be_left_out_and_others_put_in_its_place() {
         .connect(&endpoints)
         .await
         .expect("endpoints");
-    let mut failed = 0;
     for _ in 0..100 {
-        failed += u32::from(call(&bare, IDEMPOTENT).await.is_err());
+        call(&bare, IDEMPOTENT)
+            .await
+            .expect("it goes to the one that is connected");
     }
-    assert!((20..80).contains(&failed), "half of them: {failed}");
 
     let mut clients = Vec::new();
     for endpoint in &endpoints {
@@ -424,7 +389,7 @@ async fn each_part_can_be_left_out_and_others_put_in_its_place() {
 
 #[tokio::test]
 async fn a_duplicate_over_the_retries_of_one_call_is_done_once() {
-    // The reply is lost: the attempt's time is over before it is sent. The retry joins the work.
+    // The attempt's time is over before it is answered. The one beside it joins the work.
     let count = Arc::new(AtomicU64::new(0));
     let counts = Arc::clone(&count);
     let moody = Moody::new(move |request| {
@@ -449,7 +414,7 @@ async fn a_duplicate_over_the_retries_of_one_call_is_done_once() {
         .connect([server.endpoint().to_string()])
         .await
         .expect("an endpoint");
-    let reply = call(&client, ONCE).await.expect("in the end");
-    assert!(reply.replayed);
+    call(&client, ONCE).await.expect("in the end");
+    assert!(client.counters().sent_again > 0);
     assert_eq!(count.load(Ordering::Relaxed), 1);
 }

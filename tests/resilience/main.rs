@@ -1,7 +1,9 @@
 //! Resilient clients, and servers with a door, in this process. Some of the services fail.
 
+mod breakers;
 mod client;
 mod server;
+mod work;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -15,7 +15,9 @@ use super::shared::{Calls, Ended, NotBegun, Over, Shared};
 use crate::call::{Outcome, RawReply};
 use crate::message::Limits;
 use crate::transport::{DealerReceiver, Endpoint, Received};
-use crate::wire::{Code, Reason, ReplyHeader, ReplyStatus, SizesMax, Status, Work};
+use crate::wire::{
+    Code, Origin, Reason, ReplyHeader, ReplyStatus, SizesMax, Status, Work,
+};
 
 /// How exactly deadlines are kept: a call ends at most this much after its own.
 const DEADLINE_TICK: Duration = Duration::from_millis(10);
@@ -127,6 +129,7 @@ fn lost(endpoint: &Endpoint) -> Status {
     let message = format!("the connection to {endpoint} was lost");
     Status::new(Code::Unavailable, Work::OutcomeUnknown, message)
         .with_reason(Reason::ConnectionLost)
+        .with_origin(Origin::Connection)
 }
 
 /// Hands replies to their callers, and sends what waits; whether it has to wait on.

@@ -11,8 +11,10 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use super::connection::{Connection, State};
 use super::departures::{Departures, Way};
 use super::no_server;
+use crate::call::budget::SharedBudget;
 use crate::call::correlation::{Correlation, TooMany};
 use crate::call::{RawReply, RawRequest};
 use crate::counter::Counter;
@@ -36,7 +38,7 @@ pub(super) struct Shared {
     calls: Mutex<Calls>,
     /// As the driver knows it, who ends the calls of a connection before it says that there is
     /// another: so no call is taken for one of a connection that came after it.
-    connected: watch::Sender<bool>,
+    connection: watch::Sender<State>,
     /// The same, for those who do not wait.
     is_connected: AtomicBool,
     /// The driver's clock does not tick, and has to be woken.
@@ -47,6 +49,8 @@ pub(super) struct Shared {
     over: OnceLock<Over>,
     /// The runtime that drives this client.
     runtime: Option<runtime::Id>,
+    /// What pays for sending again the calls that wait for their server.
+    pub resends: SharedBudget,
     /// Messages that were no replies.
     pub malformed: Counter,
     /// Requests that the server would not take.
@@ -174,7 +178,7 @@ impl Shared {
                 departures: Departures::new(own.compact),
                 server: Server::new(own),
             }),
-            connected: watch::Sender::new(false),
+            connection: watch::Sender::new(State::down()),
             is_connected: AtomicBool::new(false),
             resting: AtomicBool::new(false),
             woken: Notify::new(),
@@ -182,6 +186,7 @@ impl Shared {
             runtime: runtime::Handle::try_current()
                 .ok()
                 .map(|handle| handle.id()),
+            resends: SharedBudget::default(),
             malformed: Counter::default(),
             too_large: Counter::default(),
             endpoint,
@@ -202,15 +207,15 @@ impl Shared {
 
     pub fn set_connected(&self, is: bool) {
         self.is_connected.store(is, Ordering::Release);
-        self.connected.send_replace(is);
+        self.connection.send_modify(|state| state.set(is));
     }
 
     /// Returns when the server is there, or when it is no longer looked for.
     pub async fn connected(&self) {
-        let mut connected = self.connected.subscribe();
+        let mut connected = self.connection.subscribe();
         // The sender is in `self`, so it does not go away.
         let _ = connected
-            .wait_for(|is| *is || self.over.get().is_some())
+            .wait_for(|state| state.is_up() || self.over.get().is_some())
             .await;
     }
 
@@ -223,6 +228,7 @@ impl Shared {
     /// Says why there will be no more calls, the first time that it is asked to.
     pub fn set_over(&self, over: Over) {
         let _ = self.over.set(over);
+        self.connection.send_modify(State::end);
     }
 
     /// Ends all calls, and those that come: nothing drives the client any more.
@@ -238,6 +244,10 @@ impl Shared {
             Some(over) => NotBegun::Never(over.refusal()),
             None => NotBegun::NoServer,
         }
+    }
+
+    pub fn connection(&self) -> Connection {
+        Connection::new(self.endpoint.clone(), self.connection.subscribe())
     }
 
     /// Sends the request, or has it wait for the driver's next turn, and returns its correlation

@@ -459,7 +459,7 @@ impl Shared {
             metadata: header.metadata,
             body,
             limits: self.limits,
-            tried: None,
+            logical: None,
             transaction: None,
         };
         Ok(Read::Request(to, request))

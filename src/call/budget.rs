@@ -5,6 +5,8 @@
 //! retries can add. After Finagle's `RetryBudget` (<https://twitter.github.io/finagle/guide/Clients.html#retries>)
 //! and the SRE book, chapter 22.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -68,6 +70,70 @@ impl Budget {
 
     fn add(&mut self, tokens: f64) {
         self.tokens = (self.tokens + tokens).min(self.policy.saved_max);
+    }
+}
+
+/// One budget for all calls of a client, and for its hedges.
+#[derive(Clone, Debug)]
+pub struct SharedBudget(Arc<Spending>);
+
+#[derive(Debug)]
+struct Spending {
+    /// None where everything may be sent again.
+    budget: Option<Mutex<Budget>>,
+    granted: AtomicU64,
+    refused: AtomicU64,
+}
+
+impl SharedBudget {
+    /// A second's worth; `None` for one without bounds.
+    pub fn new(policy: impl Into<Option<BudgetPolicy>>) -> Self {
+        let budget = policy.into().map(|policy| Mutex::new(Budget::new(policy)));
+        Self(Arc::new(Spending {
+            budget,
+            granted: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+        }))
+    }
+
+    /// How many attempts it has paid for.
+    pub fn granted(&self) -> u64 {
+        self.0.granted.load(Ordering::Relaxed)
+    }
+
+    /// How many it has not.
+    pub fn refused(&self) -> u64 {
+        self.0.refused.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn deposit(&self) {
+        if let Some(mut budget) = self.lock() {
+            budget.deposit();
+        }
+    }
+
+    pub(crate) fn withdraw(&self) -> bool {
+        let may = self
+            .lock()
+            .is_none_or(|mut budget| budget.withdraw(Instant::now()));
+        let counter = if may {
+            &self.0.granted
+        } else {
+            &self.0.refused
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+        may
+    }
+
+    fn lock(&self) -> Option<MutexGuard<'_, Budget>> {
+        let budget = self.0.budget.as_ref()?;
+        Some(budget.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Default for SharedBudget {
+    fn default() -> Self {
+        Self::new(BudgetPolicy::default())
     }
 }
 
