@@ -100,3 +100,8 @@ pub fn decode_reply(header: &[u8], body: Bytes) -> Option<(u64, Result<RawReply,
     };
     Some((header.correlation, Ok(reply)))
 }
+
+/// Returns the status as a client makes it whose connection is down or was lost.
+pub fn of_connection(status: Status) -> Status {
+    status.with_origin(crate::wire::Origin::Connection)
+}

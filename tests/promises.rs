@@ -106,3 +106,46 @@ fn each_dependency_has_its_line() {
         }
     }
 }
+
+/// What makes a status that says so.
+const NOT_DONE: [&str; 8] = [
+    "Work::NotDone",
+    "tatus::unavailable(",
+    "tatus::invalid_argument(",
+    "tatus::not_found(",
+    "tatus::permission_denied(",
+    "tatus::resource_exhausted(",
+    "tatus::unknown_method(",
+    "tatus::from_store(",
+];
+
+#[test]
+fn the_page_of_not_done_names_each_file_that_says_it() {
+    let page = read("docs/not-done.md");
+    let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src")];
+    let mut missing = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            if path.is_dir() && name != "tests" {
+                folders.push(path);
+                continue;
+            }
+            if !name.ends_with(".rs") || name == "tests.rs" {
+                continue;
+            }
+            let text = fs::read_to_string(&path).unwrap();
+            let text = text.split("#[cfg(test)]").next().unwrap_or_default();
+            let mut code = text.lines().map(str::trim_start);
+            let says = |line: &str| {
+                !line.starts_with("//") && NOT_DONE.iter().any(|text| line.contains(text))
+            };
+            let name = path.strip_prefix(env!("CARGO_MANIFEST_DIR")).unwrap();
+            if code.any(says) && !page.contains(&format!("`{}`", name.display())) {
+                missing.push(name.display().to_string());
+            }
+        }
+    }
+    assert!(missing.is_empty(), "not in docs/not-done.md: {missing:?}");
+}

@@ -484,7 +484,7 @@ mod tests {
         let status = Status::resource_exhausted("busy").with_retry_after(wait);
         match retries.fails(now, status, 0.5) {
             Next::Again { after, .. } => assert!(after >= wait && after <= wait * 2),
-            Next::Stop(status) => panic!("{status}"),
+            next => panic!("{next:?}"),
         }
         let too_long = Status::unavailable("busy").with_retry_after(Duration::from_secs(100));
         assert!(matches!(retries.fails(now, too_long, 0.5), Next::Stop(_)));

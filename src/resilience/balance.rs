@@ -64,6 +64,11 @@ impl<S> Member<S> {
             .is_some_and(|breakers| breakers.is_open(method, now))
     }
 
+    fn is_failing(&self, method: Method, now: Instant) -> bool {
+        self.breakers()
+            .is_some_and(|breakers| breakers.is_failing(method, now))
+    }
+
     fn is_connected(&self) -> bool {
         (self.connection.as_ref()).is_none_or(Connection::is_connected)
     }
@@ -222,7 +227,8 @@ impl<S> Balance<S> {
             return Picked::Disconnected;
         }
         let is_open = |index: usize| members[index].is_open(method, now);
-        if is_resend && (0..count).filter(|index| connected(*index)).all(is_open) {
+        let is_failing = |index: usize| members[index].is_failing(method, now);
+        if is_resend && (0..count).filter(|index| connected(*index)).all(is_failing) {
             return Picked::Refused(circuit_open());
         }
         if count == 1 {
@@ -424,8 +430,10 @@ impl<S> InFlight<S> {
         if let Some(logical) = &self.logical {
             match (evidence, ended) {
                 (Evidence::Works, _) => logical.answer(self.attempt, self.member.index),
-                // It never got there.
-                (Evidence::Nothing, Err(status)) if status.is_of_connection() => {
+                // It never got there, and is not sent there again before there is a connection.
+                (Evidence::Nothing, Err(status))
+                    if status.is_of_connection() && self.member.connection.is_some() =>
+                {
                     logical.untry_at(self.member.index);
                 }
                 _ => {}
@@ -441,7 +449,7 @@ impl<S> InFlight<S> {
         let is_first =
             || (self.logical.as_ref()).is_none_or(|logical| logical.fail_at(self.member.index));
         // A call that fails here several times is one failure.
-        if evidence != Evidence::Fails || is_first() {
+        if !matches!(evidence, Evidence::Fails | Evidence::Silent) || is_first() {
             self.member.record(self.method, evidence, cause);
         }
     }
@@ -455,7 +463,7 @@ impl<S> Drop for InFlight<S> {
         if !self.has_ended
             && (self.logical.as_ref()).is_some_and(|logical| logical.is_overtaken(attempt, index))
         {
-            self.record(Evidence::Fails, &"a later attempt was answered first");
+            self.record(Evidence::Silent, &"a later attempt was answered first");
         }
     }
 }

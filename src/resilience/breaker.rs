@@ -176,8 +176,10 @@ impl Breaker {
 pub(super) enum Evidence {
     /// It answers.
     Works,
-    /// It does not do what this method needs.
+    /// It answers that it cannot do what this method needs.
     Fails,
+    /// It has not answered in time.
+    Silent,
     /// Its connection was lost.
     Lost,
     /// Nothing: the attempt never left, or the server refuses in good order.
@@ -207,7 +209,7 @@ pub(super) fn evidence(status: &Status) -> Evidence {
     }
     match status.code() {
         Code::Unavailable if status.retry_after().is_none() => Evidence::Fails,
-        Code::DeadlineExceeded if !is_not_done => Evidence::Fails,
+        Code::DeadlineExceeded if !is_not_done => Evidence::Silent,
         _ => Evidence::Works,
     }
 }
@@ -215,7 +217,10 @@ pub(super) fn evidence(status: &Status) -> Evidence {
 /// Returns whether a status speaks against the endpoint that its attempt went to: a connection that was lost, no
 /// answer in time, or `Unavailable` without saying when to come back.
 pub fn is_failure(status: &Status) -> bool {
-    matches!(evidence(status), Evidence::Fails | Evidence::Lost)
+    matches!(
+        evidence(status),
+        Evidence::Fails | Evidence::Silent | Evidence::Lost
+    )
 }
 
 #[cfg(test)]

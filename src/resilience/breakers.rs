@@ -1,5 +1,5 @@
-//! The breakers of one endpoint: one for its connection, and one for each method, so that a method which fails leaves
-//! the others alone. No clock inside.
+//! The breakers of one endpoint: one for its connection, one for its silence, and one for each method, so that a
+//! method which fails leaves the others alone. No clock inside.
 
 use tokio::time::Instant;
 
@@ -29,6 +29,8 @@ impl Method {
 pub(super) struct Breakers {
     policy: BreakerPolicy,
     connection: Breaker,
+    /// Open where the last calls, of any method, had no answer at all.
+    silence: Breaker,
     /// How many connections there had been when the loss of one was counted last.
     lost: Option<u64>,
     made: u64,
@@ -41,6 +43,7 @@ impl Breakers {
         Self {
             policy,
             connection: Breaker::new(policy),
+            silence: Breaker::new(policy),
             lost: None,
             made: 0,
             methods: Vec::new(),
@@ -49,6 +52,12 @@ impl Breakers {
 
     /// Returns whether calls of a method should go elsewhere.
     pub fn is_open(&self, method: Method, now: Instant) -> bool {
+        self.silence.is_open(now) || self.is_failing(method, now)
+    }
+
+    /// Returns whether calls of a method should not be sent here again, where there is no other endpoint. That
+    /// other methods have no answer says nothing of this one.
+    pub fn is_failing(&self, method: Method, now: Instant) -> bool {
         self.connection.is_open(now)
             || (self.methods.iter())
                 .any(|(known, breaker)| *known == method && breaker.is_open(now))
@@ -64,6 +73,7 @@ impl Breakers {
         if made != self.made {
             self.made = made;
             self.connection.connected(now);
+            self.silence.connected(now);
             for (_, breaker) in &mut self.methods {
                 breaker.connected(now);
             }
@@ -73,6 +83,7 @@ impl Breakers {
     /// A call of a method goes to the endpoint.
     pub fn enter(&mut self, method: Method, now: Instant) {
         self.connection.enter(now);
+        self.silence.enter(now);
         if let Some(breaker) = self.of(method) {
             breaker.enter(now);
         }
@@ -93,27 +104,43 @@ impl Breakers {
                 self.lost = Some(self.made);
                 self.connection.ended(now, true)
             }
+            Evidence::Silent => {
+                let of_all = self.silence.ended(now, true);
+                self.fails(method, now).or(of_all)
+            }
             Evidence::Fails => {
-                if self.of(method).is_none() && self.methods.len() < METHODS_MAX {
-                    self.methods.push((method, Breaker::new(self.policy)));
-                }
-                self.of(method)?.ended(now, true)
+                self.answers(now);
+                self.fails(method, now)
             }
             Evidence::Works => {
-                let of_connection = match self.connection.is_clear() {
-                    true => None,
-                    false => self.connection.ended(now, false),
-                };
+                let of_all = self.answers(now);
                 let Some(breaker) = self.of(method) else {
-                    return of_connection;
+                    return of_all;
                 };
                 let of_method = breaker.ended(now, false);
                 if breaker.is_clear() {
                     self.methods.retain(|(known, _)| *known != method);
                 }
-                of_method.or(of_connection)
+                of_method.or(of_all)
             }
         }
+    }
+
+    fn fails(&mut self, method: Method, now: Instant) -> Option<BreakerChange> {
+        if self.of(method).is_none() && self.methods.len() < METHODS_MAX {
+            self.methods.push((method, Breaker::new(self.policy)));
+        }
+        self.of(method)?.ended(now, true)
+    }
+
+    fn answers(&mut self, now: Instant) -> Option<BreakerChange> {
+        let mut change = None;
+        for breaker in [&mut self.connection, &mut self.silence] {
+            if !breaker.is_clear() {
+                change = breaker.ended(now, false).or(change);
+            }
+        }
+        change
     }
 
     fn of(&mut self, method: Method) -> Option<&mut Breaker> {
@@ -145,6 +172,20 @@ mod tests {
         }
         assert!(breakers.is_open(method(0), now));
         assert!(!breakers.is_open(method(1), now));
+    }
+
+    #[test]
+    fn an_endpoint_that_answers_nothing_is_left_out_of_all_methods() {
+        let (mut silent, now) = breakers();
+        let mut answers = Breakers::new(BreakerPolicy::default());
+        for _ in 0..5 {
+            silent.ended(method(0), now, Evidence::Silent);
+            answers.ended(method(0), now, Evidence::Silent);
+            answers.ended(method(1), now, Evidence::Works);
+        }
+        assert!(silent.is_open(method(1), now));
+        assert!(!silent.is_failing(method(1), now), "it may be sent again");
+        assert!(answers.is_open(method(0), now) && !answers.is_open(method(1), now));
     }
 
     #[test]

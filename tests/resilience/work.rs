@@ -191,7 +191,14 @@ async fn wait_for_ready_sends_a_request_again_three_times_at_most() {
     }
     let status = call.await.expect("no panic").expect_err("it is lost");
     assert_eq!(status.work(), Work::OutcomeUnknown);
-    assert_eq!(status.reason(), Some(Reason::ConnectionLost));
+    // By the client, or by the server as it goes.
+    assert!(
+        matches!(
+            status.reason(),
+            Some(Reason::ConnectionLost | Reason::ShuttingDown)
+        ),
+        "{status}"
+    );
     assert_eq!(hangs.calls(), 4);
     drop(server);
     runtime.shutdown_background();

@@ -60,6 +60,7 @@ mod simulation;
 
 pub mod database;
 pub mod once;
+pub mod resend;
 
 pub use disk::{Disk, File};
 pub use faults::Faults;

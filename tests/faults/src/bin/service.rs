@@ -4,15 +4,17 @@
 //! service ENDPOINT counter                        counts, each request once
 //! service ENDPOINT worker HANDS MILLISECONDS DOOR works; DOOR is open, fixed or adaptive
 //! service ENDPOINT relay UPSTREAM STACK TRY       has another do it; UPSTREAM is a list; STACK is whole,
-//!                                                breaker, budget or none, TRY milliseconds or -
+//!                                                breaker, budget, none, or plain for a client without
+//!                                                a stack, TRY milliseconds or -
 //! ```
 
 use std::error::Error;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use bowline::call::CallService;
 use bowline::once::{MemoryStore, Once};
-use bowline::resilience::{AdaptivePolicy, Limit, Resilient, ShedLayer, TryTimeout};
+use bowline::resilience::{AdaptivePolicy, Limit, ShedLayer, TryTimeout};
 use bowline::{Client, Reply, Request, Server, ServerBuilder, Status};
 use bowline_test_faults::faults::{
     AddParams, AddResults, Counter, CounterServer, SeenParams, SeenResults, StallParams,
@@ -138,6 +140,9 @@ async fn relay(
     stack: &str,
     attempt: &str,
 ) -> Result<ServerBuilder, Box<dyn Error>> {
+    if stack == "plain" {
+        return Ok(relay_over(Client::connect(upstream).await?));
+    }
     let builder = Client::builder().resilient();
     let builder = match attempt.parse() {
         Ok(milliseconds) => builder.try_timeout(TryTimeout {
@@ -153,16 +158,20 @@ async fn relay(
         "none" => builder.budget(None).breaker(None),
         _ => return Err("what stack?".into()),
     };
-    let upstream = WorkClient::new(builder.connect(upstream.split(',')).await?);
+    Ok(relay_over(builder.connect(upstream.split(',')).await?))
+}
+
+fn relay_over<S: CallService + Sync + 'static>(upstream: S) -> ServerBuilder {
+    let upstream = WorkClient::new(upstream);
     let service = WorkServer::new(Relay { upstream });
-    Ok(Server::builder().service(service).concurrency_max(100_000))
+    Server::builder().service(service).concurrency_max(100_000)
 }
 
-struct Relay {
-    upstream: WorkClient<Resilient>,
+struct Relay<S> {
+    upstream: WorkClient<S>,
 }
 
-impl Work for Relay {
+impl<S: CallService + Sync + 'static> Work for Relay<S> {
     async fn work(&self, request: Request<WorkParams>) -> Result<Reply<WorkResults>, Status> {
         let number = request.get()?.get_number();
         let mut call = self.upstream.work(|mut params| params.set_number(number));

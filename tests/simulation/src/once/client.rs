@@ -6,10 +6,10 @@ use std::fmt;
 use std::time::Duration;
 
 use bowline::__simulated::decode_reply;
-use bowline::call::RawReply;
+use bowline::call::{RawReply, RawRequest};
 use bowline::message::Plain;
 use bowline::resilience::{Budget, BudgetPolicy, Next, Retries, RetryPolicy, TryTimeout};
-use bowline::schema::Effect;
+use bowline::schema::{Effect, MethodInfo};
 use bowline::{Code, Reason, RequestId, RequestKey, Status, Work};
 use bytes::Bytes;
 use tokio::time::Instant;
@@ -92,6 +92,24 @@ pub(crate) struct Clients {
 
 /// How long after the faults everything must be settled.
 const SETTLED_WITHIN: Duration = Duration::from_secs(120);
+
+/// What `Retries` looks at.
+fn request_of(effect: Effect, outcome_only: bool) -> RawRequest {
+    let method = MethodInfo {
+        service: "simulated",
+        name: "method",
+        interface: 1,
+        ordinal: 0,
+        effect,
+        timeout: None,
+        params: 0,
+        results: 0,
+        fails: None,
+    };
+    let mut request = RawRequest::new(&method, Bytes::new());
+    request.outcome_only = outcome_only;
+    request
+}
 
 fn text(key: usize, kind: Kind) -> String {
     match kind {
@@ -196,7 +214,9 @@ impl Clients {
         };
         let deadline = context.now() + timeout;
         let effect = Effect::Once(context.setting.recovery);
-        let retries = Retries::new(RetryPolicy::default(), effect, self.base + deadline);
+        let asks = matches!(planned.kind, Kind::Ask | Kind::SettleAsk);
+        let request = request_of(effect, asks);
+        let retries = Retries::of(&request, RetryPolicy::default(), self.base + deadline);
         context
             .simulation
             .note(|| format!("call {number}: {planned}, within {timeout:?}"));
@@ -240,6 +260,7 @@ impl Clients {
         };
         call.tried = Some(to);
         call.current = Some(correlation);
+        call.retries.begin();
         let now = self.base + context.now();
         let until = TryTimeout::default().deadline(now, self.base + call.deadline);
         let remaining = until - now;
@@ -334,6 +355,8 @@ impl Clients {
         let stopped = call.retries.stop(status);
         match next {
             Next::Stop(status) => self.end(context, number, Err(status)),
+            // One attempt is in flight at a time.
+            Next::Wait => {}
             Next::Again { from_budget, .. }
                 if from_budget && !self.budget(client).withdraw(now) =>
             {
