@@ -28,7 +28,7 @@ use super::raw::after;
 use super::retries::{Next, Retries, RetryPolicy};
 use super::{RawReply, RawRequest};
 use crate::transport::{Endpoint, TransportError};
-use crate::wire::{Code, Origin, Status, Work};
+use crate::wire::{Origin, Status, Work};
 use shared::{Ended, NotBegun, Over, Shared, question};
 
 /// How a call that waits for its server is sent again: at most three times once it may have been done, and as
@@ -53,7 +53,7 @@ const RESEND: RetryPolicy = RetryPolicy {
 /// ```
 ///
 /// It connects, and connects again, in the background and for ever. A call with no server there
-/// fails at once with [`Code::Unavailable`], not done, unless it asks to
+/// fails at once with [`Code::Unavailable`](crate::Code::Unavailable), not done, unless it asks to
 /// [wait](crate::Call::wait_for_ready). When the connection is lost with calls in flight, these
 /// end with `Unavailable`, outcome unknown.
 ///
@@ -120,7 +120,7 @@ impl Client {
     }
 
     /// Closes the socket, in no more than its linger time. Calls in flight, of this clone or
-    /// another, end with [`Code::Cancelled`], outcome unknown; new ones fail, not done.
+    /// another, end with [`Code::Cancelled`](crate::Code::Cancelled), outcome unknown; new ones fail, not done.
     pub async fn close(self) {
         self.0.shared.set_over(Over::Closed);
         self.0.shared.stop_gathering();

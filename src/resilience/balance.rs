@@ -259,15 +259,19 @@ impl<S> Balance<S> {
         Picked::Member(if load(b) < load(a) { b } else { a })
     }
 
+    /// Returns the connections that may be made anew.
+    fn awaited(&self) -> impl Iterator<Item = &Connection> {
+        let connections = self.members.iter();
+        let connections = connections.filter_map(|member| member.connection.as_ref());
+        connections.filter(|connection| !connection.is_over())
+    }
+
     /// Returns until when a call waits for a connection, where there is none.
     fn reconnect_until(&self, request: &RawRequest) -> Instant {
-        let lost = self.members.iter().filter_map(|member| {
-            let connection = member.connection.as_ref()?;
-            Some(connection.since())
-        });
-        let until = lost
-            .max()
-            .map_or_else(Instant::now, |lost| lost + self.reconnect_wait);
+        let Some(lost) = self.awaited().map(Connection::since).max() else {
+            return Instant::now();
+        };
+        let until = lost + self.reconnect_wait;
         match request.deadline {
             Some(deadline) if request.wait_for_ready => deadline,
             Some(deadline) => until.min(deadline),
@@ -350,9 +354,8 @@ impl<S: CallService> Balance<S> {
             }
             Picked::Disconnected if may_wait && now < self.reconnect_until(&request) => {
                 let until = self.reconnect_until(&request);
-                let connections = self.members.iter();
-                let connections = connections.filter_map(|member| member.connection.clone());
-                let connected = timeout_at(until, any_connected(connections.collect()));
+                let connections = self.awaited().cloned().collect();
+                let connected = timeout_at(until, any_connected(connections));
                 return State::Reconnecting {
                     balance: self.clone(),
                     request: Some(request),

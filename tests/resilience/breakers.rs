@@ -177,3 +177,35 @@ async fn a_call_with_wait_for_ready_goes_to_the_endpoint_that_comes_first() {
         .spawn();
     waits.await.expect("no panic").expect("it waits");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_breaker_that_opens_and_closes_is_logged_with_its_cause() {
+    let logged = listening::listen();
+    let is_broken = Arc::new(std::sync::atomic::AtomicBool::new(true));
+    let broken = Arc::clone(&is_broken);
+    let moody = Moody::new(move |request| {
+        std::future::ready(match broken.load(Ordering::Relaxed) {
+            true => Err(Status::unavailable("the database is away")),
+            false => Ok(RawReply::new(Outcome::Success, request.body)),
+        })
+    });
+    let server = moody.start().await;
+    let client = connect(&[&server]).await;
+    for _ in 0..10 {
+        call(&client, UNSAFE).await.expect_err("it is broken");
+    }
+    is_broken.store(false, Ordering::Relaxed);
+    call(&client, UNSAFE).await.expect("it works");
+    let endpoint = format!("endpoint={} ", server.endpoint());
+    let logged = logged.lock().expect("no panic").clone();
+    let of_this = |line: &&str| line.contains("breaker") && line.contains(&endpoint);
+    let lines: Vec<&str> = logged.lines().filter(of_this).collect();
+    let [opened, closed] = lines[..] else {
+        panic!("{lines:?}")
+    };
+    assert!(
+        opened.contains("breaker opened") && opened.contains("the database is away"),
+        "{opened}"
+    );
+    assert!(closed.contains("breaker closed"), "{closed}");
+}

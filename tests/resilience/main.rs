@@ -2,6 +2,8 @@
 
 mod breakers;
 mod client;
+#[path = "../common/listening.rs"]
+mod listening;
 mod server;
 mod work;
 

@@ -15,9 +15,7 @@ use super::shared::{Calls, Ended, NotBegun, Over, Shared};
 use crate::call::{Outcome, RawReply};
 use crate::message::Limits;
 use crate::transport::{DealerReceiver, Endpoint, Received};
-use crate::wire::{
-    Code, Origin, Reason, ReplyHeader, ReplyStatus, SizesMax, Status, Work,
-};
+use crate::wire::{Code, Origin, Reason, ReplyHeader, ReplyStatus, SizesMax, Status, Work};
 
 /// How exactly deadlines are kept: a call ends at most this much after its own.
 const DEADLINE_TICK: Duration = Duration::from_millis(10);
