@@ -57,6 +57,10 @@ pub trait NamedService {
     fn queue_names(&self) -> Option<Vec<String>> {
         None
     }
+
+    /// Ends what only waits for something to happen: a server of this service is shutting down. Calls that are refused
+    /// or answered now need not be waited for.
+    fn drain(&self) {}
 }
 
 /// A queue, and the rights any of which is enough.

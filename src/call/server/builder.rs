@@ -53,11 +53,15 @@ pub struct ServerBuilder {
 /// Of a service: [`NamedService::queue_of`].
 type QueueOf = fn(&RawRequest) -> Result<Option<QueueAccess>, Status>;
 
+/// Of a service: [`NamedService::drain`].
+pub(super) type OnDrain = Arc<dyn Fn() + Send + Sync>;
+
 /// A service, and what goes around it from the inside out.
 struct Added {
     info: &'static ServiceInfo,
     queue_of: QueueOf,
     queue_names: Option<Vec<String>>,
+    drain: OnDrain,
     route: Route,
     layers: Vec<Arc<dyn Fn(Route) -> Route + Send + Sync>>,
 }
@@ -128,10 +132,12 @@ impl ServerBuilder {
             + Sync
             + 'static,
     {
+        let drained = service.clone();
         self.services.push(Added {
             info: S::INFO,
             queue_of: S::queue_of,
             queue_names: service.queue_names(),
+            drain: Arc::new(move || drained.drain()),
             route: Route::direct(service),
             layers: Vec::new(),
         });
@@ -310,6 +316,12 @@ impl ServerBuilder {
             readiness: Readiness::default(),
             running: Arc::new(Running::default()),
             desk: Desk::default(),
+            on_drain: OnDrains(
+                self.services
+                    .iter()
+                    .map(|of| Arc::clone(&of.drain))
+                    .collect(),
+            ),
         });
         Ok(Server {
             drive: Drive { shared, receiver },
@@ -372,6 +384,7 @@ impl ServerBuilder {
         for Added {
             info,
             queue_of,
+            drain: _,
             route,
             layers,
             ..
@@ -412,6 +425,15 @@ impl ServerBuilder {
             }
         }
         Ok(routes)
+    }
+}
+
+/// What is told that the server shuts down.
+pub(super) struct OnDrains(pub Vec<OnDrain>);
+
+impl std::fmt::Debug for OnDrains {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("OnDrains")
     }
 }
 

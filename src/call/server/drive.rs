@@ -10,7 +10,7 @@ use bytes::Bytes;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::builder::{Found, Routes};
+use super::builder::{Found, OnDrains, Routes};
 use super::counters::{Counters, OfPrincipal};
 use super::desk::{Desk, Reader};
 use super::handlers::{Begun, Call, First};
@@ -59,6 +59,7 @@ pub(super) struct Shared {
     pub readiness: Readiness,
     pub running: Arc<Running>,
     pub desk: Desk,
+    pub on_drain: OnDrains,
 }
 
 #[derive(Debug)]
@@ -128,6 +129,9 @@ impl Shared {
             ..
         } = reader;
         let mut handlers = hands.handlers;
+        for drain in &self.on_drain.0 {
+            drain();
+        }
         self.sender.stop_accepting().await;
         self.draining.notify_waiters();
         let stop = deadline_after(self.drain_max);
