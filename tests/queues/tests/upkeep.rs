@@ -1,11 +1,15 @@
 //! What a log on disk does to stay short, to be read quickly, and to tell damage from what was never finished.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant as Monotonic};
 
 use bowline::queue::{
-    Answer, Credit, Durable, Engine, EngineWorker, LeasedJob, NewJob, Producer, QueueOptions,
+    Answer, Credit, Durable, Engine, EngineWorker, Job, LeasedJob, NewJob, Producer, Queue,
+    QueueOptions, Refusal,
 };
+use bowline_test_queues::jobs::Note;
 use bytes::Bytes;
 use tokio::time::{Instant, sleep};
 
@@ -206,4 +210,54 @@ async fn two_large_jobs_are_stored_at_once_in_an_empty_queue() {
             assert!(pushed[0].is_ok(), "{pushed:?}");
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_queue_whose_own_process_was_stopped_ends_no_lease() {
+    const JOBS: u64 = 10;
+    let lease = Duration::from_secs(2);
+    let options = QueueOptions::default()
+        .with_lease(lease)
+        .with_backoff_min(Duration::from_millis(10))
+        .with_backoff_max(Duration::from_millis(20));
+    let queue = Queue::<Note>::memory(options);
+    let runs = Arc::new(AtomicU64::new(0));
+    let worker = {
+        let runs = Arc::clone(&runs);
+        let handler = move |_: Arc<Job<Note>>| {
+            runs.fetch_add(1, Ordering::SeqCst);
+            async move {
+                sleep(lease).await;
+                Ok::<_, Refusal>(())
+            }
+        };
+        queue.worker(20, handler).start().await.expect("the group")
+    };
+    for number in 0..JOBS {
+        let text = String::new();
+        queue
+            .push(&Note { number, text })
+            .await
+            .expect("there is room");
+    }
+    while runs.load(Ordering::SeqCst) < JOBS {
+        sleep(Duration::from_millis(5)).await;
+    }
+    // This process stands still for two leases.
+    let own = std::process::id();
+    let script = format!(
+        "kill -STOP {own}; sleep {}; kill -CONT {own}",
+        2 * lease.as_secs()
+    );
+    let mut stopping = std::process::Command::new("sh")
+        .arg("-c")
+        .arg(script)
+        .spawn()
+        .expect("it starts");
+    while queue.counters().await.expect("counters").done < JOBS {
+        sleep(Duration::from_millis(5)).await;
+    }
+    stopping.wait().expect("it ends");
+    assert_eq!(runs.load(Ordering::SeqCst), JOBS, "each once");
+    worker.drain(lease).await;
 }
