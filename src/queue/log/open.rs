@@ -146,7 +146,7 @@ pub(crate) fn open(
     let newest = safe.segment;
     let mut tail = Tail::new(
         segment_bytes,
-        seed,
+        salts(seed),
         opening,
         newest,
         segments,
@@ -162,6 +162,15 @@ pub(crate) fn open(
         unindexed,
         recovery,
     })
+}
+
+/// What the salts of segments are drawn from: the secret of the tokens is not to be found in it.
+fn salts(seed: u64) -> u64 {
+    let key = blake3::derive_key("bowline 2026 queue log salts", &seed.to_le_bytes());
+    let (first, _) = key.split_at(8);
+    first
+        .iter()
+        .fold(0, |sum, byte| sum << 8 | u64::from(*byte))
 }
 
 struct Replay<'a> {

@@ -77,7 +77,7 @@ impl Directory {
                 }
                 TryLockError::WouldBlock => {
                     let reason = format!(
-                        "{} is open already, in this process or another: close that queue first",
+                        "{}: this process or another has this queue open; close it first",
                         path.display()
                     );
                     return Err(io::Error::new(ErrorKind::WouldBlock, reason));

@@ -103,9 +103,11 @@ fn claims(jobs: u32) -> Bytes {
         // The tag: so many structs without data or pointers.
         u64::from(jobs) << 2,
     ];
+    // As large as a message may be, so that as much may be visited.
+    let padding = (1 << 17) - 1 - words.len();
     body.extend(0u32.to_le_bytes());
-    body.extend((words.len() as u32).to_le_bytes());
-    for word in words {
+    body.extend(((words.len() + padding) as u32).to_le_bytes());
+    for word in words.into_iter().chain(std::iter::repeat_n(0, padding)) {
         body.extend(word.to_le_bytes());
     }
     body.into()
@@ -114,7 +116,7 @@ fn claims(jobs: u32) -> Bytes {
 #[tokio::test]
 async fn a_push_that_claims_more_jobs_than_a_message_may_have_is_refused() {
     let (service, _) = served(QueueOptions::default());
-    for jobs in [1025, 500_000, (1 << 29) - 1] {
+    for jobs in [1025, 500_000] {
         let refused = asked(&service, None, PUSH, claims(jobs)).await;
         let refused = refused.expect_err("more than 1,024");
         assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
