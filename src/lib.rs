@@ -92,7 +92,8 @@ pub use message::{Limits, Link, MessageError, Msg};
 pub use queue::Queue;
 pub use topic::{Publisher, Subscriber};
 pub use transport::{
-    Carrier, DoorCounters, Endpoint, EndpointError, TransportError, TransportOptions,
+    Carrier, ConnectionFailure, DoorCounters, Endpoint, EndpointError, TransportError,
+    TransportOptions,
 };
 pub use wire::{
     Code, ENVELOPE_VERSION, HEADER_BYTES_MAX, HeaderError, Metadata, MetadataError, Reason,

@@ -23,7 +23,7 @@ use tower_service::Service;
 use super::deadline::inherit;
 use super::raw::after;
 use super::{RawReply, RawRequest};
-use crate::transport::{Endpoint, TransportError};
+use crate::transport::{ConnectionFailure, Endpoint, TransportError};
 use crate::wire::{Code, Status, Work};
 use shared::{Ended, NotBegun, Over, Shared, question};
 
@@ -93,6 +93,12 @@ impl Client {
         self.0.shared.is_connected()
     }
 
+    /// Returns why there is no connection to the server, where there is none.
+    pub fn connection_failure(&self) -> Option<ConnectionFailure> {
+        let failure = self.0.shared.sender.failure();
+        (!self.is_connected()).then_some(failure)
+    }
+
     /// What it has counted.
     pub fn counters(&self) -> ClientCounters {
         let calls = self.0.shared.lock();
@@ -160,7 +166,7 @@ impl Service<RawRequest> for Client {
             },
             Err(NotBegun::Never(status)) => State::Failed(Some(status)),
             Err(NotBegun::NoServer) if !request.wait_for_ready => {
-                State::Failed(Some(no_server(&self.0.shared.endpoint)))
+                State::Failed(Some(self.0.shared.no_connection()))
             }
             Err(NotBegun::NoServer | NotBegun::Full | NotBegun::Unasked) => {
                 State::Slow(Box::pin(persist(self.clone(), request, deadline, None)))
@@ -168,10 +174,6 @@ impl Service<RawRequest> for Client {
         };
         ClientFuture { state }
     }
-}
-
-fn no_server(endpoint: &Endpoint) -> Status {
-    Status::unavailable(format!("no server at {endpoint}"))
 }
 
 /// A call of a [`Client`] that is being made.
@@ -299,6 +301,16 @@ async fn ask(client: &Client, deadline: Instant) {
     }
 }
 
+/// The status of a call whose deadline has passed while it waited for its server, with the reason of its last failure.
+fn deadline_after(last: &Status, work: Work) -> Status {
+    let message = format!("the deadline has passed; last: {}", last.message());
+    let status = Status::new(Code::DeadlineExceeded, work, message);
+    match last.reason() {
+        Some(reason) => status.with_reason(reason),
+        None => status,
+    }
+}
+
 /// Waits until the request can be sent, and sends it again after a lost connection where it may.
 async fn persist(
     client: Client,
@@ -316,9 +328,10 @@ async fn persist(
                 Err(NotBegun::Never(status)) if work == Work::NotDone => return Err(status),
                 Err(NotBegun::Never(status)) => return Err(status.with_work(work)),
                 Err(NotBegun::NoServer) if !request.wait_for_ready => {
-                    return Err(no_server(&shared.endpoint).with_work(work));
+                    return Err(shared.no_connection().with_work(work));
                 }
                 Err(not_begun) => {
+                    let has_server = !matches!(not_begun, NotBegun::NoServer);
                     let possible = async {
                         match not_begun {
                             NotBegun::Full => shared.sender.writable().await,
@@ -327,7 +340,10 @@ async fn persist(
                         }
                     };
                     if timeout_at(deadline, possible).await.is_err() {
-                        return Err(Status::deadline_exceeded(work));
+                        return Err(match has_server {
+                            true => Status::deadline_exceeded(work),
+                            false => deadline_after(&shared.no_connection(), work),
+                        });
                     }
                     continue;
                 }
@@ -345,7 +361,7 @@ async fn persist(
                 request.attempt = request.attempt.saturating_add(1);
                 // A server that is leaving refuses at once: give it the time to be gone.
                 if timeout_at(deadline, sleep(RESEND_AFTER)).await.is_err() {
-                    return Err(Status::deadline_exceeded(work));
+                    return Err(deadline_after(&status, work));
                 }
             }
             ended => return ended,

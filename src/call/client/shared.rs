@@ -12,7 +12,6 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::departures::{Departures, Way};
-use super::no_server;
 use crate::call::correlation::{Correlation, TooMany};
 use crate::call::{RawReply, RawRequest};
 use crate::counter::Counter;
@@ -240,6 +239,24 @@ impl Shared {
         }
     }
 
+    /// The status of a call that found no connection, with the reason why there is none.
+    pub fn no_connection(&self) -> Status {
+        let failure = self.sender.failure();
+        let message = format!("no connection to {}: {failure}", self.endpoint);
+        Status::unavailable(message).with_reason(failure.reason())
+    }
+
+    /// The status of a call whose connection was lost.
+    pub fn connection_lost(&self) -> Status {
+        let mut message = format!("the connection to {} was lost", self.endpoint);
+        if let Some(cause) = self.sender.last_lost() {
+            message.push_str(": ");
+            message.push_str(&cause);
+        }
+        Status::new(Code::Unavailable, Work::OutcomeUnknown, message)
+            .with_reason(Reason::ConnectionLost)
+    }
+
     /// Sends the request, or has it wait for the driver's next turn, and returns its correlation
     /// number.
     ///
@@ -424,7 +441,7 @@ impl Shared {
                 Err(NotBegun::Full)
             }
             Err(Refused::NoPeer) => {
-                give_up(calls, || no_server(&self.endpoint), wake);
+                give_up(calls, || self.no_connection(), wake);
                 Err(NotBegun::NoServer)
             }
             Err(Refused::Closed) => {
