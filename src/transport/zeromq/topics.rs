@@ -387,7 +387,7 @@ impl SubscribeSender {
     }
 
     pub fn failure(&self) -> ConnectionFailure {
-        self.connection.failure()
+        self.shared.connection.failure()
     }
 
     pub fn connection_generation(&self) -> u64 {
