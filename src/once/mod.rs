@@ -52,6 +52,7 @@ mod layer;
 mod memory;
 #[cfg(feature = "postgres")]
 mod postgres;
+mod pressure;
 mod record;
 #[cfg(feature = "durable")]
 mod redb;
@@ -79,10 +80,12 @@ pub use key::Key;
 pub use layer::OnceService;
 pub use memory::MemoryStore;
 pub use record::{
-    Age, Change, Claim, Epoch, Record, Recorded, Resolution, State, Timestamp, Verdict, Write, step,
+    Age, Change, Claim, Epoch, Now, Record, Recorded, Resolution, State, Timestamp, Verdict, Write,
+    step,
 };
 pub use store::{
-    AtOnce, Bounds, Claimed, Clock, Durability, NoTransaction, Store, StoreError, WhenFull,
+    AtOnce, Bounds, Claimed, Clock, Durability, NoTransaction, PrincipalUsage, Store, StoreError,
+    Usage, WhenFull,
 };
 pub use work::{Keep, Task};
 

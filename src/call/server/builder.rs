@@ -155,7 +155,7 @@ impl ServerBuilder {
 
     /// Where the outcomes of `$once` methods are kept, and on what terms. Default: in memory.
     pub fn once<S: Store>(mut self, once: Once<S>) -> Self {
-        self.once = Some(Box::new(once));
+        self.once = Some(Box::new(once.with_own_jobs()));
         self
     }
 

@@ -129,6 +129,9 @@ impl Server {
             .filter(|(_, job)| job.doing == Doing::Running && Some(&job.key) == key.as_ref())
             .map(|(number, _)| *number)
             .collect();
+        context.simulation.require(earlier.is_empty(), || {
+            format!("job {number} takes over from one that lives in the same process")
+        });
         for earlier in earlier {
             self.supersede(context, earlier);
         }

@@ -62,7 +62,8 @@ pub(crate) struct Operation {
 impl Context {
     /// What a machine's clock says.
     pub fn clock(&self, machine: Machine) -> Timestamp {
-        BEGINNING + self.machines.clock(machine, self.now())
+        let jumped = self.jumped.get(&machine).copied().unwrap_or_default();
+        BEGINNING + self.machines.clock(machine, self.now()) + jumped
     }
 
     /// Tells the checker what a store decided.
@@ -279,9 +280,9 @@ pub(crate) struct Redb {
 const GROUP_MAX: usize = 8;
 
 impl Local {
-    pub fn memory() -> Self {
+    pub fn memory(bounds: Bounds) -> Self {
         let clock = Arc::new(AtomicU64::new(0));
-        let store = MemoryStore::with_clock(Bounds::default(), Clock::Manual(Arc::clone(&clock)));
+        let store = MemoryStore::with_clock(bounds, Clock::Manual(Arc::clone(&clock)));
         Self::Memory(store, clock)
     }
 
@@ -296,7 +297,7 @@ impl Local {
     ) -> Result<Self, String> {
         let database = crate::database::open(disk, "outcomes").map_err(|e| format!("{e:?}"))?;
         let has_open = has_open_claims(&database);
-        let engine = Engine::open(database, Bounds::default()).map_err(|e| e.to_string())?;
+        let engine = Engine::open(database, context.setting.bounds()).map_err(|e| e.to_string())?;
         if has_open {
             context.count("once: open claim found at a restart");
         }
@@ -365,6 +366,9 @@ fn memory(context: &mut Context, store: &MemoryStore, now: Timestamp, ask: &Ask)
         return Err(());
     };
     context.decided(ask, now, None, &Done::Verdict(verdict.clone()));
+    if matches!(verdict, Verdict::KeyExpired) && !context.setting.has_short_retention {
+        context.count("once: forgotten early");
+    }
     let look = Change::Look(Age {
         created: None,
         retention: context.setting.terms.retention,
