@@ -283,8 +283,13 @@ impl SteadyClock {
         Self { clock, begun }
     }
 
+    /// The time of day.
+    pub fn wall(&self) -> Timestamp {
+        self.clock.now()
+    }
+
     pub fn now(&self) -> Now {
-        let wall = self.clock.now();
+        let wall = self.wall();
         let steady = match self.clock {
             Clock::System => self.begun.0 + self.begun.1.elapsed(),
             Clock::Manual(_) => wall,

@@ -112,8 +112,12 @@ impl<S: Store> Shared<S> {
             false => self.owner,
             true => {
                 let now = SystemTime::now().duration_since(UNIX_EPOCH);
-                let now = now.unwrap_or_default().as_nanos();
-                self.random.hash_one((std::process::id(), now, number))
+                owner(
+                    &self.random,
+                    std::process::id(),
+                    now.unwrap_or_default(),
+                    number,
+                )
             }
         };
         Epoch { owner, number }
@@ -328,6 +332,10 @@ impl<S: Store> Shared<S> {
     }
 }
 
+fn owner(random: &RandomState, process: u32, now: Duration, number: u64) -> u64 {
+    random.hash_one((process, now.as_nanos(), number))
+}
+
 /// One of the places for handlers that go on in tasks of their own.
 pub struct Running<S>(Arc<Shared<S>>);
 
@@ -375,5 +383,20 @@ impl Backoff {
         let wait = self.0.mul_f64(0.5 + 0.5 * fastrand::f64());
         self.0 = (self.0 * 2).min(Duration::from_secs(1));
         wait
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn epochs_of_two_copies_of_one_process_are_different() {
+        // The same random key and counter: after a fork, and in two copies of a machine.
+        let random = RandomState::new();
+        let now = Duration::from_secs(1_800_000_000);
+        let of = |process, now| owner(&random, process, now, 7);
+        assert_ne!(of(100, now), of(101, now));
+        assert_ne!(of(100, now), of(100, now + Duration::from_nanos(1)));
     }
 }

@@ -91,7 +91,11 @@ impl Inner {
     }
 
     fn apply(&self, key: &Key, change: Change) -> Verdict {
-        let now = self.clock.now();
+        let now = match change {
+            // The end of an attempt is compared with no lease.
+            Change::Complete { .. } => Now::from(self.clock.wall()),
+            _ => self.clock.now(),
+        };
         let mut table = self.lock();
         table.forget_due(now, FORGOTTEN_IN_PASSING_MAX);
         let changed = table.apply(now, key, change);

@@ -192,7 +192,7 @@ impl Shared {
     ) -> Result<Arc<Connection>, StoreError> {
         let next = self.next.fetch_add(1, Ordering::Relaxed) % self.places.len();
         let place = &self.places[next];
-        let connect = connector.connect_and_prepare();
+        let connect = Box::pin(connector.connect_and_prepare());
         place.get(&connector.reconnect, until, connect).await
     }
 }
@@ -236,7 +236,7 @@ impl Exclusive {
                     return Ok(Lent { connection, place });
                 }
             }
-            let connect = connector.connect_and_prepare();
+            let connect = Box::pin(connector.connect_and_prepare());
             let connection = connector.reconnect.connect(until, connect).await?;
             let connection = Arc::new(connection);
             Ok(Lent { connection, place })

@@ -77,30 +77,35 @@ impl Engine {
     ///
     /// # Errors
     /// Where the database fails.
-    pub fn open(database: Arc<Database>, bounds: Bounds) -> Result<Self, StoreError> {
+    pub fn open(
+        database: Arc<Database>,
+        bounds: Bounds,
+        now: impl Into<Now>,
+    ) -> Result<Self, StoreError> {
         let engine = Self {
             database,
             bounds,
             pressure: Arc::default(),
         };
-        engine.end_leases().map_err(|failed| match failed {
-            Failed::Store(error) => error,
-            Failed::Refused(refused) => StoreError::new(refused.status),
-        })?;
+        engine
+            .end_leases(now.into())
+            .map_err(|failed| match failed {
+                Failed::Store(error) => error,
+                Failed::Refused(refused) => StoreError::new(refused.status),
+            })?;
         Ok(engine)
     }
 
-    fn end_leases(&self) -> Result<(), Failed> {
+    fn end_leases(&self, now: Now) -> Result<(), Failed> {
         let transaction = self.database.begin_write()?;
         let mut tables = Tables::open(&transaction, self.bounds)?;
         tables.count_shares()?;
-        let ended = Now::from(Timestamp::EPOCH);
         for key in tables.open_keys()? {
             if let Some(mut record) = tables.get(&key)?
                 && let State::InFlight { until } = &mut record.state
             {
-                *until = Timestamp::EPOCH;
-                tables.put(ended, &key, &record)?;
+                *until = now.steady.min(*until);
+                tables.put(now, &key, &record)?;
             }
         }
         tables.close()?;
@@ -386,7 +391,7 @@ mod tests {
         let backend = redb::backends::InMemoryBackend::new();
         let database = Database::builder().create_with_backend(backend);
         let database = Arc::new(database.expect("in memory"));
-        Engine::open(database, Bounds::default()).expect("open")
+        Engine::open(database, Bounds::default(), Timestamp::now()).expect("open")
     }
 
     /// How often work was done.

@@ -99,10 +99,10 @@ impl RedbStore {
         bounds: Bounds,
         clock: Clock,
     ) -> Result<Self, StoreError> {
-        let engine = Engine::open(database, bounds)?;
+        let clock = Arc::new(SteadyClock::new(clock));
+        let engine = Engine::open(database, bounds, clock.now())?;
         let (queue, queued) = mpsc::channel(QUEUE_MAX);
         let waiters = Arc::new(Waiters::default());
-        let clock = Arc::new(SteadyClock::new(clock));
         let writer = std::thread::Builder::new()
             .name("bowline-once".to_owned())
             .spawn({

@@ -94,7 +94,7 @@ impl Connector {
     }
 
     pub async fn get(&self, until: Instant) -> Result<Arc<Connection>, StoreError> {
-        let connect = self.connect();
+        let connect = Box::pin(self.connect());
         self.place.get(&self.reconnect, until, connect).await
     }
 

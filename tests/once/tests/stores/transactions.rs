@@ -274,7 +274,7 @@ async fn a_role_with_the_listed_grants_is_enough() {
     let bounds = Bounds::default().with_records_max(2);
     let records = Postgres::new(bounds, hands.clock()).await;
     let (role, table) = (fresh_name(), &records.table);
-    let schema = PostgresStore::schema(table).expect("a name");
+    let schema = bowline::once::PostgresStore::schema(table).expect("a name");
     let (admin, driver) = tokio_postgres::connect(&url("BOWLINE_POSTGRES"), tokio_postgres::NoTls)
         .await
         .expect("connected");

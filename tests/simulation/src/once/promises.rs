@@ -171,7 +171,9 @@ impl Promises {
                 | Change::Release { epoch }
                 | Change::Doubt { epoch },
                 Verdict::Applied,
-            ) => {
+            )
+            // It has ended, and an earlier attempt was begun.
+            | (Change::Release { epoch }, Verdict::InDoubt { .. }) => {
                 ledger.lease.take_if(|(held, _)| held == epoch);
             }
             // It is told that nothing was done, at least of a key that says its age.

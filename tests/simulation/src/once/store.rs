@@ -297,7 +297,10 @@ impl Local {
     ) -> Result<Self, String> {
         let database = crate::database::open(disk, "outcomes").map_err(|e| format!("{e:?}"))?;
         let has_open = has_open_claims(&database);
-        let engine = Engine::open(database, context.setting.bounds()).map_err(|e| e.to_string())?;
+        let machine = context.setting.server_machines().next();
+        let now = context.clock(machine.unwrap_or(Machine(0)));
+        let engine = Engine::open(database, context.setting.bounds(), now);
+        let engine = engine.map_err(|e| e.to_string())?;
         if has_open {
             context.count("once: open claim found at a restart");
         }
