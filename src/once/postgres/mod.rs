@@ -37,6 +37,8 @@ use statements::milliseconds;
 use totals::{SHARES_COUNTED, Totals};
 use watching::Watching;
 
+/// Of the records that a full table may have, how much room is made at once.
+const SPARE_PARTS: usize = 1000;
 /// A connection that was idle this long is asked whether it still lives.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
 
@@ -391,7 +393,9 @@ impl Inner {
             let Some(largest) = largest else {
                 return Ok(false);
             };
-            let max = excess.min(FORGOTTEN_AT_ONCE);
+            // Some more at once, so that not every request waits for this.
+            let spare = self.totals.bounds.records_max / SPARE_PARTS;
+            let max = excess.saturating_add(spare).min(FORGOTTEN_AT_ONCE);
             let scope = Key::from_bytes(&largest);
             if self.forget_oldest(&scope, max, retention).await? == 0 {
                 // Who has most, and nothing to give, is refused; others are not to make room for it.
@@ -404,12 +408,12 @@ impl Inner {
         Ok(true)
     }
 
-    /// Extends leases. Returns the keys of those that are.
+    /// Extends leases. Returns the owners and numbers of those attempts whose leases are.
     async fn renew(
         &self,
         attempts: &[(Key, Epoch)],
         lease: Duration,
-    ) -> Result<HashSet<Vec<u8>>, StoreError> {
+    ) -> Result<HashSet<(i64, i64)>, StoreError> {
         let until = self.common.until();
         let connection = self.shared.get(&self.connector, until).await?;
         let set_time = self.set_time();
@@ -432,8 +436,7 @@ impl Inner {
             connection.client.query(statement, &parameters).await
         };
         let rows = connection.answer(until, renew).await?;
-        let keys = rows.iter().map(|row| row.try_get(0).map_err(failed));
-        keys.collect()
+        rows.iter().map(counts).collect()
     }
 }
 
@@ -460,7 +463,8 @@ impl Store for PostgresStore {
         };
         let mut verdicts = Vec::with_capacity(attempts.len());
         for (key, epoch) in attempts {
-            let verdict = match renewed.contains(key.as_bytes()) {
+            let of = (epoch.owner.cast_signed(), epoch.number.cast_signed());
+            let verdict = match renewed.contains(&of) {
                 true => Ok(Verdict::Applied),
                 // By itself, to hear why not.
                 false => {

@@ -9,7 +9,9 @@ use tokio_postgres::types::ToSql;
 
 use super::super::compare::{Begun, Rows, Seen};
 use super::super::fields::recovery_number;
-use super::super::{Claim, Epoch, Key, Record, Recorded, StoreError, Timestamp};
+use super::super::{
+    Change, Claim, Epoch, Key, Record, Recorded, StoreError, Timestamp, Verdict, step,
+};
 use super::connections::{Connection, failed};
 use super::statements::{self, Columns, duration, mark, milliseconds, record};
 use super::{Inner, watching};
@@ -50,11 +52,13 @@ impl Operation<'_> {
             forgotten: statements::forgotten(row)?,
         })
     }
-}
 
-impl Rows for Operation<'_> {
-    async fn begin(&self, key: &Key, claim: &Claim) -> Result<Begun, StoreError> {
-        let is_full = !self.inner.has_room(key, claim.age.retention).await?;
+    async fn try_begin(
+        &self,
+        key: &Key,
+        claim: &Claim,
+        is_full: bool,
+    ) -> Result<Begun, StoreError> {
         let connection = self.connection().await?;
         let mark = mark(key.scope_and_id().0);
         let fingerprint = claim.fingerprint.to_bytes();
@@ -83,10 +87,28 @@ impl Rows for Operation<'_> {
             return Ok(Begun::Inserted);
         }
         let seen = Self::seen(&connection, &row)?;
-        match seen.record {
-            None if is_full => Ok(Begun::Full),
-            _ => Ok(Begun::Refused(seen)),
+        let begin = Change::Begin(claim.clone());
+        let would_run = seen.record.is_none()
+            && begin.refused_by(seen.forgotten).is_none()
+            && matches!(step(None, seen.now, begin), (Verdict::Run, _));
+        match is_full && would_run {
+            true => Ok(Begun::Full),
+            false => Ok(Begun::Refused(seen)),
         }
+    }
+}
+
+impl Rows for Operation<'_> {
+    async fn begin(&self, key: &Key, claim: &Claim) -> Result<Begun, StoreError> {
+        let is_full = self.inner.totals.excess().is_some();
+        let begun = self.try_begin(key, claim, is_full).await?;
+        // Only for a key that would be begun: what is there already needs no room.
+        if let Begun::Full = begun
+            && self.inner.has_room(key, claim.age.retention).await?
+        {
+            return self.try_begin(key, claim, false).await;
+        }
+        Ok(begun)
     }
 
     async fn complete(

@@ -231,9 +231,9 @@ impl Statements {
                 from clock, unnest($2::bytea[], $3::bigint[], $4::bigint[]) as own (key, owner, number)
                 where t.key = own.key and t.owner = own.owner and t.number = own.number
                     and t.state = 0 and now <= $6
-                returning t.key
+                returning t.owner, t.number
              )
-             select key from renewed"
+             select owner, number from renewed"
         );
         let renew_types = [
             Type::INT8,

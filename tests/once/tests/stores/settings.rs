@@ -96,7 +96,7 @@ async fn when_all_is_over_nothing_is_left() {
 }
 
 /// As docs/stores.md lists them.
-const COMMANDS: &str = "+hello +client|setinfo +eval +evalsha +script|load +time +config|get \
+const COMMANDS: &str = "+hello +eval +evalsha +script|load +time +config|get \
     +hget +hmget +hset +hincrby +del +pexpire +pttl +get +set \
     +zadd +zrem +zincrby +zrange +zrevrange +zrangebyscore +zscore +publish +subscribe";
 
