@@ -112,6 +112,9 @@ pub(crate) struct Job {
     has_waited: bool,
     /// Whether the store has just failed it.
     is_gone: bool,
+    /// When it asked the store last, and when its handler began.
+    pub offered_at: Duration,
+    pub running_since: Duration,
     pub run: Option<Run>,
 }
 
@@ -199,6 +202,8 @@ impl Server {
             again: RECORD_AGAIN_MIN,
             has_waited: false,
             is_gone: false,
+            offered_at: Duration::ZERO,
+            running_since: Duration::ZERO,
             run: None,
         };
         self.jobs.insert(number, job);
@@ -442,6 +447,7 @@ impl Server {
             return;
         };
         job.operation += 1;
+        job.offered_at = context.now();
         let operation = job.operation;
         let offered = job.offered.clone();
         if let Some(change) = &offered
