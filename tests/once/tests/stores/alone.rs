@@ -464,7 +464,7 @@ async fn leases_are_renewed_many_at_once<R: Records>() {
         assert_eq!(begun, Verdict::Run);
         attempts.push((key(&name), epoch(number)));
     }
-    attempts.push((key("nothing"), epoch(1)));
+    attempts.push((key("nothing"), epoch(98)));
     attempts.push((key("0"), epoch(99)));
     hands.forward(LEASE - Duration::from_secs(1));
     let verdicts = store.renew(&attempts, LEASE).await;
