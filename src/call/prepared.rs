@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::raw::deadline_after;
 use super::typed::{built, received};
 use super::{CallService, MethodError, RawReply, RawRequest, Response};
-use crate::message::{Limits, Link, Plain};
+use crate::message::{Limits, Link, Msg, Plain};
 use crate::schema::{Effect, MethodInfo};
 use crate::wire::{Metadata, RequestId, Status, TraceContext, Work};
 
@@ -35,13 +35,19 @@ impl<S: Clone, R, E> Call<S, R, E> {
         method: &'static MethodInfo,
         build: impl FnOnce(<P::Capnp as Owned>::Builder<'_>),
     ) -> Self {
-        Self::new(service, Ok(RawRequest::new(method, built::<P>(build))))
+        let request = built::<P>(build).map(|body| RawRequest::new(method, body));
+        Self::new(service, request.map_err(Status::from))
+    }
+
+    /// Takes parameters that are a message already, and sends them as they are; generated clients call this.
+    pub fn message<P: Plain>(service: &S, method: &'static MethodInfo, params: &Msg<P>) -> Self {
+        Self::new(service, Ok(RawRequest::new(method, params.to_bytes())))
     }
 
     /// Encodes the parameters; generated clients call this.
     ///
-    /// Parameters without an encoding, such as an enumerant that the schema does not have, fail
-    /// the call with `InvalidArgument` when it is awaited.
+    /// Parameters without an encoding, such as those with a union's member that the schema does not have, fail
+    /// the call, not done, when it is awaited.
     pub fn plain<P: Plain>(service: &S, method: &'static MethodInfo, params: &P) -> Self {
         let request = params
             .to_bytes()

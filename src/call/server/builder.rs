@@ -73,7 +73,12 @@ impl std::fmt::Debug for Added {
 #[non_exhaustive]
 pub enum BindError {
     /// Two services of one server answer to the same interface.
-    #[error("services `{first}` and `{second}` both answer to interface {interface:#x}")]
+    ///
+    /// Where both extend it, a service of that interface itself, added to the same server, answers its methods.
+    #[error(
+        "services `{first}` and `{second}` both answer to interface {interface:#x}; where both extend it, add a service \
+         of that interface itself"
+    )]
     Ambiguous {
         /// The name of the one that was added first.
         first: &'static str,
@@ -388,6 +393,11 @@ impl ServerBuilder {
             interfaces.dedup();
             let service_name = info.name;
             for interface in interfaces {
+                // Methods belong to the interface that declares them: to its own service, where there is one.
+                let declares = |other: &Added| other.info.interface == interface;
+                if interface != info.interface && self.services.iter().any(declares) {
+                    continue;
+                }
                 if let Some(first) = owners.insert(interface, info.name) {
                     return Err(BindError::Ambiguous {
                         first,
