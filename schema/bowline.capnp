@@ -6,7 +6,8 @@
 # and bowline-build finds it without a copy in the team's tree.
 
 annotation service @0xb0f1a3c5d7e90201 (interface) :Text;
-# The name that the service is found and shown under. Without it, the interface's name in snake_case.
+# The name that the service is found and shown under. Without it, the interface's name in snake_case. This name and those
+# of topics and queues are letters and digits of ASCII, and between them '-', '_', '.', ':' and '/'.
 
 annotation idempotent @0xb0f1a3c5d7e90202 (method) :Void;
 # f(x) = f(f(x)) by nature: may be sent again at any time, and nothing is stored.
@@ -27,8 +28,8 @@ annotation timeout @0xb0f1a3c5d7e90204 (interface, method) :Text;
 # On an interface it holds for the methods that have none of their own.
 
 annotation fails @0xb0f1a3c5d7e90205 (method) :Text;
-# The struct that the method answers with when it fails, by its name in this file ("BadPassword")
-# or in an imported one.
+# The struct that the method answers with when it fails, named as a field's type would be: "BadPassword" or
+# "Common.Refused". It has no type parameters.
 
 annotation topic @0xb0f1a3c5d7e90206 (struct) :Text;
 # Events of this struct are published under this topic.
@@ -37,10 +38,15 @@ annotation queue @0xb0f1a3c5d7e90207 (struct) :Text;
 # Jobs of this struct go through this queue.
 
 annotation key @0xb0f1a3c5d7e90208 (field) :Void;
-# Of a topic: its value is the last part of the topic. Of a queue: jobs with equal keys stay in order.
+# Of a topic: its value is the last part of the topic. Of a queue: jobs with equal keys stay in order. It is in a struct
+# with $topic or $queue, or in a group of one, and shows in topics and logs: it is never $secret.
 
 annotation secret @0xb0f1a3c5d7e90209 (field, param) :Void;
 # The value never appears in Debug output.
+
+annotation rustName @0xb0f1a3c5d7e9020c (file, const, enum, enumerant, struct, field, union, group, interface, method, param) :Text;
+# Makes the names in Rust of this one ("notKnown" gives `not_known` or `NotKnown`) instead of the declared name, which
+# stays what is sent and what JSON has. On a file, the name of its module.
 
 struct Link(T) {
   # A reference to a resource of another service: a call that yields a T, ready to be made.

@@ -27,6 +27,9 @@ struct Record {
     }
   }
 
+  begunBefore @8 :Bool;
+  # Whether an earlier attempt was begun and ended without an outcome.
+
   enum Recovery {
     inDoubt @0;
     rerun   @1;

@@ -9,7 +9,7 @@ interface JobQueue @0xb0f1a3c5d7e90232 {
   # asks about the queue only.
 
   push        @1 (queue :Text, jobs :List(NewJob), waitMicroseconds :UInt64) -> (results :List(Pushed));
-  # Takes jobs in, in their order, and answers when they are as safe as the queue says. Waits so long for room.
+  # At most 1,024 jobs. Takes jobs in, in their order, and answers when they are as safe as the queue says. Waits so long for room.
   # May be sent again: a job is known by its identity.
 
   lease       @2 (queue :Text, group :Text, session :UInt64, credit :Credit, waitMicroseconds :UInt64)
@@ -26,7 +26,9 @@ interface JobQueue @0xb0f1a3c5d7e90232 {
   # Gives back what the worker has, unbegun. Uses up no attempt.
 
   deadLetters @6 (queue :Text, group :Text, after :UInt64, hasAfter :Bool, max :UInt32)
-              -> (letters :List(DeadLetter));
+              -> (letters :List(DeadLetter), more :More, next :UInt64);
+  # At most so many, and no more than a message has room for. Where there are more, they are asked for with
+  # `next` as `after`.
 
   sendBack    @7 (queue :Text, group :Text, numbers :List(UInt64)) -> (count :UInt32);
 
@@ -35,6 +37,30 @@ interface JobQueue @0xb0f1a3c5d7e90232 {
   find        @9 (queue :Text, id :Data) -> (isKnown :Bool, number :UInt64, state :JobState);
 
   counters    @10 (queue :Text, group :Text) -> Counters;
+
+  cancel      @11 (queue :Text, id :Data) -> JobChange;
+  # Ends a job that no worker has yet, in every group.
+
+  reschedule  @12 (queue :Text, id :Data, delayMicroseconds :UInt64) -> JobChange;
+  # Makes a job that no worker has yet due after this time from now, in every group.
+}
+
+enum More {
+  unsaid  @0;
+  # A server that does not say: there are more where the list is not empty.
+  none    @1;
+  some    @2;
+}
+
+struct JobChange {
+  number @0 :UInt64;
+  union {
+    absent  @1 :Void;
+    # No job of this ID is known.
+    done    @2 :Void;
+    tooLate @3 :JobState;
+    # A worker has it, or had it, in some group; nothing was changed.
+  }
 }
 
 struct Description {
@@ -52,6 +78,10 @@ struct Description {
   finds            @11 :Bool;
   bounds           @12 :Bool;
   jobBytesMax      @13 :UInt64;
+  cancels          @14 :Bool;
+  typeId           @15 :UInt64;
+  # Of the struct that the queue is served for; 0 where the server does not know.
+  typeName         @16 :Text;
 }
 
 struct Identity {
@@ -190,4 +220,6 @@ struct Counters {
   damaged   @8 :UInt64;
   jobs      @9 :UInt64;
   bytes     @10 :UInt64;
+  cancelled @11 :UInt64;
+  producersForgotten @12 :UInt64;
 }

@@ -92,7 +92,8 @@ pub use message::{Limits, Link, MessageError, Msg};
 pub use queue::Queue;
 pub use topic::{Publisher, Subscriber};
 pub use transport::{
-    Carrier, DoorCounters, Endpoint, EndpointError, TransportError, TransportOptions,
+    Carrier, ConnectionFailure, DoorCounters, Endpoint, EndpointError, TransportError,
+    TransportOptions,
 };
 pub use wire::{
     Code, ENVELOPE_VERSION, HEADER_BYTES_MAX, HeaderError, Metadata, MetadataError, Reason,
@@ -102,11 +103,22 @@ pub use wire::{
 /// Why a generated client could not be connected.
 pub type ConnectError = TransportError;
 
-/// The schemas that `build.rs` compiled, as modules: `login.capnp` becomes `login`, and
-/// `login_capnp` with the readers and builders.
+/// Includes the schemas that `build.rs` compiled, as modules: `login.capnp` becomes `login`, and
+/// `login_capnp` with the readers and builders; `v1/user.capnp` becomes `v1::user`.
+///
+/// Generated code finds this crate through the macro, so a dependency may have any name.
 #[macro_export]
 macro_rules! include_schemas {
     () => {
+        #[doc(hidden)]
+        #[allow(
+            unreachable_pub,
+            unused_imports,
+            reason = "what generated code names of this crate"
+        )]
+        pub mod __bowline {
+            pub use $crate::*;
+        }
         include!(concat!(env!("OUT_DIR"), "/bowline.rs"));
     };
 }

@@ -12,8 +12,8 @@ use bowline::{
     Call, Client, Code, Failure, Link, Metadata, Reason, Reply, Request, RequestKey, Server,
     ServerHandle, Status, TraceContext, Work,
 };
-use bowline_test_schemas::common::Versioned;
 use bowline_test_schemas::everything::*;
+use bowline_test_schemas::sub::common::Versioned;
 use bytes::Bytes;
 use common::{Probe, SLEEP, milliseconds};
 use omq_tokio::{Message, Options, Socket, SocketType};

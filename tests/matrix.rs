@@ -144,7 +144,7 @@ async fn subscribe(subscriber: &Subscriber<Progress>) -> Answer {
     match subscriber.subscribe(TopicKeys::All).await {
         Ok(()) => Done,
         Err(SubscribeError::Denied) => Denied,
-        Err(SubscribeError::Unconfirmed) => Shut,
+        Err(SubscribeError::NotConnected { .. }) => Shut,
         Err(other) => panic!("{other:?}"),
     }
 }

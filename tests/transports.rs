@@ -92,6 +92,10 @@ mod calls;
 mod closing;
 #[path = "transports/endings.rs"]
 mod endings;
+#[path = "transports/endpoints.rs"]
+mod endpoints;
+#[path = "transports/envelopes.rs"]
+mod envelopes;
 #[path = "transports/sends.rs"]
 mod sends;
 #[path = "transports/stalled.rs"]
@@ -101,6 +105,8 @@ mod suite {
     pub use crate::calls::*;
     pub use crate::closing::*;
     pub use crate::endings::*;
+    pub use crate::endpoints::*;
+    pub use crate::envelopes::*;
     pub use crate::sends::*;
 }
 
@@ -144,6 +150,13 @@ macro_rules! carried {
                 a_call_that_is_dropped_while_its_send_is_blocked_is_not_sent_twice
                 an_endpoint_in_use_cannot_be_bound_and_can_be_once_it_is_free
                 what_a_lost_connection_had_not_sent_is_not_sent_to_the_next
+                the_envelope_of_a_request_comes_back_in_front_of_its_reply
+                an_envelope_over_its_limit_is_answered_as_malformed
+                callers_behind_one_connection_cancel_their_own_calls
+                a_call_without_a_server_says_why
+                an_ipc_socket_is_private_unless_another_mode_is_set
+                a_socket_file_that_no_process_listens_on_is_taken_over
+                a_client_is_back_when_its_server_is_bound_again_in_the_process
             );
         }
     )*};
@@ -183,3 +196,67 @@ async fn binding_where_other_machines_reach_is_refused_unless_insecure_is_said()
         .unwrap();
     bound.spawn().shutdown().await;
 }
+
+#[tokio::test]
+async fn all_addresses_are_those_of_ipv4_and_ipv6() {
+    let options = TransportOptions::default().with_insecure(true);
+    let server = Server::builder()
+        .service(Probe::default())
+        .transport(options)
+        .bind("tcp://*:0")
+        .await
+        .unwrap()
+        .spawn();
+    let endpoint = server.endpoint().to_string();
+    let port = endpoint.strip_prefix("tcp://*:").expect("as it was given");
+    let has_ipv6 = std::net::TcpListener::bind("[::1]:0").is_ok();
+    let hosts = ["127.0.0.1", "*", "[::1]"];
+    for host in &hosts[..if has_ipv6 { 3 } else { 2 }] {
+        let client = Client::connect(format!("tcp://{host}:{port}"))
+            .await
+            .unwrap();
+        assert_eq!(call(&client, &ECHO, "x").await.unwrap(), "x", "{host}");
+    }
+    server.shutdown().await;
+}
+
+#[tokio::test]
+async fn an_endpoint_that_cannot_be_bound_or_connected_is_refused_with_a_reason() {
+    let bind = |endpoint: &'static str| Server::builder().service(Probe::default()).bind(endpoint);
+    // A network interface is not a host name.
+    let refused = bind("tcp://lo:0").await.unwrap_err().to_string();
+    assert!(refused.contains("network interfaces"), "{refused}");
+    // A name is local where all its addresses are.
+    bind("tcp://localhost:0")
+        .await
+        .unwrap()
+        .spawn()
+        .shutdown()
+        .await;
+    if std::net::TcpListener::bind("[::1]:0").is_ok() {
+        bind("tcp://[::1%lo]:0")
+            .await
+            .unwrap()
+            .spawn()
+            .shutdown()
+            .await;
+    }
+    for carrier in CARRIERS {
+        let options = TransportOptions::default().with_carrier(*carrier);
+        let client = Client::builder().transport(options.clone());
+        let refused = client.connect("tcp://127.0.0.1:0").await.unwrap_err();
+        assert!(refused.to_string().contains("port 0"), "{refused}");
+        let subscriber = bowline::Subscriber::<()>::builder().transport(options);
+        let refused = subscriber
+            .connect::<bowline_test_schemas::everything::Sample>("tcp://127.0.0.1:0")
+            .await
+            .unwrap_err();
+        assert!(refused.to_string().contains("port 0"), "{refused}");
+    }
+}
+
+const CARRIERS: &[Carrier] = &[
+    Carrier::Omq,
+    #[cfg(feature = "zeromq")]
+    Carrier::Zeromq,
+];

@@ -23,9 +23,28 @@ pub(crate) enum Annotation {
     Secret,
     Rerun,
     Atomic,
+    RustName,
 }
 
+/// `$Rust.name` of capnpc's own rust.capnp, which means the same as `$rustName`.
+const NAME_OF_CAPNPC: u64 = 0xc2fe_4c6d_1001_66d0;
+
 impl Annotation {
+    pub const ALL: [Self; 12] = [
+        Self::Service,
+        Self::Idempotent,
+        Self::Once,
+        Self::Timeout,
+        Self::Fails,
+        Self::Topic,
+        Self::Queue,
+        Self::Key,
+        Self::Secret,
+        Self::Rerun,
+        Self::Atomic,
+        Self::RustName,
+    ];
+
     fn name(self) -> &'static str {
         match self {
             Self::Service => "service",
@@ -39,6 +58,7 @@ impl Annotation {
             Self::Secret => "secret",
             Self::Rerun => "rerun",
             Self::Atomic => "atomic",
+            Self::RustName => "rustName",
         }
     }
 }
@@ -69,14 +89,48 @@ impl<'a> Annotations<'a> {
         Ok(None)
     }
 
-    /// A name that is shown, sent and matched: not empty, and nothing that cannot be seen.
+    /// A declaration says each thing once.
+    pub fn check_each_once(&self) -> Result<(), Error> {
+        for which in Annotation::ALL {
+            let of_this = |a: &annotation::Reader<'_>| a.get_id() == FILE + which as u64;
+            if self.list.iter().filter(of_this).count() > 1 {
+                return Err(self.error(which, None, "is there twice; remove one"));
+            }
+        }
+        Ok(())
+    }
+
+    /// A name that is sent, matched by access rules and shown: letters and digits of ASCII, and a few marks between
+    /// them, so that no two names look alike and none means something to a rule.
     pub fn name(&self, which: Annotation) -> Result<Option<&'a str>, Error> {
         match self.text(which)? {
-            Some(name) if name.is_empty() || name.chars().any(char::is_control) => {
-                Err(self.error(which, name, "is empty or has control characters"))
+            Some(name) if !is_name(name) => {
+                let reason = "is not a name: use letters and digits of ASCII, and between them \
+                              '-', '_', '.', ':' and '/'";
+                Err(self.error(which, name, reason))
             }
             name => Ok(name),
         }
+    }
+
+    /// The name that Rust names are made of: that of the schema, or what `$rustName` says.
+    pub fn rust_name(&self, schema_name: &str) -> Result<String, Error> {
+        let of_capnpc = self.list.iter().find(|a| a.get_id() == NAME_OF_CAPNPC);
+        let name = match (self.text(Annotation::RustName)?, of_capnpc) {
+            (Some(name), _) => name,
+            (None, Some(annotation)) => match annotation.get_value()?.which()? {
+                value::Text(text) => text?.to_str()?,
+                _ => schema_name,
+            },
+            (None, None) => return Ok(schema_name.to_owned()),
+        };
+        let is_word = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+        if !is_word || !name.starts_with(|c: char| c.is_ascii_alphabetic()) {
+            let reason =
+                "is no name in Rust: use letters, digits and underscores, and a letter first";
+            return Err(self.error(Annotation::RustName, name, reason));
+        }
+        Ok(name.to_owned())
     }
 
     pub fn timeout(&self) -> Result<Option<Duration>, Error> {
@@ -99,6 +153,13 @@ impl<'a> Annotations<'a> {
             reason: reason.into(),
         }
     }
+}
+
+fn is_name(name: &str) -> bool {
+    let is_end = |c: char| c.is_ascii_alphanumeric();
+    name.starts_with(is_end)
+        && name.ends_with(is_end)
+        && name.chars().all(|c| is_end(c) || "-_.:/".contains(c))
 }
 
 /// A number and a unit: "250ms", "1.5s".
@@ -128,6 +189,26 @@ fn duration(text: &str) -> Result<Duration, &'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_are_plain_ascii() {
+        for name in ["login", "a", "v1.login", "progress/upload", "a-b_c:d", "9"] {
+            assert!(is_name(name), "{name}");
+        }
+        for name in [
+            "",
+            "*",
+            "a*",
+            "a b",
+            "-a",
+            "a/",
+            "a\u{200b}b",
+            "pаypal",
+            "a\nb",
+        ] {
+            assert!(!is_name(name), "{name:?}");
+        }
+    }
 
     #[test]
     fn durations_have_a_number_and_a_unit() {

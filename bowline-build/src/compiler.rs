@@ -37,7 +37,8 @@ impl Default for Compiler {
 
 pub(crate) struct Input<'a> {
     pub files: &'a [PathBuf],
-    pub prefix: &'a Path,
+    /// What names of files are relative to.
+    pub prefixes: &'a [&'a PathBuf],
     pub import_paths: &'a [PathBuf],
     /// A directory of ours for the annotations.
     pub scratch: &'a Path,
@@ -62,7 +63,10 @@ pub(crate) fn compile(compiler: &Compiler, input: &Input<'_>) -> Result<Vec<u8>,
 #[cfg(feature = "embedded-compiler")]
 fn embedded(input: &Input<'_>, imports: &Path) -> Result<Vec<u8>, Error> {
     let mut command = capnpc_embedded::CompileCommand::new();
-    command.src_prefix(input.prefix).import_path(imports);
+    command.import_path(imports);
+    for prefix in input.prefixes {
+        command.src_prefix(prefix);
+    }
     for path in input.import_paths {
         command.import_path(path);
     }
@@ -91,10 +95,12 @@ fn installed(input: &Input<'_>, imports: &Path) -> Result<Vec<u8>, Error> {
     {
         command.arg("-I").arg(path);
     }
-    let mut prefix = OsString::from("--src-prefix=");
-    prefix.push(input.prefix);
+    for directory in input.prefixes {
+        let mut prefix = OsString::from("--src-prefix=");
+        prefix.push(directory);
+        command.arg(prefix);
+    }
     let output = command
-        .arg(prefix)
         .args(input.files)
         .output()
         .map_err(|error| Error::Compiler {

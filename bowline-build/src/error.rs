@@ -36,7 +36,10 @@ pub enum Error {
         reason: String,
     },
     /// Two declarations would get the same name in Rust.
-    #[error("{place}: {first} and {second} would both be `{name}` in Rust; rename one")]
+    #[error(
+        "{place}: {first} and {second} would both be `{name}` in Rust; rename one, or give it another name \
+         in Rust only: $rustName(\"…\")"
+    )]
     NameClash {
         /// File, line, column and name of the second.
         place: String,
@@ -48,12 +51,45 @@ pub enum Error {
         second: String,
     },
     /// The schema uses what Bowline has no Rust for.
-    #[error("{place}: {what} is not supported")]
+    #[error("{place}: {what} is not supported; {instead}")]
     Unsupported {
         /// File, line, column and declaration.
         place: String,
         /// What it is.
         what: String,
+        /// What can be done.
+        instead: String,
+    },
+    /// Two declarations that are found by their names have the same.
+    #[error(
+        "{place}: ${annotation}({name:?}) is the name of {first} too: jobs, events or calls of one would reach the \
+         other; give one another name"
+    )]
+    SameName {
+        /// File, line, column and declaration of the second.
+        place: String,
+        /// `queue`, `topic` or `service`.
+        annotation: &'static str,
+        /// The name.
+        name: String,
+        /// File and declaration of the first.
+        first: String,
+    },
+    /// Two compilations of one build want their code in different modules, and one `include_schemas!()` includes both.
+    #[error(
+        "the schemas in {} and in {} have different parent modules, `{first_module}` and `{second_module}`: compile \
+         both for one, or write one of them elsewhere with `out_dir`",
+        .first.display(), .second.display()
+    )]
+    ParentModules {
+        /// The directory that was compiled first.
+        first: PathBuf,
+        /// The one after it.
+        second: PathBuf,
+        /// What `parent_module` says of the first.
+        first_module: String,
+        /// What it says of the second.
+        second_module: String,
     },
     /// There is nothing to compile.
     #[error("no .capnp file in {}", .directory.display())]
@@ -78,10 +114,15 @@ pub enum Error {
 }
 
 impl Error {
-    pub(crate) fn unsupported(place: impl Into<String>, what: impl Into<String>) -> Self {
+    pub(crate) fn unsupported(
+        place: impl Into<String>,
+        what: impl Into<String>,
+        instead: impl Into<String>,
+    ) -> Self {
         Self::Unsupported {
             place: place.into(),
             what: what.into(),
+            instead: instead.into(),
         }
     }
 
@@ -89,6 +130,7 @@ impl Error {
     pub(crate) fn located(mut self, sources: &Sources<'_>) -> Self {
         match &mut self {
             Self::Annotation { place, .. }
+            | Self::SameName { place, .. }
             | Self::NameClash { place, .. }
             | Self::Unsupported { place, .. } => *place = sources.locate(place),
             _ => {}

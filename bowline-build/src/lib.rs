@@ -15,9 +15,13 @@
 //! ```
 //!
 //! Then `schema/login.capnp` is the modules `login` (plain structs, and for each interface a trait
-//! to implement, a client and a server) and `login_capnp` (readers and builders). Schemas import
-//! Bowline's annotations with `using Bowline = import "/bowline/bowline.capnp";`; no copy of that
-//! file is needed.
+//! to implement, a client and a server) and `login_capnp` (readers and builders). A folder is a module:
+//! `schema/v1/user.capnp` is `v1::user`. Schemas import Bowline's annotations with
+//! `using Bowline = import "/bowline/bowline.capnp";`; no copy of that file is needed.
+//!
+//! Types of a schema that another crate compiles are that crate's, where build.rs says which it is:
+//! `Builder::new("schema").extern_crate("common", "../common/schema")`. Several compilations in one build.rs
+//! have their modules beside each other.
 //!
 //! It does not run anything at run time, and knows nothing of sockets.
 //!
@@ -28,29 +32,33 @@
 //! | struct, group | struct; an enum where it is nothing but a union |
 //! | struct with fields and a union | struct with a field `which` |
 //! | enum | enum, with `Unknown(u16)` for what a newer peer may send |
-//! | nested `Outer.Inner` | `OuterInner` |
+//! | nested `Outer.Inner` | `OuterInner`, with the type parameters of both |
 //! | `Text`, `Data`, `List(T)` | `String`, `Bytes`, `Vec<T>` |
 //! | a field that can contain its own struct | `Option<Box<T>>` |
 //! | method `logIn (…) -> (…)` | `log_in`, with `LogInParams` and `LogInResults` |
 //! | const | a constant, of capnp's type |
 //!
+//! Any name and any comment may be in a schema. A name that cannot be in Rust gets an underscore (`self_`); where two
+//! declarations would get one name, the build says so, and `$rustName("…")` on one of them gives it another.
+//!
 //! `AnyPointer`, capabilities as values, `-> stream`, and generic interfaces and methods are errors
-//! that name the place, with line and column.
+//! that name the place, with line and column, and what to do instead.
 
 mod annotations;
+mod build;
 mod compiler;
 mod emit;
 mod error;
+mod for_capnpc;
+mod generic_unions;
 mod model;
 mod names;
 mod place;
 mod reading;
+mod sources;
+mod text;
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-
-use capnp::message::ReaderOptions;
-use capnpc::codegen::{CodeGenerationCommand, GeneratorContext};
 
 pub use compiler::Compiler;
 pub use error::Error;
@@ -69,6 +77,8 @@ pub fn compile(directory: impl AsRef<Path>) -> Result<(), Error> {
 pub struct Builder {
     directory: PathBuf,
     import_paths: Vec<PathBuf>,
+    /// Of each: the module that has the code, and the directory of the schemas.
+    extern_crates: Vec<(String, PathBuf)>,
     out_dir: Option<PathBuf>,
     parent_module: Option<String>,
     compiler: Compiler,
@@ -81,6 +91,7 @@ impl Builder {
         Self {
             directory: directory.as_ref().to_owned(),
             import_paths: Vec::new(),
+            extern_crates: Vec::new(),
             out_dir: None,
             parent_module: None,
             compiler: Compiler::default(),
@@ -88,9 +99,22 @@ impl Builder {
         }
     }
 
-    /// A further directory in which `import "/…"` looks. Its files are known, not compiled.
+    /// Adds a directory in which `import "/…"` looks. Its files are known, not compiled; where an earlier compilation
+    /// of this build has compiled them, their types are those.
     pub fn import_path(mut self, directory: impl AsRef<Path>) -> Self {
         self.import_paths.push(directory.as_ref().to_owned());
+        self
+    }
+
+    /// Takes the types of the schemas in `directory` from another crate, which compiles them with this one's version of
+    /// Bowline. Schemas import them as `/…` from there.
+    ///
+    /// `path` is the module of that crate which has `bowline::include_schemas!()` in it, as this crate names it: `common`,
+    /// or `common::api`.
+    pub fn extern_crate(mut self, path: impl AsRef<str>, directory: impl AsRef<Path>) -> Self {
+        let path = path.as_ref().trim_start_matches("::");
+        self.extern_crates
+            .push((format!("::{path}"), directory.as_ref().to_owned()));
         self
     }
 
@@ -119,7 +143,8 @@ impl Builder {
         self
     }
 
-    /// Compiles.
+    /// Compiles. What an earlier compilation of this process has written into the same directory stays: the modules of
+    /// both are included together.
     ///
     /// # Errors
     /// See [`Error`].
@@ -128,100 +153,6 @@ impl Builder {
             Some(out_dir) => out_dir.clone(),
             None => PathBuf::from(std::env::var_os("OUT_DIR").ok_or(Error::NoOutDir)?),
         };
-        let request = self.request(&out_dir)?;
-        if let Some(path) = &self.request_to {
-            std::fs::write(path, &request).map_err(Error::file(path))?;
-        }
-        self.generate(&request, &out_dir)
+        build::run(&self, &out_dir)
     }
-
-    /// Runs the compiler alone, and returns its CodeGeneratorRequest.
-    fn request(&self, out_dir: &Path) -> Result<Vec<u8>, Error> {
-        let mut files = Vec::new();
-        if let Compiler::Request(path) = &self.compiler {
-            println!("cargo:rerun-if-changed={}", path.display());
-        } else {
-            println!("cargo:rerun-if-changed={}", self.directory.display());
-            find_schemas(&self.directory, &mut files)?;
-            if files.is_empty() {
-                return Err(Error::Empty {
-                    directory: self.directory.clone(),
-                });
-            }
-            for file in &files {
-                println!("cargo:rerun-if-changed={}", file.display());
-            }
-        }
-        let input = compiler::Input {
-            files: &files,
-            prefix: &self.directory,
-            import_paths: &self.import_paths,
-            scratch: out_dir,
-        };
-        compiler::compile(&self.compiler, &input)
-    }
-
-    fn generate(&self, request: &[u8], out_dir: &Path) -> Result<(), Error> {
-        let mut options = ReaderOptions::new();
-        options.traversal_limit_in_words(None).nesting_limit(256);
-        let message = capnp::serialize::read_message(request, options)?;
-        let context = GeneratorContext::new(&message)?;
-        let (parent, parent_path) = match &self.parent_module {
-            Some(module) => (
-                format!("crate::{module}"),
-                module.split("::").map(str::to_owned).collect(),
-            ),
-            None => ("crate".to_owned(), Vec::new()),
-        };
-        let sources = place::Sources {
-            directory: &self.directory,
-            import_paths: &self.import_paths,
-        };
-        let files = reading::read(&context, &parent).map_err(|error| error.located(&sources))?;
-        CodeGenerationCommand::new()
-            .output_directory(out_dir)
-            .default_parent_module(parent_path)
-            .capnp_root("::bowline::__private::capnp")
-            .crates_provide_map(HashMap::from([(annotations::FILE, "bowline".to_owned())]))
-            .run(request)?;
-        let mut capnp_paths = Vec::new();
-        for file in &files {
-            let directory = match file.name.rsplit_once('/') {
-                Some((directory, _)) => format!("{directory}/"),
-                None => String::new(),
-            };
-            capnp_paths.push(format!("{directory}{}_capnp.rs", file.module));
-            write(
-                out_dir,
-                &format!("{}_bowline.rs", file.module),
-                &emit::file(file),
-            )?;
-        }
-        write(out_dir, "bowline.rs", &emit::root(&files, &capnp_paths))
-    }
-}
-
-fn write(directory: &Path, name: &str, text: &str) -> Result<(), Error> {
-    let path = directory.join(name);
-    std::fs::write(&path, text).map_err(Error::file(&path))
-}
-
-/// All schema files below a directory, in an order that does not depend on the file system.
-fn find_schemas(directory: &Path, files: &mut Vec<PathBuf>) -> Result<(), Error> {
-    let mut entries = Vec::new();
-    for entry in std::fs::read_dir(directory).map_err(Error::file(directory))? {
-        entries.push(entry.map_err(Error::file(directory))?.path());
-    }
-    entries.sort();
-    for path in entries {
-        if path.is_dir() {
-            find_schemas(&path, files)?;
-        } else if path
-            .extension()
-            .is_some_and(|extension| extension == "capnp")
-        {
-            files.push(path);
-        }
-    }
-    Ok(())
 }

@@ -4,11 +4,10 @@
 
 use std::time::Duration;
 
+use crate::reading::FileNames;
+
 pub(crate) struct File {
-    /// `login` of `auth/login.capnp`: the module.
-    pub module: String,
-    /// `auth/login.capnp`.
-    pub name: String,
+    pub names: FileNames,
     pub structs: Vec<Struct>,
     pub enums: Vec<Enum>,
     pub interfaces: Vec<Interface>,
@@ -21,6 +20,8 @@ pub(crate) struct Struct {
     pub name: String,
     /// Its name in the schema, or of the group's field.
     pub schema_name: String,
+    /// File and declaration.
+    pub place: String,
     /// The module of capnpc's reader and builder.
     pub capnp: String,
     pub parameters: Vec<String>,
@@ -32,16 +33,13 @@ pub(crate) struct Struct {
     pub docs: String,
     pub topic: Option<String>,
     pub queue: Option<String>,
+    pub key: Option<Key>,
 }
 
 impl Struct {
     /// A struct that is nothing but a union becomes an enum.
     pub fn is_union(&self) -> bool {
         self.fields.is_empty() && !self.variants.is_empty()
-    }
-
-    pub fn key(&self) -> Option<&Field> {
-        self.fields.iter().find(|field| field.is_key)
     }
 
     pub fn has_secrets(&self) -> bool {
@@ -52,14 +50,32 @@ impl Struct {
     }
 }
 
+/// The field with `$key`.
+pub(crate) struct Key {
+    /// Its name in the schema; of one in a group, `group.field`.
+    pub name: String,
+    /// From the struct to it, in Rust.
+    pub path: Vec<String>,
+    pub is_text: bool,
+}
+
 pub(crate) struct Field {
     /// Its name in the schema.
     pub name: String,
-    /// In `get_name`, `set_name`.
+    /// Its name in Rust, as an identifier.
+    pub rust: String,
+    /// The variant that it is in an enum.
+    pub variant: String,
+    /// In capnpc's `get_name`, `set_name`.
     pub accessor: String,
+    /// Of capnpc's `Which`.
+    pub capnp_variant: String,
+    /// Among the fields of its struct, as the request has them.
+    pub index: u16,
+    /// Of a member of a union.
+    pub discriminant: u16,
     pub kind: FieldKind,
     pub is_secret: bool,
-    pub is_key: bool,
     pub docs: String,
 }
 
@@ -69,9 +85,24 @@ pub(crate) enum FieldKind {
     },
     Slot {
         type_: Type,
-        has_default: bool,
+        default: Default,
+        /// Whether its type can hold its own struct by value.
         is_recursive: bool,
+        /// The same, in lists too.
+        is_unbounded: bool,
     },
+}
+
+/// What a field has that nobody set.
+pub(crate) enum Default {
+    /// What the type has without a word about it.
+    OfType,
+    /// Of a number: its value, or the bits of a float. Of an enum: its number.
+    Number(String),
+    Text(String),
+    Data(Vec<u8>),
+    /// Of a struct or a list.
+    Other,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -100,7 +131,7 @@ impl Type {
             Self::Void => "()".into(),
             Self::Primitive(name) => (*name).into(),
             Self::Text => "::std::string::String".into(),
-            Self::Data => "::bowline::__private::bytes::Bytes".into(),
+            Self::Data => "$crate::__private::bytes::Bytes".into(),
             Self::List(element) => format!("::std::vec::Vec<{}>", element.rust()),
             Self::Enum(path) => path.clone(),
             Self::Struct {
@@ -121,14 +152,24 @@ pub(crate) struct Enum {
     pub name: String,
     pub capnp: String,
     pub docs: String,
-    /// Name in the schema, and docs.
-    pub enumerants: Vec<(String, String)>,
+    pub enumerants: Vec<Enumerant>,
+}
+
+pub(crate) struct Enumerant {
+    /// Its name in the schema.
+    pub name: String,
+    pub variant: String,
+    /// Of capnpc's enum.
+    pub capnp_variant: String,
+    pub docs: String,
 }
 
 pub(crate) struct Interface {
     pub id: u64,
     /// Its name in Rust.
     pub name: String,
+    /// File and declaration.
+    pub place: String,
     /// What it is found under.
     pub service: String,
     pub docs: String,
@@ -142,6 +183,8 @@ pub(crate) struct Interface {
 pub(crate) struct Base {
     /// Path of its trait.
     pub path: String,
+    /// Its name in Rust.
+    pub name: String,
     pub methods: Vec<Method>,
 }
 
@@ -149,6 +192,10 @@ pub(crate) struct Base {
 pub(crate) struct Method {
     /// Its name in the schema.
     pub name: String,
+    /// Its name in Rust, before it is an identifier.
+    pub rust: String,
+    /// The same in the client: another where an interface has two of one name.
+    pub client: String,
     pub interface: u64,
     pub ordinal: u16,
     pub params: Param,

@@ -1,6 +1,6 @@
 //! Names: from the schema's to Rust's, and where two of them meet.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::Error;
 
@@ -25,14 +25,9 @@ pub(crate) fn pascal(name: &str) -> String {
     }
 }
 
-/// The name of an enumerant or a union's member; capnpc has none for what would be `Self`.
-pub(crate) fn variant(name: &str, place: &str) -> Result<String, Error> {
-    match pascal(name) {
-        variant if variant == "Self" => {
-            Err(Error::unsupported(place, "a member of the name `self`"))
-        }
-        variant => Ok(variant),
-    }
+/// The variant of an enumerant or of a union's member.
+pub(crate) fn variant(name: &str) -> String {
+    identifier(&pascal(name))
 }
 
 /// `logIn` to `LOG_IN`.
@@ -64,13 +59,62 @@ pub(crate) fn identifier(name: &str) -> String {
     }
 }
 
-/// The module of an interface's anonymous struct, the way that capnpc names it.
+/// The module that capnpc makes of a name by itself. It knows some of the keywords, and some words that are none.
+pub(crate) fn capnpc_module(name: &str) -> String {
+    const UNKNOWN_TO_CAPNPC: [&str; 5] = ["async", "await", "dyn", "gen", "try"];
+    let module = snake(name);
+    let is_keyword = identifier(&module) != module || KEYWORDS_OF_CAPNPC.contains(&&module[..]);
+    match is_keyword && !UNKNOWN_TO_CAPNPC.contains(&&module[..]) {
+        true => module + "_",
+        false => module,
+    }
+}
+
+const KEYWORDS_OF_CAPNPC: [&str; 7] = [
+    "alignof", "be", "offsetof", "once", "proc", "pure", "sizeof",
+];
+
+/// The module that capnpc is told to make of a declaration, or the constant in lower case: it leaves this as it is.
 pub(crate) fn module(name: &str) -> String {
-    let mut module = snake(name);
-    if identifier(&module) != module {
+    let module = snake(name);
+    match identifier(&module) == module && !KEYWORDS_OF_CAPNPC.contains(&&module[..]) {
+        true => module,
+        false => module + "_",
+    }
+}
+
+/// The module of a schema file or of a folder, whatever characters its name has.
+pub(crate) fn module_of_file(stem: &str) -> String {
+    // What a crate's root cannot have beside the crates that generated code and its macros name.
+    const CRATES: [&str; 5] = ["alloc", "bowline", "core", "std", "__bowline"];
+    let mut module: String = stem
+        .chars()
+        .map(|c| if c.is_alphanumeric() { c } else { '_' })
+        .collect();
+    if !module.starts_with(|c: char| c.is_alphabetic()) {
+        module.insert(0, '_');
+    }
+    let is_only_underscores = module.chars().all(|c| c == '_');
+    if is_only_underscores {
+        module.push_str("file");
+    }
+    if CRATES.contains(&&module[..]) {
         module.push('_');
     }
-    module
+    match identifier(&module) {
+        // `r#type` names the module `type`; `self_` another.
+        raw if raw.starts_with("r#") => module,
+        safe => safe,
+    }
+}
+
+/// The first of `name`, `name_`, `name__` that is free, and takes it.
+pub(crate) fn free(name: &str, taken: &mut BTreeSet<String>) -> String {
+    let mut free = name.to_owned();
+    while !taken.insert(free.clone()) {
+        free.push('_');
+    }
+    free
 }
 
 /// The names of one Rust scope.
@@ -99,6 +143,10 @@ impl Scope {
         }
     }
 
+    pub fn has(&self, name: &str) -> bool {
+        self.taken.contains_key(name)
+    }
+
     /// Takes a name that no declaration may have.
     pub fn reserve(&mut self, name: &str, owner: &str) {
         self.taken.insert(name.to_owned(), owner.to_owned());
@@ -118,6 +166,28 @@ mod tests {
         assert_eq!(identifier("self"), "self_");
         assert_eq!(module("matchParams"), "match_params");
         assert_eq!(module("match"), "match_");
+        assert_eq!(module("async"), "async_");
+        assert_eq!(module("once"), "once_");
+        assert_eq!(variant("self"), "Self_");
+    }
+
+    #[test]
+    fn any_file_name_gives_a_module() {
+        for (stem, module) in [
+            ("log-in", "log_in"),
+            ("a.b", "a_b"),
+            ("1", "_1"),
+            ("a b", "a_b"),
+            ("type", "type"),
+            ("self", "self_"),
+            ("bowline", "bowline_"),
+            ("-", "__file"),
+            ("", "_file"),
+            ("über", "über"),
+        ] {
+            assert_eq!(module_of_file(stem), module, "{stem}");
+        }
+        assert_eq!(identifier(&module_of_file("type")), "r#type");
     }
 
     #[test]

@@ -3,29 +3,56 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::text::{Token, Tokens, declarations, inside, tokens};
+
 /// The directories in which schema files lie.
 pub(crate) struct Sources<'a> {
     pub directory: &'a Path,
+    /// Further ones, in which `import "/…"` looks.
     pub import_paths: &'a [PathBuf],
 }
 
 impl Sources<'_> {
     /// `login.capnp:Login.logIn` to `/…/schema/login.capnp:7:3: Login.logIn`.
     pub fn locate(&self, place: &str) -> String {
-        let Some((file, name)) = place.split_once(':') else {
-            return place.to_owned();
+        let (file, name) = place.split_once(':').unwrap_or((place, ""));
+        let Some((path, text)) = self.read(file) else {
+            return place.replacen(':', ": ", 1);
         };
+        // As the compiler has it, whose messages stand beside these.
+        let path = path.canonicalize().unwrap_or(path);
+        let (line, column) = find(&text, name).unwrap_or((1, 1));
+        match name {
+            "" => format!("{}:{line}:{column}", path.display()),
+            name => format!("{}:{line}:{column}: {name}", path.display()),
+        }
+    }
+
+    /// A schema file that the request names, and its text.
+    pub fn read(&self, file: &str) -> Option<(PathBuf, String)> {
         let directories =
             std::iter::once(self.directory).chain(self.import_paths.iter().map(PathBuf::as_path));
-        for path in directories.map(|directory| directory.join(file)) {
-            if let Ok(text) = std::fs::read_to_string(&path) {
-                let (line, column) = find(&text, name).unwrap_or((1, 1));
-                // As the compiler has it, whose messages stand beside these.
-                let path = path.canonicalize().unwrap_or(path);
-                return format!("{}:{line}:{column}: {name}", path.display());
+        directories
+            .map(|directory| directory.join(file))
+            .find_map(|path| {
+                let text = std::fs::read_to_string(&path).ok()?;
+                Some((path, text))
+            })
+    }
+
+    /// The file that `import` names in another one.
+    pub fn imported(&self, from: &Path, import: &str) -> Option<PathBuf> {
+        let is_file = |path: &PathBuf| path.is_file();
+        match import.strip_prefix('/') {
+            Some(absolute) => {
+                let directories = self.import_paths.iter().map(PathBuf::as_path);
+                let directories = directories.chain([self.directory]);
+                directories
+                    .map(|directory| directory.join(absolute))
+                    .find(is_file)
             }
+            None => Some(from.parent()?.join(import)).filter(is_file),
         }
-        format!("{file}: {name}")
     }
 }
 
@@ -40,67 +67,13 @@ fn find(text: &str, name: &str) -> Option<(usize, usize)> {
     Some((line, before[line_start..].chars().count() + 1))
 }
 
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Token<'a> {
-    Word(&'a str),
-    Open,
-    /// Of a bracket; that of a block ends a declaration too.
-    Close {
-        block: bool,
-    },
-    /// What ends a declaration.
-    End,
-    Other,
-}
-
-/// The tokens, each with where it begins; without comments and what is in strings.
-fn tokens(text: &str) -> Vec<(usize, Token<'_>)> {
-    let mut tokens = Vec::new();
-    let mut chars = text.char_indices().peekable();
-    while let Some((start, c)) = chars.next() {
-        let token = match c {
-            '#' => {
-                while chars.next_if(|(_, c)| *c != '\n').is_some() {}
-                continue;
-            }
-            '"' => {
-                while let Some((_, c)) = chars.next() {
-                    match c {
-                        '\\' => drop(chars.next()),
-                        '"' => break,
-                        _ => {}
-                    }
-                }
-                Token::Other
-            }
-            '{' | '(' | '[' => Token::Open,
-            '}' | ')' | ']' => Token::Close { block: c == '}' },
-            ';' | ',' => Token::End,
-            c if c.is_whitespace() => continue,
-            c if c.is_alphanumeric() || c == '_' => {
-                let mut end = start + c.len_utf8();
-                while let Some((at, c)) = chars.next_if(|(_, c)| c.is_alphanumeric() || *c == '_') {
-                    end = at + c.len_utf8();
-                }
-                Token::Word(&text[start..end])
-            }
-            _ => Token::Other,
-        };
-        tokens.push((start, token));
-    }
-    tokens
-}
-
 /// Where the name of a declaration begins, among those that are not inside others.
-fn find_in(tokens: &[(usize, Token<'_>)], names: &[&str]) -> Option<usize> {
+fn find_in(tokens: Tokens<'_, '_>, names: &[&str]) -> Option<usize> {
     let (&first, inner) = names.split_first()?;
-    let mut rest = tokens;
-    while !rest.is_empty() {
-        let (declaration, behind) = rest.split_at(end_of_first(rest));
-        rest = behind;
+    for declaration in declarations(tokens) {
         let named = match declaration {
             // The members of a union without a name are those of the struct around it.
-            [(_, Token::Word("union")), (_, Token::Open), ..] => {
+            [(_, Token::Word("union")), (_, Token::Open { .. }), ..] => {
                 match find_in(inside(declaration, 1), names) {
                     Some(found) => return Some(found),
                     None => continue,
@@ -120,7 +93,8 @@ fn find_in(tokens: &[(usize, Token<'_>)], names: &[&str]) -> Option<usize> {
         if named.1 != first {
             continue;
         }
-        let mut opened = (0..declaration.len()).filter(|at| declaration[*at].1 == Token::Open);
+        let is_open = |at: &usize| matches!(declaration[*at].1, Token::Open { .. });
+        let mut opened = (0..declaration.len()).filter(is_open);
         return match inner {
             [] => Some(named.0),
             // A signature: the first brackets are those of the parameters, the last those of the results.
@@ -134,39 +108,6 @@ fn find_in(tokens: &[(usize, Token<'_>)], names: &[&str]) -> Option<usize> {
         .or(Some(named.0));
     }
     None
-}
-
-/// How many tokens the first declaration has: to its end, or to the end of its block.
-fn end_of_first(tokens: &[(usize, Token<'_>)]) -> usize {
-    let mut depth = 0usize;
-    for (index, (_, token)) in tokens.iter().enumerate() {
-        match token {
-            Token::Open => depth += 1,
-            Token::Close { block } => {
-                depth = depth.saturating_sub(1);
-                if depth == 0 && *block {
-                    return index + 1;
-                }
-            }
-            Token::End if depth == 0 => return index + 1,
-            _ => {}
-        }
-    }
-    tokens.len()
-}
-
-/// What is between the bracket at an index and the one that closes it.
-fn inside<'t, 'a>(tokens: &'t [(usize, Token<'a>)], open: usize) -> &'t [(usize, Token<'a>)] {
-    let mut depth = 0usize;
-    for (index, (_, token)) in tokens.iter().enumerate().skip(open) {
-        match token {
-            Token::Open => depth += 1,
-            Token::Close { .. } if depth == 1 => return &tokens[open + 1..index],
-            Token::Close { .. } => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-    }
-    &tokens[(open + 1).min(tokens.len())..]
 }
 
 #[cfg(test)]

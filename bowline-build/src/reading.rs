@@ -2,6 +2,8 @@
 //!
 //! First all declarations are named, so that each can be spoken of; then each is read. Writes no code.
 
+mod fails;
+mod generics;
 mod interfaces;
 mod names;
 mod recursion;
@@ -15,71 +17,126 @@ use capnp::schema_capnp::node;
 use capnpc::codegen::GeneratorContext;
 
 use crate::Error;
+use crate::annotations::{self, Annotations};
 use crate::model::File;
-use crate::names::Scope;
+use crate::names::{Scope, identifier, module_of_file};
+use crate::place::Sources;
 
-/// Reads the files that were asked for.
+pub(crate) use names::CapnpNames;
+
+/// Where the code of files comes from that are not compiled here.
+pub(crate) struct Extern {
+    /// Of each file: its ID, and its path in that directory.
+    pub files: HashMap<u64, String>,
+    /// The module that has them, from the root of all: `::common` or `crate`.
+    pub root: String,
+}
+
+/// What the files of a request become, and what their readers and builders are called.
+pub(crate) struct Read {
+    pub files: Vec<File>,
+    pub names: CapnpNames,
+}
+
+/// Reads the files that were asked for and are of no other crate.
 ///
 /// `parent` is the module of the crate that the generated ones are in, `crate` or below.
-pub(crate) fn read(context: &GeneratorContext<'_>, parent: &str) -> Result<Vec<File>, Error> {
+pub(crate) fn read(
+    context: &GeneratorContext<'_>,
+    parent: &str,
+    externs: &[Extern],
+    sources: &Sources<'_>,
+) -> Result<Read, Error> {
     let mut reading = Reading {
         context,
-        parent,
+        sources,
         files: HashMap::new(),
         rust: HashMap::new(),
-        anonymous: HashMap::new(),
+        names: CapnpNames::default(),
         docs: HashMap::new(),
         reaches: HashMap::new(),
+        mentions: HashMap::new(),
     };
     reading.read_docs()?;
     let requested = context.request.get_requested_files()?;
-    let mut modules = Scope::default();
     for file in requested {
-        let name = file.get_filename()?.to_str()?.to_owned();
-        let module = module_of(&name)?;
-        modules.take(module.clone(), format!("file {name}"), &name)?;
-        reading.files.insert(file.get_id(), (name, module));
+        let id = file.get_id();
+        let name = file.get_filename()?.to_str()?;
+        let of_extern = externs.iter().find_map(|of| Some((of, of.files.get(&id)?)));
+        let (root, path) = match of_extern {
+            Some((of, path)) => (&of.root[..], &path[..]),
+            None => (parent, name),
+        };
+        let named = FileNames {
+            name: name.to_owned(),
+            modules: reading.modules_of(id, path)?,
+            root: root.to_owned(),
+            is_own: of_extern.is_none(),
+        };
+        reading.files.insert(id, named);
     }
+    reading.check_modules()?;
     for file in requested {
         reading.name_file(file.get_id())?;
     }
     reading.find_reaches()?;
-    requested
+    let own = |file: &capnp::schema_capnp::code_generator_request::requested_file::Reader<'_>| {
+        reading.files[&file.get_id()].is_own
+    };
+    let files = requested
         .iter()
+        .filter(own)
         .map(|file| reading.file(file.get_id()))
-        .collect()
+        .collect::<Result<_, _>>()?;
+    let mut names = reading.names;
+    for (id, file) in reading.files {
+        names.files.insert(id, file);
+    }
+    Ok(Read { files, names })
 }
 
-/// `log-in.capnp` to `log_in`; capnpc appends `_capnp` to the same.
-fn module_of(file: &str) -> Result<String, Error> {
-    let stem = file.rsplit('/').next().unwrap_or(file);
-    let module = stem
-        .strip_suffix(".capnp")
-        .unwrap_or(stem)
-        .replace('-', "_");
-    let is_word = module.chars().all(|c| c.is_alphanumeric() || c == '_');
-    match is_word && !module.starts_with(|c: char| c.is_numeric()) && !module.is_empty() {
-        true => Ok(module),
-        false => Err(Error::unsupported(
-            file,
-            "a file whose name cannot be that of a module",
-        )),
+/// What a schema file is called.
+#[derive(Clone, Debug)]
+pub(crate) struct FileNames {
+    /// As the request has it: `auth/login.capnp`.
+    pub name: String,
+    /// `auth`, `login`: not escaped.
+    pub modules: Vec<String>,
+    /// The module that the first of these is in.
+    pub root: String,
+    pub is_own: bool,
+}
+
+impl FileNames {
+    /// The path of its module.
+    pub fn path(&self) -> String {
+        let modules = self.modules.iter().map(|module| identifier(module));
+        let path: Vec<String> = std::iter::once(self.root.clone()).chain(modules).collect();
+        path.join("::")
+    }
+
+    /// The modules around that of its readers and builders, and its name.
+    pub fn capnp(&self) -> (Vec<String>, String) {
+        let (last, outer) = self.modules.split_last().expect("a file has a module");
+        let outer = outer.iter().map(|module| identifier(module)).collect();
+        (outer, format!("{last}_capnp"))
     }
 }
 
 struct Reading<'a> {
     context: &'a GeneratorContext<'a>,
-    parent: &'a str,
-    /// Of each file by its ID: name and module.
-    files: HashMap<u64, (String, String)>,
+    sources: &'a Sources<'a>,
+    /// By their IDs.
+    files: HashMap<u64, FileNames>,
     /// Of each type by its ID: its file's ID and its name there.
     rust: HashMap<u64, (u64, String)>,
-    /// capnpc's module of the structs that interfaces declare for their methods.
-    anonymous: HashMap<u64, String>,
+    names: CapnpNames,
     /// Of each node and, by index, of its members.
     docs: HashMap<u64, (String, Vec<String>)>,
-    /// The structs that a struct can contain, at any depth.
+    /// The structs that a struct can contain, at any depth: by value.
     reaches: HashMap<u64, HashSet<u64>>,
+    /// The same with what is in lists.
+    mentions: HashMap<u64, HashSet<u64>>,
 }
 
 impl<'a> Reading<'a> {
@@ -120,12 +177,47 @@ impl<'a> Reading<'a> {
         }
     }
 
+    /// `["auth", "login"]` of `auth/log-in.capnp $rustName("login")`.
+    fn modules_of(&self, id: u64, path: &str) -> Result<Vec<String>, Error> {
+        let mut modules: Vec<String> = path.split('/').map(str::to_owned).collect();
+        if let Some(file) = modules.last_mut() {
+            let stem = file.strip_suffix(".capnp").unwrap_or(file);
+            *file = match self.context.node_map.get(&id) {
+                Some(node) => Annotations::new(path, node.get_annotations()?).rust_name(stem)?,
+                None => stem.to_owned(),
+            };
+        }
+        Ok(modules.iter().map(|name| module_of_file(name)).collect())
+    }
+
+    /// Two files must not become one module.
+    fn check_modules(&self) -> Result<(), Error> {
+        let mut files: Vec<&FileNames> = self.files.values().filter(|file| file.is_own).collect();
+        files.sort_by_key(|file| &file.name);
+        let mut modules = Scope::default();
+        for file in &files {
+            let module = file.modules.join("::");
+            let owner = format!("file {}", file.name);
+            modules.take(format!("{module}_capnp"), owner.clone(), &file.name)?;
+            modules.take(module, owner, &file.name)?;
+        }
+        for file in files {
+            for depth in 1..file.modules.len() {
+                let folder = file.modules[..depth].join("::");
+                if folder.ends_with("_capnp") && modules.has(&folder) {
+                    let owner = format!("the folder of {}", file.name);
+                    modules.take(folder, owner, &file.name)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn file(&self, id: u64) -> Result<File, Error> {
         // There: it is asked only for the files of the request, and these are put in first.
-        let (name, module) = self.files[&id].clone();
+        let names = self.files[&id].clone();
         let mut file = File {
-            module,
-            name,
+            names,
             structs: Vec::new(),
             enums: Vec::new(),
             interfaces: Vec::new(),
@@ -150,5 +242,9 @@ impl<'a> Reading<'a> {
             }
         }
         Ok(file)
+    }
+
+    fn is_annotations(&self, id: u64) -> bool {
+        id == annotations::FILE
     }
 }

@@ -27,8 +27,8 @@ use super::deadline::inherit;
 use super::raw::after;
 use super::retries::{Next, Retries, RetryPolicy};
 use super::{RawReply, RawRequest};
-use crate::transport::{Endpoint, TransportError};
-use crate::wire::{Origin, Status, Work};
+use crate::transport::{ConnectionFailure, Endpoint, TransportError};
+use crate::wire::{Code, Status, Work};
 use shared::{Ended, NotBegun, Over, Shared, question};
 
 /// How a call that waits for its server is sent again: at most three times once it may have been done, and as
@@ -100,6 +100,12 @@ impl Client {
     /// Whether the server is there now.
     pub fn is_connected(&self) -> bool {
         self.0.shared.is_connected()
+    }
+
+    /// Returns why there is no connection to the server, where there is none.
+    pub fn connection_failure(&self) -> Option<ConnectionFailure> {
+        let failure = self.0.shared.sender.failure();
+        (!self.is_connected()).then_some(failure)
     }
 
     /// Returns what tells whether the server is there, for a layer such as
@@ -177,7 +183,7 @@ impl Service<RawRequest> for Client {
                 State::Failed(Some(Attempts::of(&request).conclude(status)))
             }
             Err(NotBegun::NoServer) if !request.wait_for_ready => {
-                let status = no_server(&self.0.shared.endpoint);
+                let status = self.0.shared.no_connection();
                 State::Failed(Some(Attempts::of(&request).conclude(status)))
             }
             Err(NotBegun::NoServer | NotBegun::Full | NotBegun::Unasked) => {
@@ -186,10 +192,6 @@ impl Service<RawRequest> for Client {
         };
         ClientFuture { state }
     }
-}
-
-fn no_server(endpoint: &Endpoint) -> Status {
-    Status::unavailable(format!("no server at {endpoint}")).with_origin(Origin::Connection)
 }
 
 /// A call of a [`Client`] that is being made.
@@ -305,6 +307,16 @@ impl Drop for Ticket {
     }
 }
 
+/// The status of a call whose deadline has passed while it waited for its server, with the reason of its last failure.
+fn deadline_after(last: &Status) -> Status {
+    let message = format!("the deadline has passed; last: {}", last.message());
+    let status = Status::new(Code::DeadlineExceeded, Work::NotDone, message);
+    match last.reason() {
+        Some(reason) => status.with_reason(reason),
+        None => status,
+    }
+}
+
 /// Asks what the server takes. Returns when it has answered, or when that cannot be asked now.
 async fn ask(client: &Client, deadline: Instant) {
     let shared = &client.0.shared;
@@ -340,9 +352,10 @@ async fn persist(
                 Ok(number) => Ticket::new(&client.0, number),
                 Err(NotBegun::Never(status)) => return Err(retries.stop(status)),
                 Err(NotBegun::NoServer) if !request.wait_for_ready => {
-                    return Err(retries.stop(no_server(&shared.endpoint)));
+                    return Err(retries.stop(shared.no_connection()));
                 }
                 Err(not_begun) => {
+                    let waits_for_server = matches!(not_begun, NotBegun::NoServer);
                     let possible = async {
                         match not_begun {
                             NotBegun::Full => shared.sender.writable().await,
@@ -351,7 +364,10 @@ async fn persist(
                         }
                     };
                     if timeout_at(deadline, possible).await.is_err() {
-                        return Err(retries.stop(Status::deadline_exceeded(Work::NotDone)));
+                        return Err(retries.stop(match waits_for_server {
+                            false => Status::deadline_exceeded(Work::NotDone),
+                            true => deadline_after(&shared.no_connection()),
+                        }));
                     }
                     continue;
                 }

@@ -21,7 +21,7 @@ thread_local! {
 /// Outside a handler it is just the future.
 ///
 /// ```
-/// # async fn handler(request: bowline::Request<()>, news: tokio::sync::watch::Receiver<u64>) -> u64 {
+/// # async fn handler(request: bowline::Request<String>, news: tokio::sync::watch::Receiver<u64>) -> u64 {
 /// # let mut news = news;
 /// drop(request);
 /// let _ = bowline::call::park(news.changed()).await;

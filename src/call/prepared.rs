@@ -12,9 +12,9 @@ use tokio::time::Instant;
 use super::raw::deadline_after;
 use super::typed::{built, received};
 use super::{CallService, MethodError, RawReply, RawRequest, Response};
-use crate::message::{Limits, Link, Plain};
+use crate::message::{Limits, Link, Msg, Plain};
 use crate::schema::{Effect, MethodInfo};
-use crate::wire::{Metadata, RequestId, Status, TraceContext, Work};
+use crate::wire::{Metadata, Reason, RequestId, Status, TraceContext, Work};
 
 /// A call of one method. Nothing is sent before it is awaited.
 ///
@@ -35,13 +35,19 @@ impl<S: Clone, R, E> Call<S, R, E> {
         method: &'static MethodInfo,
         build: impl FnOnce(<P::Capnp as Owned>::Builder<'_>),
     ) -> Self {
-        Self::new(service, Ok(RawRequest::new(method, built::<P>(build))))
+        let request = built::<P>(build).map(|body| RawRequest::new(method, body));
+        Self::new(service, request.map_err(Status::from))
+    }
+
+    /// Takes parameters that are a message already, and sends them as they are; generated clients call this.
+    pub fn message<P: Plain>(service: &S, method: &'static MethodInfo, params: &Msg<P>) -> Self {
+        Self::new(service, Ok(RawRequest::new(method, params.to_bytes())))
     }
 
     /// Encodes the parameters; generated clients call this.
     ///
-    /// Parameters without an encoding, such as an enumerant that the schema does not have, fail
-    /// the call with `InvalidArgument` when it is awaited.
+    /// Parameters without an encoding, such as those with a union's member that the schema does not have, fail
+    /// the call, not done, when it is awaited.
     pub fn plain<P: Plain>(service: &S, method: &'static MethodInfo, params: &P) -> Self {
         let request = params
             .to_bytes()
@@ -167,7 +173,7 @@ pin_project_lite::pin_project! {
     #[project = StateProjection]
     enum State<S, F> {
         Ready { service: S, request: Option<Result<RawRequest, Status>> },
-        Called { #[pin] reply: F },
+        Called { #[pin] reply: F, only_asks: bool },
     }
 }
 
@@ -177,15 +183,18 @@ impl<S: CallService, R: Plain, E: MethodError> Future for CallFuture<S, R, E> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         loop {
-            let reply = match this.state.as_mut().project() {
-                StateProjection::Called { reply } => ready!(reply.poll(cx)),
+            let (reply, only_asks) = match this.state.as_mut().project() {
+                StateProjection::Called { reply, only_asks } => {
+                    (ready!(reply.poll(cx)), *only_asks)
+                }
                 StateProjection::Ready { service, request } => match ready!(service.poll_ready(cx))
                 {
-                    Err(error) => Err(error),
+                    Err(error) => (Err(error), only_asks(request.as_ref())),
                     Ok(()) => match request.take() {
                         Some(Ok(request)) => {
+                            let only_asks = request.outcome_only;
                             let reply = service.call(request);
-                            this.state.set(State::Called { reply });
+                            this.state.set(State::Called { reply, only_asks });
                             continue;
                         }
                         Some(Err(status)) => return Poll::Ready(Err(status.into())),
@@ -196,11 +205,60 @@ impl<S: CallService, R: Plain, E: MethodError> Future for CallFuture<S, R, E> {
                     },
                 },
             };
-            return Poll::Ready(received(status_of::<S>(reply)));
+            let reply = status_of::<S>(reply).map_err(|status| match only_asks {
+                true => of_question(status),
+                false => status,
+            });
+            return Poll::Ready(received(reply));
         }
+    }
+}
+
+fn only_asks(request: Option<&Result<RawRequest, Status>>) -> bool {
+    matches!(request, Some(Ok(request)) if request.outcome_only)
+}
+
+/// A question for an outcome that fails says nothing of the work, whatever refused it on its way: only the service
+/// that looked it up may say that it was not done.
+fn of_question(status: Status) -> Status {
+    match (status.work(), status.reason()) {
+        (Work::NotDone, Some(Reason::KeyUnknown)) => status,
+        (Work::NotDone, _) => status.with_work(Work::OutcomeUnknown),
+        _ => status,
     }
 }
 
 fn status_of<S: CallService>(reply: Result<RawReply, S::Error>) -> Result<RawReply, Status> {
     reply.map_err(|error| Status::from_error(error.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schema::Recovery;
+
+    #[tokio::test]
+    async fn a_question_that_fails_on_its_way_is_never_told_not_done() {
+        static METHOD: MethodInfo = MethodInfo {
+            service: "test",
+            name: "test",
+            interface: 1,
+            ordinal: 2,
+            effect: Effect::Once(Recovery::InDoubt),
+            timeout: None,
+            params: 0,
+            results: 0,
+            fails: None,
+        };
+        let refused = Status::unavailable("no server");
+        let unknown = Status::not_found("nothing").with_reason(Reason::KeyUnknown);
+        for (status, work) in [(refused, Work::OutcomeUnknown), (unknown, Work::NotDone)] {
+            let service = tower::service_fn(move |_: RawRequest| {
+                std::future::ready(Err::<RawReply, _>(status.clone()))
+            });
+            let ask: Call<_, String, Status> = Call::outcome(&service, &METHOD, RequestId::new());
+            let ended = ask.await.map(|_| ()).expect_err("it is refused");
+            assert_eq!(ended.work(), work, "{ended}");
+        }
+    }
 }

@@ -53,6 +53,10 @@ pub trait NamedService {
         Ok(None)
     }
 
+    /// Ends what only waits for something to happen: a server of this service is shutting down. Calls that are refused
+    /// or answered now need not be waited for.
+    fn drain(&self) {}
+
     /// The names of its queues, where the service is one of queues: access rules for others are logged.
     fn queue_names(&self) -> Option<Vec<String>> {
         None

@@ -52,6 +52,11 @@ impl<P: Plain> Request<P> {
         self.message.plain().map_err(RequestError)
     }
 
+    /// Returns the parameters as the message that they are, to be passed on whole.
+    pub fn message(&self) -> &Msg<P> {
+        &self.message
+    }
+
     /// Who asks, as a key has proved it; `None` where the server has no keys.
     pub fn principal(&self) -> Option<&Principal> {
         self.raw.principal.as_ref()
@@ -146,6 +151,7 @@ pub struct Reply<R: Plain> {
 enum Content<R> {
     Plain(R),
     Built(Bytes),
+    Failed(MessageError),
 }
 
 impl<R> fmt::Debug for Content<R> {
@@ -154,6 +160,7 @@ impl<R> fmt::Debug for Content<R> {
         f.write_str(match self {
             Self::Plain(_) => "plain",
             Self::Built(_) => "built",
+            Self::Failed(_) => "failed",
         })
     }
 }
@@ -162,7 +169,10 @@ impl<R: Plain> Reply<R> {
     /// Builds the results in the buffer that is sent.
     pub fn build(build: impl FnOnce(<R::Capnp as Owned>::Builder<'_>)) -> Self {
         Self {
-            content: Content::Built(built::<R>(build)),
+            content: match built::<R>(build) {
+                Ok(body) => Content::Built(body),
+                Err(error) => Content::Failed(error),
+            },
             metadata: Metadata::new(),
         }
     }
@@ -202,15 +212,19 @@ impl<R: Plain> From<Response<R>> for Reply<R> {
     }
 }
 
-pub(super) fn built<P: Plain>(build: impl FnOnce(<P::Capnp as Owned>::Builder<'_>)) -> Bytes {
+pub(super) fn built<P: Plain>(
+    build: impl FnOnce(<P::Capnp as Owned>::Builder<'_>),
+) -> Result<Bytes, MessageError> {
     let result = message::build::<P::Capnp, std::convert::Infallible>(|to| {
         build(to);
         Ok(())
     });
-    match result {
+    let bytes = match result {
         Ok(bytes) => bytes,
         Err(never) => match never {},
-    }
+    };
+    message::check_nesting::<P>(&bytes)?;
+    Ok(bytes)
 }
 
 /// Turns what a handler returned into what is sent; generated servers call this.
@@ -224,6 +238,7 @@ pub fn answer<R: Plain, E: MethodError>(result: Result<Reply<R>, E>) -> Result<R
     };
     let body = match reply.content {
         Content::Built(body) => body,
+        Content::Failed(error) => return Err(cannot_encode(error)),
         Content::Plain(plain) => plain.to_bytes().map_err(cannot_encode)?,
     };
     let mut raw = RawReply::new(Outcome::Success, body);
@@ -232,6 +247,9 @@ pub fn answer<R: Plain, E: MethodError>(result: Result<Reply<R>, E>) -> Result<R
 }
 
 fn cannot_encode(error: MessageError) -> Status {
+    if let MessageError::NotInSchema { .. } = error {
+        return Status::not_in_schema(Work::OutcomeUnknown, &error);
+    }
     Status::internal(format!("the reply has no encoding: {error}"))
 }
 
@@ -262,6 +280,11 @@ impl<R: Plain> Response<R> {
     /// As [`Msg::plain`].
     pub fn plain(&self) -> Result<R, MessageError> {
         self.message.plain()
+    }
+
+    /// Returns the results as the message that they are, to be passed on whole.
+    pub fn message(&self) -> &Msg<R> {
+        &self.message
     }
 
     /// Whether this is the stored reply to an earlier attempt.

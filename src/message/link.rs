@@ -4,9 +4,10 @@ use std::fmt;
 use std::marker::PhantomData;
 
 use bytes::Bytes;
+use capnp::struct_list;
 use capnp::traits::Owned;
 
-use super::Plain;
+use super::plain::{Plain, PlainElement, len, reserved, struct_words};
 use crate::bowline_capnp::link;
 
 /// A resource of another service, as a call that yields it: which method, with which parameters.
@@ -48,6 +49,14 @@ impl<T> Link<T> {
 
 impl<T: Plain> Plain for Link<T> {
     type Capnp = link::Owned<T::Capnp>;
+    const NESTING: u16 = 1;
+
+    fn is_default(&self) -> bool {
+        self.service.is_empty()
+            && self.interface == 0
+            && self.method == 0
+            && self.parameters.is_empty()
+    }
 
     fn read(reader: <Self::Capnp as Owned>::Reader<'_>) -> capnp::Result<Self> {
         Ok(Self::new(
@@ -61,12 +70,38 @@ impl<T: Plain> Plain for Link<T> {
     fn write(&self, mut builder: <Self::Capnp as Owned>::Builder<'_>) -> capnp::Result<()> {
         // What is empty reads the same from a null pointer.
         if !self.service.is_empty() {
+            len(&self.service)?;
             builder.set_service(&self.service[..]);
         }
         builder.set_interface(self.interface);
         builder.set_method(self.method);
         if !self.parameters.is_empty() {
+            len(&self.parameters)?;
             builder.set_parameters(&self.parameters);
+        }
+        Ok(())
+    }
+}
+
+impl<T: Plain> PlainElement for Link<T> {
+    type List = struct_list::Owned<link::Owned<T::Capnp>>;
+    const NESTING: u16 = 1;
+    const WORDS_EACH: u32 = struct_words::<link::Builder<'static, T::Capnp>>();
+
+    fn read_list(from: <Self::List as Owned>::Reader<'_>) -> capnp::Result<Vec<Self>> {
+        let mut values = reserved(from.len());
+        for link in from.iter() {
+            values.push(Self::read(link)?);
+        }
+        Ok(values)
+    }
+
+    fn write_list(
+        values: &[Self],
+        mut to: <Self::List as Owned>::Builder<'_>,
+    ) -> capnp::Result<()> {
+        for (i, value) in (0u32..).zip(values) {
+            value.write(to.reborrow().get(i))?;
         }
         Ok(())
     }

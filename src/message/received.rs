@@ -51,6 +51,22 @@ impl<T: Plain> Msg<T> {
         Ok(self.reader.get_root()?)
     }
 
+    /// Returns the message in the standard framing, whole: with what this program's schema does not have.
+    pub fn to_bytes(&self) -> Bytes {
+        let segments = self.reader.get_segments();
+        let segment = |id: usize| segments.get_segment(id as u32).unwrap_or_default();
+        let mut framed = Vec::new();
+        framed.extend_from_slice(&(segments.len() as u32).wrapping_sub(1).to_le_bytes());
+        for id in 0..segments.len() {
+            framed.extend_from_slice(&((segment(id).len() / 8) as u32).to_le_bytes());
+        }
+        framed.resize(framed.len().next_multiple_of(8), 0);
+        for id in 0..segments.len() {
+            framed.extend_from_slice(segment(id));
+        }
+        framed.into()
+    }
+
     /// Copies the message into plain Rust values.
     ///
     /// # Errors

@@ -68,8 +68,10 @@ enum Phase {
 pub enum Input {
     /// The store did what it was asked.
     Verdict(Verdict),
-    /// It did not, or nobody knows whether it did.
+    /// Nobody knows whether it did.
     StoreFailed,
+    /// It did not, and never will: it could not be reached.
+    NotApplied,
     /// The record that was waited for may have changed.
     Changed,
     /// The handler is done.
@@ -137,16 +139,23 @@ impl Attempt {
         match (std::mem::replace(&mut self.phase, Phase::Over), input) {
             (Phase::Asked, Input::Verdict(verdict)) => self.asked(verdict),
             (Phase::Asked, Input::StoreFailed) => self.not_begun(),
+            (Phase::Asked, Input::NotApplied) => Action::Answer(Err(self.store_unavailable())),
             (Phase::Waiting, Input::Changed) => self.ask(),
             (Phase::Running, Input::Committed(ended)) => Action::Answer(ended),
             (Phase::Running, Input::Ran(ended)) => self.ran(ended),
             (Phase::Recording(ended), Input::Verdict(Verdict::Applied)) => Action::Answer(ended),
+            // This attempt did nothing. One before it was begun, and may have.
+            (Phase::Recording(Err(status)), Input::Verdict(Verdict::InDoubt { .. })) => {
+                Action::Answer(Err(status.with_work(Work::OutcomeUnknown)))
+            }
             // Nothing was done and nothing is promised: its claim is gone, or will run out.
             (Phase::Recording(Err(status)), _) if status.work() == Work::NotDone => {
                 Action::Answer(Err(status))
             }
             (Phase::Recording(_), Input::Verdict(_)) => Action::Answer(Err(superseded())),
-            (Phase::Recording(_), Input::StoreFailed) => Action::Answer(Err(not_recorded())),
+            (Phase::Recording(_), Input::StoreFailed | Input::NotApplied) => {
+                Action::Answer(Err(not_recorded()))
+            }
             (phase, input) => {
                 debug_assert!(false, "{input:?} in {phase:?}");
                 Action::Answer(Err(Status::internal("the attempt lost its way")))
@@ -167,11 +176,33 @@ impl Attempt {
         match &self.purpose {
             Purpose::Run(claim) => {
                 let epoch = claim.epoch;
-                self.phase = Phase::Recording(Err(store_unavailable()));
+                self.phase = Phase::Recording(Err(self.store_unavailable()));
                 Action::Apply(Change::Release { epoch })
             }
-            Purpose::Look(_) => Action::Answer(Err(store_unavailable())),
+            Purpose::Look(_) => Action::Answer(Err(self.store_unavailable())),
         }
+    }
+
+    /// Which attempt is to be given back, where the store has just been asked to and failed.
+    pub fn release(&self) -> Option<super::Epoch> {
+        let is_released = match &self.phase {
+            Phase::Recording(Err(status)) => match self.claim()?.recovery {
+                Recovery::Atomic => true,
+                Recovery::InDoubt | Recovery::Rerun => status.work() == Work::NotDone,
+            },
+            _ => false,
+        };
+        is_released.then_some(self.claim()?.epoch)
+    }
+
+    fn store_unavailable(&self) -> Status {
+        let message = "the store of outcomes does not answer";
+        let status = match &self.purpose {
+            Purpose::Run(_) => Status::unavailable(format!("{message}, so nothing was begun")),
+            // Whoever only asks knows nothing of what was done before.
+            Purpose::Look(_) => Status::new(Code::Unavailable, Work::OutcomeUnknown, message),
+        };
+        status.with_reason(Reason::StoreUnavailable)
     }
 
     fn asked(&mut self, verdict: Verdict) -> Action {
@@ -207,14 +238,21 @@ impl Attempt {
             Verdict::KeyFromFuture => {
                 Status::invalid_argument("the request ID was made by a clock that is too far ahead")
             }
-            Verdict::Unknown => {
-                Status::not_found("nothing is recorded under this request ID, and nothing runs")
-                    .with_reason(Reason::KeyUnknown)
-            }
-            Verdict::Full => Status::resource_exhausted("the store of outcomes is full"),
+            Verdict::Unknown => unknown(self.is_of_known_age()),
+            Verdict::Full => Status::resource_exhausted("the store of outcomes is full")
+                .with_reason(Reason::StoreFull),
             Verdict::Superseded | Verdict::Applied => superseded(),
         };
         Action::Answer(Err(status))
+    }
+
+    /// Whether the key says when it was made, so that one whose outcome may be forgotten is told apart.
+    fn is_of_known_age(&self) -> bool {
+        let (Purpose::Run(Claim { age, .. }) | Purpose::Look(Change::Look(age))) = &self.purpose
+        else {
+            return false;
+        };
+        age.created.is_some()
     }
 
     /// What the handler's end means for the record.
@@ -231,8 +269,9 @@ impl Attempt {
             },
             Err(status) if status.work() == Work::NotDone => Change::Release { epoch },
             Err(_) => match claim.recovery {
-                Recovery::InDoubt => Change::Doubt { epoch },
-                Recovery::Rerun | Recovery::Atomic => Change::Release { epoch },
+                Recovery::InDoubt | Recovery::Rerun => Change::Doubt { epoch },
+                // What it did not commit was not done.
+                Recovery::Atomic => Change::Release { epoch },
             },
         };
         self.phase = Phase::Recording(ended);
@@ -289,11 +328,6 @@ fn superseded() -> Status {
     .with_reason(Reason::Superseded)
 }
 
-fn store_unavailable() -> Status {
-    Status::unavailable("the store of outcomes does not answer, so nothing was begun")
-        .with_reason(Reason::StoreUnavailable)
-}
-
 fn not_recorded() -> Status {
     Status::new(
         Code::Unavailable,
@@ -303,11 +337,22 @@ fn not_recorded() -> Status {
     .with_reason(Reason::StoreUnavailable)
 }
 
+/// Nothing is recorded. That it was not done is certain only of a key that says its age: an older one is refused
+/// otherwise, while that of a caller's own may have been done, and forgotten since.
+fn unknown(is_of_known_age: bool) -> Status {
+    let status = Status::not_found("nothing is recorded under this request ID, and nothing runs")
+        .with_reason(Reason::KeyUnknown);
+    match is_of_known_age {
+        true => status,
+        false => status.with_work(Work::OutcomeUnknown),
+    }
+}
+
 /// What a request that only asks gets from a method that keeps nothing.
 pub(crate) fn keeps_no_outcomes() -> Status {
     Status::new(
         Code::FailedPrecondition,
-        Work::NotDone,
+        Work::OutcomeUnknown,
         "the method is not $once: it keeps no outcomes",
     )
 }

@@ -108,7 +108,9 @@ impl OnceBuilder {
         self
     }
 
-    /// Requests that may run or be recorded at once; one more is refused, not done. Default: 1,024.
+    /// Handlers that may run, or have their outcomes recorded, in tasks of their own at once; one more request is refused,
+    /// not done. Requests that wait for the store, for another attempt, or only ask need no such place; of those that
+    /// wait for the store's leave to begin, there may be as many again. Default: 1,024.
     pub fn running_max(mut self, requests: usize) -> Self {
         self.running_max = requests;
         self
@@ -195,6 +197,14 @@ pub struct OnceCounters {
     pub in_doubt: u64,
     /// Times that the store failed.
     pub store_failed: u64,
-    /// Attempts that go on in tasks of their own now.
+    /// Requests that were refused because the store was full.
+    pub refused: u64,
+    /// Requests that were refused because [`running_max`](OnceBuilder::running_max) others ran.
+    pub overloaded: u64,
+    /// Outcomes that the store forgot before their time because it was full.
+    pub forgotten_early: u64,
+    /// How long the one of these that was forgotten last had been kept: the real retention, as long as the store is full.
+    pub retained: Option<Duration>,
+    /// Handlers that go on in tasks of their own now.
     pub running: usize,
 }

@@ -31,6 +31,14 @@ pub(super) trait Rows: Sync {
     /// What is recorded, and the server's time.
     fn read(&self, key: &Key) -> impl Future<Output = Result<Seen, StoreError>> + Send;
 
+    /// Gives back a claim of which nothing is seen, and which the server may still be making: waits until it has, or has
+    /// not, and undoes it.
+    fn settle(
+        &self,
+        key: &Key,
+        epoch: Epoch,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
+
     /// Puts `new`, or nothing, in the place of `old`. Says whether it did: not if the record has
     /// changed, nor long after `now`, at which it was read and decided upon.
     fn replace(
@@ -46,6 +54,8 @@ pub(super) trait Rows: Sync {
 pub(super) struct Seen {
     pub record: Option<Record>,
     pub now: Timestamp,
+    /// Keys like this one that were made up to then may have been forgotten.
+    pub forgotten: Timestamp,
 }
 
 #[expect(
@@ -86,6 +96,14 @@ pub(super) async fn apply(
             }
             _ => rows.read(key).await?,
         };
+        if seen.record.is_none() {
+            if let Some(refused) = change.refused_by(seen.forgotten) {
+                return Ok(refused);
+            }
+            if let Change::Release { epoch } = change {
+                rows.settle(key, epoch).await?;
+            }
+        }
         let (verdict, write) = step(seen.record.as_ref(), seen.now, change.clone());
         let new = match write {
             Write::Nothing => return Ok(verdict),

@@ -21,6 +21,7 @@ impl Record {
                 Recovery::Rerun => record::Recovery::Rerun,
                 Recovery::Atomic => record::Recovery::Atomic,
             });
+            to.set_begun_before(self.begun_before);
             let mut state = to.init_state();
             match &self.state {
                 State::InFlight { until } => state.set_in_flight(until.milliseconds()),
@@ -122,6 +123,7 @@ fn read(bytes: Bytes) -> Result<Record, capnp::Error> {
             record::Recovery::Rerun => Recovery::Rerun,
             record::Recovery::Atomic => Recovery::Atomic,
         },
+        begun_before: from.get_begun_before(),
         state: match from.get_state().which()? {
             record::state::InFlight(until) => State::InFlight {
                 until: Timestamp::from_milliseconds(until),
@@ -220,14 +222,16 @@ mod tests {
         ];
         let fingerprint = any::<[u8; 32]>().prop_map(Fingerprint::from_bytes);
         let epoch = any::<(u64, u64)>().prop_map(|(owner, number)| Epoch { owner, number });
-        (fingerprint, epoch, recovery, state).prop_map(|(fingerprint, epoch, recovery, state)| {
-            Record {
+        let record = (fingerprint, epoch, recovery, any::<bool>(), state);
+        record.prop_map(
+            |(fingerprint, epoch, recovery, begun_before, state)| Record {
                 fingerprint,
                 epoch,
                 recovery,
+                begun_before,
                 state,
-            }
-        })
+            },
+        )
     }
 
     proptest! {

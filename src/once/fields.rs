@@ -20,6 +20,22 @@ pub(super) struct Fields<'a> {
     pub outcome: Option<&'a [u8]>,
 }
 
+/// Beside the number of a recovery: an earlier attempt was begun.
+const BEGUN_BEFORE: u64 = 4;
+
+/// The number of a record's recovery: 0 for none but [`Recovery::InDoubt`].
+pub(super) fn recovery_number(recovery: Recovery, begun_before: bool) -> u8 {
+    let number = match recovery {
+        Recovery::InDoubt => 0,
+        Recovery::Rerun => 1,
+        Recovery::Atomic => 2,
+    };
+    match begun_before {
+        true => number | BEGUN_BEFORE as u8,
+        false => number,
+    }
+}
+
 impl Fields<'_> {
     pub fn record(&self) -> Result<Record, StoreError> {
         let until = Timestamp::from_milliseconds(self.until);
@@ -29,12 +45,13 @@ impl Fields<'_> {
                 fingerprint.map_err(|_| damaged("its fingerprint"))?,
             ),
             epoch: self.epoch,
-            recovery: match self.recovery {
+            recovery: match self.recovery & !BEGUN_BEFORE {
                 0 => Recovery::InDoubt,
                 1 => Recovery::Rerun,
                 2 => Recovery::Atomic,
                 _ => return Err(damaged("its recovery")),
             },
+            begun_before: self.recovery & BEGUN_BEFORE != 0,
             state: match self.state {
                 0 => State::InFlight { until },
                 1 => State::InDoubt,
@@ -87,6 +104,30 @@ pub(super) fn read_answer(answer: &Answer) -> Result<(Option<Record>, Timestamp)
     fields.record().map(|record| (Some(record), now))
 }
 
+/// What an answer says beside a record: up to when keys of the scope may have been forgotten, and what was forgotten now.
+#[cfg(any(feature = "redis", fuzzing))]
+pub(super) struct Forgotten {
+    pub until: Timestamp,
+    pub count: usize,
+    pub retained: std::time::Duration,
+    pub scope: Vec<u8>,
+}
+
+#[cfg(any(feature = "redis", fuzzing))]
+pub(super) fn read_forgotten(answer: &Answer) -> Forgotten {
+    let field = |index: usize| answer.get(index).and_then(Option::as_deref);
+    let number = |index: usize| -> u64 {
+        let text = field(index).and_then(|text| std::str::from_utf8(text).ok());
+        text.and_then(|text| text.parse().ok()).unwrap_or_default()
+    };
+    Forgotten {
+        until: Timestamp::from_milliseconds(number(8)),
+        count: usize::try_from(number(9)).unwrap_or_default(),
+        retained: std::time::Duration::from_millis(number(10)),
+        scope: field(11).unwrap_or_default().to_vec(),
+    }
+}
+
 /// For fuzzing: any bytes as an outcome, and as an answer: fields after each other, each behind its length, 255 for one that is not there.
 #[cfg(fuzzing)]
 pub(super) fn read_any(bytes: &[u8]) {
@@ -106,6 +147,7 @@ pub(super) fn read_any(bytes: &[u8]) {
             rest = after;
         }
     }
+    let _ = read_forgotten(&answer);
     if let Ok((Some(record), _)) = read_answer(&answer) {
         let again = Record::from_bytes(record.to_bytes());
         assert_eq!(again.ok(), Some(record));
@@ -142,6 +184,7 @@ mod tests {
                 number: 3,
             },
             recovery: Recovery::Rerun,
+            begun_before: false,
             state: State::InFlight { until },
         };
         assert_eq!(record, Some(expected));

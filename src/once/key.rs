@@ -8,6 +8,7 @@ use std::num::NonZeroU64;
 use std::sync::{Arc, LazyLock};
 
 use super::Timestamp;
+use crate::security::Principal;
 use crate::wire::RequestId;
 
 /// The key of a record: a request ID, in the scope that it is unique in.
@@ -65,6 +66,12 @@ impl Hasher for Brought {
 const METHOD: u8 = 0;
 const NAMED: u8 = 1;
 
+/// Its kind and the length of the scope.
+const SCOPE_BEGIN: usize = 3;
+
+/// Interface and method.
+const METHOD_BYTES: usize = 10;
+
 const UUID: u8 = 0;
 const CALLERS_OWN: u8 = 1;
 
@@ -118,7 +125,7 @@ impl Key {
         self.bytes.as_slice()
     }
 
-    /// From the bytes of a store. What it says of its age is lost.
+    /// From the bytes of a store.
     pub fn from_bytes(from: &[u8]) -> Self {
         let mut bytes = [0; SHORT_BYTES_MAX];
         let bytes = match bytes.get_mut(..from.len()) {
@@ -129,7 +136,46 @@ impl Key {
             }
             None => KeyBytes::Long(from.into()),
         };
-        Self::with_hash(bytes, None)
+        Self::with_hash(bytes, created(from))
+    }
+
+    /// Its kind, and the principal or the name of the work.
+    fn scope(&self) -> &[u8] {
+        Self::scope_of(self.as_bytes())
+    }
+
+    /// The same of the bytes of a key.
+    pub(super) fn scope_of(bytes: &[u8]) -> &[u8] {
+        let length = match bytes {
+            [_, high, low, ..] => usize::from(u16::from_be_bytes([*high, *low])),
+            _ => 0,
+        };
+        bytes.get(..SCOPE_BEGIN + length).unwrap_or(bytes)
+    }
+
+    /// The scope, and where the ID begins in the bytes: for stores that take keys apart themselves.
+    #[cfg(any(feature = "postgres", feature = "redis"))]
+    pub(super) fn scope_and_id(&self) -> (&[u8], usize) {
+        let scope = self.scope();
+        let of_method = match scope.first() {
+            Some(&METHOD) => METHOD_BYTES,
+            _ => 0,
+        };
+        (scope, scope.len() + of_method)
+    }
+
+    /// Tells the principals and kinds of work apart that records belong to.
+    pub(super) fn scope_hash(&self) -> u64 {
+        HASHER.hash_one(self.scope())
+    }
+
+    /// Whose it is, for counts and logs: its principal, or the name of the work.
+    pub(super) fn principal(&self) -> Principal {
+        let name = self.scope().get(SCOPE_BEGIN..).unwrap_or_default();
+        match name {
+            [] => Principal::new("anonymous"),
+            name => Principal::new(&String::from_utf8_lossy(name)),
+        }
     }
 
     /// The hash that it brings along.
@@ -151,6 +197,26 @@ impl Key {
     }
 }
 
+/// When the call began that has this key, if the key says so.
+fn created(key: &[u8]) -> Option<NonZeroU64> {
+    let length = usize::from(u16::from_be_bytes([*key.get(1)?, *key.get(2)?]));
+    let of_method = match key.first()? {
+        &METHOD => METHOD_BYTES,
+        _ => 0,
+    };
+    let id = key.get(SCOPE_BEGIN + length + of_method..)?;
+    let (&UUID, id) = id.split_first()? else {
+        return None;
+    };
+    created_of_uuid(&uuid::Uuid::from_slice(id).ok()?)
+}
+
+fn created_of_uuid(uuid: &uuid::Uuid) -> Option<NonZeroU64> {
+    // Its first 48 bits are that, by RFC 9562.
+    let milliseconds = (uuid.as_u128() >> 80) as u64;
+    NonZeroU64::new(milliseconds).filter(|_| uuid.get_version_num() == 7)
+}
+
 impl KeyBytes {
     fn as_slice(&self) -> &[u8] {
         match self {
@@ -165,13 +231,7 @@ type Id<'a> = (u8, &'a [u8], Option<NonZeroU64>);
 
 fn id_bytes(id: &RequestId) -> Id<'_> {
     match id {
-        RequestId::Uuid(uuid) => {
-            // Its first 48 bits are that, by RFC 9562.
-            let milliseconds = (uuid.as_u128() >> 80) as u64;
-            let is_v7 = uuid.get_version_num() == 7;
-            let created = NonZeroU64::new(milliseconds).filter(|_| is_v7);
-            (UUID, uuid.as_bytes(), created)
-        }
+        RequestId::Uuid(uuid) => (UUID, uuid.as_bytes(), created_of_uuid(uuid)),
         RequestId::Key(key) => (CALLERS_OWN, key.as_bytes(), None),
     }
 }
@@ -247,6 +307,9 @@ mod tests {
             let key = Key::of_call(&principal, 1, 2, &RequestId::new());
             let again = Key::from_bytes(key.as_bytes());
             assert_eq!((&again, again.hash()), (&key, key.hash()));
+            assert_eq!(again.created(), key.created());
+            assert!(key.created().is_some());
+            assert_eq!(again.scope().len(), 3 + length);
             assert_eq!(key.as_bytes().len(), 30 + length);
         }
     }

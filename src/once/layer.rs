@@ -68,7 +68,9 @@ where
             let reply = inner.call(request);
             Box::pin(async move { reply.await.map_err(|e| Status::from_error(e.into())) })
         };
-        answer(&self.once, request, work)
+        // Nothing is claimed before somebody waits for it.
+        let once = self.once.clone();
+        Box::pin(async move { answer(&once, request, work).await })
     }
 }
 

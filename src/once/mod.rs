@@ -10,7 +10,8 @@
 //! *if it commits together with the record* (`$atomic`, on a store with transactions). Otherwise it
 //! happens at most once as long as no process dies between the work and its record; after such a
 //! death a retry is told that the outcome is unknown, or runs the work again where the schema says
-//! `$rerun`. Whoever is told an outcome is told the same one.
+//! `$rerun`. Whoever is told an outcome is told the same one. A store that is full keeps outcomes for a shorter time, says
+//! for how long, and refuses later retries of calls with generated IDs: see [`WhenFull::ForgetOldest`].
 //!
 //! | store | one winner among | survives | `$atomic` |
 //! |---|---|---|---|
@@ -24,11 +25,12 @@
 //! | [`Reason`](crate::Reason) | it means | do |
 //! |---|---|---|
 //! | `KeyReused` | the ID was used with other parameters | correct the program |
-//! | `KeyExpired` | the ID is older than outcomes are kept | look for yourself |
+//! | `KeyExpired` | the ID is older than outcomes are kept, or than a full store keeps them | look for yourself |
 //! | `InProgress` | the first attempt runs | come back later |
 //! | `InDoubt` | begun, and nobody knows | have it [resolved](Once::resolve) |
 //! | `ReplyNotRetained` | done; the reply was too large to keep | read it another way |
 //! | `KeyUnknown` | nothing recorded, nothing runs | send it |
+//! | `StoreFull` | the store has no room for this caller | more room, see [`Bounds`] |
 //! | `StoreUnavailable` | not begun; or run, and not recorded: see [`Work`](crate::Work) | retry |
 //!
 //! # The rooms
@@ -52,6 +54,7 @@ mod layer;
 mod memory;
 #[cfg(feature = "postgres")]
 mod postgres;
+mod pressure;
 mod record;
 #[cfg(feature = "durable")]
 mod redb;
@@ -79,10 +82,12 @@ pub use key::Key;
 pub use layer::OnceService;
 pub use memory::MemoryStore;
 pub use record::{
-    Age, Change, Claim, Epoch, Record, Recorded, Resolution, State, Timestamp, Verdict, Write, step,
+    Age, Change, Claim, Epoch, Now, Record, Recorded, Resolution, State, Timestamp, Verdict, Write,
+    step,
 };
 pub use store::{
-    AtOnce, Bounds, Claimed, Clock, Durability, NoTransaction, Store, StoreError, WhenFull,
+    AtOnce, Bounds, Claimed, Clock, Durability, NoTransaction, PrincipalUsage, Store, StoreError,
+    Usage, WhenFull,
 };
 pub use work::{Keep, Task};
 

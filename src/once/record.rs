@@ -2,6 +2,9 @@
 //!
 //! No clock, no store, no randomness: `step(record, now, change)` gives what the record becomes and
 //! what the one who asked is told. A store only has to apply it atomically; see [`Store`](super::Store).
+//!
+//! Two clocks, since each is wrong for the other's purpose: how old a key or an outcome is, the time of day says,
+//! which keys carry too; whether an attempt lives, a clock says that nobody sets. See [`Now`].
 
 use std::ops::Add;
 use std::time::{Duration, SystemTime};
@@ -52,6 +55,35 @@ impl Add<Duration> for Timestamp {
     }
 }
 
+impl Timestamp {
+    /// Halfway between two times.
+    pub(super) fn middle(self, other: Self) -> Self {
+        Self(self.0.midpoint(other.0))
+    }
+}
+
+/// What the clocks of a store show.
+///
+/// A store on a server has one clock, that server's, for both. A store in this process compares leases by a clock
+/// that does not jump: a machine that resumes, or whose time is set, ends no lease of an attempt that lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Now {
+    /// The time of day: for the age of keys and outcomes.
+    pub wall: Timestamp,
+    /// For leases.
+    pub steady: Timestamp,
+}
+
+impl From<Timestamp> for Now {
+    /// One clock for both.
+    fn from(now: Timestamp) -> Self {
+        Self {
+            wall: now,
+            steady: now,
+        }
+    }
+}
+
 /// The fencing token of one attempt: no other attempt, anywhere, has the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Epoch {
@@ -70,6 +102,8 @@ pub struct Record {
     pub epoch: Epoch,
     /// What a retry gets if that attempt dies.
     pub recovery: Recovery,
+    /// Whether an earlier attempt, of a method that may be run again, was begun and ended without an outcome.
+    pub begun_before: bool,
     /// How far it is.
     pub state: State,
 }
@@ -228,12 +262,12 @@ pub enum Change {
         /// How long from now.
         retention: Duration,
     },
-    /// To be as if it had never been begun.
+    /// To be as if this attempt had never been begun. [`Verdict::InDoubt`] where an earlier one was.
     Release {
         /// Of the attempt that asks.
         epoch: Epoch,
     },
-    /// To be in doubt.
+    /// To have ended, and nobody knows how: in doubt, or to be run again where the recovery says so.
     Doubt {
         /// Of the attempt that asks.
         epoch: Epoch,
@@ -313,14 +347,15 @@ pub enum Write {
 }
 
 /// One change of one record.
-pub fn step(record: Option<&Record>, now: Timestamp, change: Change) -> (Verdict, Write) {
+pub fn step(record: Option<&Record>, now: impl Into<Now>, change: Change) -> (Verdict, Write) {
+    let now = now.into();
     match change {
         Change::Begin(claim) => begin(record, now, claim),
         Change::Look(age) => (look(record, now, age), Write::Nothing),
         Change::Resolve { epoch, resolution } => resolve(record, now, epoch, resolution),
         Change::Renew { epoch, lease } => own(record, epoch, |record| match record.state {
             State::InFlight { .. } => {
-                let until = now + lease;
+                let until = now.steady + lease;
                 put(record, State::InFlight { until })
             }
             _ => (Verdict::Superseded, Write::Nothing),
@@ -339,33 +374,40 @@ pub fn step(record: Option<&Record>, now: Timestamp, change: Change) -> (Verdict
             State::Done { .. } => (Verdict::Superseded, Write::Nothing),
             // Late, and in doubt by now: here is the truth.
             State::InFlight { .. } | State::InDoubt => {
-                let expires = now + retention;
+                let expires = now.wall + retention;
                 put(record, State::Done { outcome, expires })
             }
         }),
         Change::Release { epoch } => own(record, epoch, |record| match record.state {
             State::Done { .. } => (Verdict::Superseded, Write::Nothing),
+            // This attempt did nothing; what the one before it did, nobody knows.
+            _ if record.begun_before => (in_doubt(record), end_lease(record, now)),
             State::InFlight { .. } | State::InDoubt => (Verdict::Applied, Write::Remove),
         }),
         Change::Doubt { epoch } => own(record, epoch, |record| match record.state {
             State::Done { .. } => (Verdict::Superseded, Write::Nothing),
-            State::InFlight { .. } | State::InDoubt => put(record, State::InDoubt),
+            State::InFlight { .. } | State::InDoubt => match record.recovery {
+                Recovery::InDoubt => put(record, State::InDoubt),
+                // A retry runs it again, and whoever only asks is told that nobody knows.
+                Recovery::Rerun | Recovery::Atomic => (Verdict::Applied, end_lease(record, now)),
+            },
         }),
     }
 }
 
-fn begin(record: Option<&Record>, now: Timestamp, claim: Claim) -> (Verdict, Write) {
-    let begun = Record {
+fn begin(record: Option<&Record>, now: Now, claim: Claim) -> (Verdict, Write) {
+    let begun = |begun_before| Record {
         fingerprint: claim.fingerprint,
         epoch: claim.epoch,
         recovery: claim.recovery,
+        begun_before: begun_before && claim.recovery != Recovery::InDoubt,
         state: State::InFlight {
-            until: now + claim.lease,
+            until: now.steady + claim.lease,
         },
     };
     let Some(record) = record.filter(|record| !is_over(record, now)) else {
-        return match claim.age.verdict(now) {
-            None => (Verdict::Run, Write::Put(begun)),
+        return match claim.age.verdict(now.wall) {
+            None => (Verdict::Run, Write::Put(begun(false))),
             Some(refused) => (refused, Write::Nothing),
         };
     };
@@ -377,12 +419,16 @@ fn begin(record: Option<&Record>, now: Timestamp, claim: Claim) -> (Verdict, Wri
         State::Done { outcome, .. } => (Verdict::Done(outcome.clone()), Write::Nothing),
         State::InDoubt => (in_doubt(record), Write::Nothing),
         // The answer to the first asking was lost.
-        State::InFlight { .. } if record.epoch == claim.epoch => (Verdict::Run, Write::Put(begun)),
-        State::InFlight { until } if *until > now => {
+        State::InFlight { .. } if record.epoch == claim.epoch => {
+            (Verdict::Run, Write::Put(begun(record.begun_before)))
+        }
+        State::InFlight { until } if *until > now.steady => {
             (Verdict::InFlight { until: *until }, Write::Nothing)
         }
         State::InFlight { .. } => match record.recovery {
-            Recovery::Rerun | Recovery::Atomic => (Verdict::Run, Write::Put(begun)),
+            Recovery::Rerun => (Verdict::Run, Write::Put(begun(true))),
+            // What it did not commit was not done.
+            Recovery::Atomic => (Verdict::Run, Write::Put(begun(record.begun_before))),
             Recovery::InDoubt => {
                 let doubted = Record {
                     state: State::InDoubt,
@@ -394,19 +440,15 @@ fn begin(record: Option<&Record>, now: Timestamp, claim: Claim) -> (Verdict, Wri
     }
 }
 
-fn look(record: Option<&Record>, now: Timestamp, age: Age) -> Verdict {
+fn look(record: Option<&Record>, now: Now, age: Age) -> Verdict {
     let Some(record) = record.filter(|record| !is_over(record, now)) else {
-        return age.verdict(now).unwrap_or(Verdict::Unknown);
+        return age.verdict(now.wall).unwrap_or(Verdict::Unknown);
     };
     match &record.state {
         State::Done { outcome, .. } => Verdict::Done(outcome.clone()),
-        State::InDoubt => in_doubt(record),
-        State::InFlight { until } if *until > now => Verdict::InFlight { until: *until },
-        State::InFlight { .. } => match record.recovery {
-            Recovery::InDoubt => in_doubt(record),
-            // Its work is not done, or may be done again: as if it had not been begun.
-            Recovery::Rerun | Recovery::Atomic => Verdict::Unknown,
-        },
+        State::InFlight { until } if *until > now.steady => Verdict::InFlight { until: *until },
+        // Also where it may be run again: it was begun, and could have been done, or still be.
+        State::InDoubt | State::InFlight { .. } => in_doubt(record),
     }
 }
 
@@ -417,7 +459,7 @@ fn in_doubt(record: &Record) -> Verdict {
 
 fn resolve(
     record: Option<&Record>,
-    now: Timestamp,
+    now: Now,
     epoch: Option<Epoch>,
     resolution: Resolution,
 ) -> (Verdict, Write) {
@@ -426,7 +468,9 @@ fn resolve(
     };
     match record.state {
         State::Done { ref outcome, .. } => (Verdict::Done(outcome.clone()), Write::Nothing),
-        State::InFlight { until } if until > now => (Verdict::InFlight { until }, Write::Nothing),
+        State::InFlight { until } if until > now.steady => {
+            (Verdict::InFlight { until }, Write::Nothing)
+        }
         // What was found out was of an earlier one.
         _ if epoch.is_some_and(|epoch| epoch != record.epoch) => {
             (Verdict::Superseded, Write::Nothing)
@@ -434,7 +478,7 @@ fn resolve(
         State::InFlight { .. } | State::InDoubt => match resolution {
             Resolution::NotDone => (Verdict::Applied, Write::Remove),
             Resolution::Done { outcome, retention } => {
-                let expires = now + retention;
+                let expires = now.wall + retention;
                 put(record, State::Done { outcome, expires })
             }
         },
@@ -442,8 +486,8 @@ fn resolve(
 }
 
 /// Retention is over, whether or not a store has got round to forgetting it.
-fn is_over(record: &Record, now: Timestamp) -> bool {
-    matches!(record.state, State::Done { expires, .. } if expires <= now)
+fn is_over(record: &Record, now: Now) -> bool {
+    matches!(record.state, State::Done { expires, .. } if expires <= now.wall)
 }
 
 /// Only for the attempt that has the record.
@@ -459,11 +503,44 @@ fn own(
 }
 
 fn put(record: &Record, state: State) -> (Verdict, Write) {
-    let record = Record {
+    (Verdict::Applied, with_state(record, state))
+}
+
+fn with_state(record: &Record, state: State) -> Write {
+    Write::Put(Record {
         state,
         ..record.clone()
-    };
-    (Verdict::Applied, Write::Put(record))
+    })
+}
+
+fn end_lease(record: &Record, now: Now) -> Write {
+    let until = now.steady;
+    with_state(record, State::InFlight { until })
+}
+
+impl Change {
+    /// What refuses it where nothing is recorded, and a key that was made before `forgotten` may have been
+    /// forgotten before its time.
+    pub(super) fn refused_by(&self, forgotten: Timestamp) -> Option<Verdict> {
+        let (Self::Begin(Claim { age, .. }) | Self::Look(age)) = self else {
+            return None;
+        };
+        (age.created? <= forgotten).then_some(Verdict::KeyExpired)
+    }
+}
+
+/// What keys a store has forgotten, by when they were made: to be refused from now on, as they may have been done.
+///
+/// A key says when it was made by its caller's clock. One that is ahead does not count beyond the middle between the
+/// end of its request and now, nor within the last millisecond: fresh keys of callers whose clocks are right must never
+/// be refused. So what was forgotten within two milliseconds, by a store of a few records, leaves no trace.
+pub(super) fn forgotten(
+    created: Option<Timestamp>,
+    ended: Timestamp,
+    now: Timestamp,
+) -> Option<Timestamp> {
+    let middle = ended.min(now).middle(now).milliseconds();
+    Some(created?.min(Timestamp::from_milliseconds(middle.saturating_sub(1))))
 }
 
 impl Age {

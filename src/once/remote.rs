@@ -1,13 +1,14 @@
 //! What stores on servers have in common, beside how they [`compare`](super::compare) and set: how long they
 //! wait, whose clock counts, and connections that are made when they are needed.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Mutex;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
+use super::driver::Backoff;
 use super::{Bounds, Clock, StoreError, Timestamp};
 
 /// Settings that mean the same whatever the server.
@@ -73,6 +74,79 @@ pub(super) trait Connected {
     fn is_usable(&self) -> bool;
 }
 
+/// Decides when a server that could not be reached is tried again: by one at a time, later each time. All others are told
+/// at once what the last one was told.
+#[derive(Default)]
+pub(super) struct Reconnect(std::sync::Mutex<Away>);
+
+#[derive(Default)]
+struct Away {
+    /// Why, and when it is tried again.
+    failed: Option<(StoreError, Instant)>,
+    backoff: Backoff,
+}
+
+impl Reconnect {
+    /// What `connect` gives by `until`, unless the server is away and its next turn has not come. Nothing was asked of the
+    /// server where this fails.
+    pub async fn connect<C>(
+        &self,
+        until: Instant,
+        connect: impl Future<Output = Result<C, StoreError>>,
+    ) -> Result<C, StoreError> {
+        let turn = self.take_turn(until)?;
+        let connected = timeout_at(until, connect).await;
+        let connected = connected.unwrap_or_else(|_| Err(late()));
+        drop(turn);
+        let mut away = self.lock();
+        match connected {
+            Ok(connection) => {
+                if away.failed.take().is_some() {
+                    tracing::info!("the store of outcomes is reached again");
+                }
+                away.backoff = Backoff::default();
+                Ok(connection)
+            }
+            Err(error) => {
+                let error = StoreError::not_applied(error.reason);
+                let wait = away.backoff.next();
+                away.failed = Some((error.clone(), Instant::now() + wait));
+                Err(error)
+            }
+        }
+    }
+
+    fn take_turn(&self, until: Instant) -> Result<Turn<'_>, StoreError> {
+        let mut away = self.lock();
+        if let Some((error, again)) = &mut away.failed {
+            if *again > Instant::now() {
+                return Err(error.clone());
+            }
+            *again = until;
+        }
+        Ok(Turn(self))
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Away> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The right to try. Dropped, also by a caller that gives up, it is the next one's.
+struct Turn<'a>(&'a Reconnect);
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        if let Some((_, again)) = &mut self.0.lock().failed {
+            *again = Instant::now();
+        }
+    }
+}
+
+fn late() -> StoreError {
+    StoreError::not_applied("the server did not answer in time")
+}
+
 /// Where a connection is that any number of operations share. Held while one is made, so that one is
 /// made at a time.
 pub(super) struct Place<C>(Mutex<Option<Arc<C>>>);
@@ -84,17 +158,20 @@ impl<C> Default for Place<C> {
 }
 
 impl<C: Connected> Place<C> {
-    /// The connection that is there, or what `connect` gives.
+    /// The connection that is there, or what `connect` gives. Nothing was asked of the server where this fails.
     pub async fn get(
         &self,
+        reconnect: &Reconnect,
+        until: Instant,
         connect: impl Future<Output = Result<C, StoreError>>,
     ) -> Result<Arc<C>, StoreError> {
-        let mut place = self.0.lock().await;
+        let place = timeout_at(until, self.0.lock()).await;
+        let mut place = place.map_err(|_| late())?;
         match &*place {
             Some(connection) if connection.is_usable() => Ok(Arc::clone(connection)),
             _ => {
                 *place = None;
-                let connection = Arc::new(connect.await?);
+                let connection = Arc::new(reconnect.connect(until, connect).await?);
                 *place = Some(Arc::clone(&connection));
                 Ok(connection)
             }
@@ -123,4 +200,39 @@ where
         }
     }
     Ok(forgotten)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn server_that_is_away_is_tried_by_one_at_a_time_with_backoff() {
+        let reconnect = Reconnect::default();
+        let mut attempts = 0;
+        let mut asked = 0;
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_secs(60) {
+            asked += 1;
+            let connect = async {
+                attempts += 1;
+                Err::<(), _>(StoreError::new("refused"))
+            };
+            let until = Instant::now() + Duration::from_secs(5);
+            let error = reconnect.connect(until, connect).await.expect_err("away");
+            assert!(error.is_not_applied(), "nothing can have begun");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        assert!(asked > 10_000, "all are told at once: {asked}");
+        // 5 ms, 10 ms, ... 1 s, each shorter by up to a half.
+        assert!((60..140).contains(&attempts), "{attempts}");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let until = Instant::now() + Duration::from_secs(5);
+        let back = reconnect.connect(until, async { Ok(()) }).await;
+        assert!(back.is_ok());
+        let hangs = std::future::pending::<Result<(), _>>();
+        let late = reconnect.connect(until, hangs).await;
+        assert!(late.is_err_and(|error| error.is_not_applied()));
+        assert_eq!(Instant::now(), until);
+    }
 }

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use super::{Change, Key, Timestamp, Verdict};
+use tokio::time::Instant;
+
+use super::{Change, Epoch, Key, Now, Timestamp, Verdict};
 use crate::call::RawReply;
 
 /// Keeps records.
@@ -44,6 +46,29 @@ pub trait Store: Send + Sync + 'static {
     /// Up to `max` keys that are in doubt, for someone to resolve.
     fn in_doubt(&self, max: usize) -> impl Future<Output = Result<Vec<Key>, StoreError>> + Send;
 
+    /// Extends the leases of attempts. Returns the verdict of each, as [`Change::Renew`] has it.
+    ///
+    /// The default asks for one after the other.
+    fn renew(
+        &self,
+        attempts: &[(Key, Epoch)],
+        lease: Duration,
+    ) -> impl Future<Output = Vec<Result<Verdict, StoreError>>> + Send {
+        async move {
+            let mut verdicts = Vec::with_capacity(attempts.len());
+            for (key, epoch) in attempts {
+                let epoch = *epoch;
+                verdicts.push(self.apply(key, Change::Renew { epoch, lease }).await);
+            }
+            verdicts
+        }
+    }
+
+    /// What it has forgotten before its time because it was full. Default: nothing.
+    fn usage(&self) -> Usage {
+        Usage::default()
+    }
+
     /// A transaction for the attempt that has `claimed`; `None` where the store has none.
     fn transaction(&self, claimed: Claimed) -> Option<Self::Transaction> {
         let _ = claimed;
@@ -58,6 +83,13 @@ pub trait Store: Send + Sync + 'static {
 
     /// Whether it hands out transactions.
     const TRANSACTIONS: bool = false;
+
+    /// Whether other processes may have the same records. Then the epochs of attempts are drawn anew for each, so that
+    /// a process which is forked, or runs on in two copies of one machine, has none twice.
+    const SHARED: bool = false;
+
+    /// Attempts whose leases [`renew`](Self::renew) extends at once.
+    const RENEWED_AT_ONCE: usize = 1;
 }
 
 /// What a store did without waiting.
@@ -92,15 +124,56 @@ pub enum NoTransaction {}
 pub struct StoreError {
     /// What it said.
     pub reason: String,
+    not_applied: bool,
 }
 
 impl StoreError {
-    /// With what the store said.
+    /// With what the store said. It may have done what it was asked, or do it later.
     pub fn new(reason: impl ToString) -> Self {
         Self {
             reason: reason.to_string(),
+            not_applied: false,
         }
     }
+
+    /// The request has not reached the store, and never will: the connection was refused, for example.
+    pub fn not_applied(reason: impl ToString) -> Self {
+        Self {
+            reason: reason.to_string(),
+            not_applied: true,
+        }
+    }
+
+    /// Whether the store certainly did not do what it was asked.
+    pub fn is_not_applied(&self) -> bool {
+        self.not_applied
+    }
+}
+
+/// What a store had to do because it was full.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Usage {
+    /// Outcomes that were forgotten before their time.
+    pub forgotten_early: u64,
+    /// How long the one of these that was forgotten last had been kept: the real retention, as long as the store is
+    /// full. `None` if none was.
+    pub retained: Option<Duration>,
+    /// The same by principal, of those that lost any.
+    pub principals: Vec<PrincipalUsage>,
+}
+
+/// What a full store cost one principal.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PrincipalUsage {
+    /// Its name, `anonymous` where callers have no keys; or the name of the work, for [`Once::run`](super::Once::run).
+    /// `None` for all those together that are too many to be counted by name.
+    pub principal: Option<String>,
+    /// Outcomes that were forgotten before their time.
+    pub forgotten_early: u64,
+    /// Requests that were refused.
+    pub refused: u64,
 }
 
 /// How much a store keeps, and what it does when it is full.
@@ -112,16 +185,22 @@ pub struct Bounds {
     /// Bytes of stored replies. What runs when the bound is reached still records its reply.
     /// Default: 256 MiB.
     pub reply_bytes_max: usize,
-    /// What happens at the bound. Default: [`WhenFull::Refuse`].
+    /// What happens at the bound. Default: [`WhenFull::ForgetOldest`].
     pub when_full: WhenFull,
 }
 
 /// What a full store does with a new key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WhenFull {
-    /// Refuses it, not done. No promise is broken.
+    /// Refuses it: [`Reason::StoreFull`](crate::Reason::StoreFull), not done. Every outcome is kept for its time, and a
+    /// service that records more than fits into it stops.
     Refuse,
-    /// Forgets the outcome that would be forgotten next. A retry of *that* call would run again.
+    /// Forgets outcomes before their time, the oldest first, of the principal that has most. What runs or is in doubt is
+    /// never forgotten; where there is nothing else, the new key is refused.
+    ///
+    /// A retry of a forgotten call is not run again where its ID says when it was made, as the UUIDv7 of every call
+    /// does: it is told [`KeyExpired`](crate::Reason::KeyExpired), outcome unknown. A caller's own key says nothing of
+    /// the kind, and its retry would run again.
     ForgetOldest,
 }
 
@@ -130,7 +209,7 @@ impl Default for Bounds {
         Self {
             records_max: 1_000_000,
             reply_bytes_max: 256 << 20,
-            when_full: WhenFull::Refuse,
+            when_full: WhenFull::ForgetOldest,
         }
     }
 }
@@ -185,5 +264,42 @@ impl Clock {
                 Timestamp::from_milliseconds(milliseconds)
             }
         }
+    }
+}
+
+/// The clocks of a store in this process: the time of day, and one for leases that nobody sets.
+///
+/// The second counts from the time of day at which the store was made, so that both look alike in a record. On Linux it
+/// stands still while the machine sleeps: whatever ran then goes on, with its lease.
+#[derive(Debug)]
+pub(super) struct SteadyClock {
+    clock: Clock,
+    begun: (Timestamp, Instant),
+}
+
+impl SteadyClock {
+    pub fn new(clock: Clock) -> Self {
+        let begun = (Timestamp::now(), Instant::now());
+        Self { clock, begun }
+    }
+
+    /// The time of day.
+    pub fn wall(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    pub fn now(&self) -> Now {
+        let wall = self.wall();
+        let steady = match self.clock {
+            Clock::System => self.begun.0 + self.begun.1.elapsed(),
+            Clock::Manual(_) => wall,
+        };
+        Now { wall, steady }
+    }
+}
+
+impl Default for SteadyClock {
+    fn default() -> Self {
+        Self::new(Clock::default())
     }
 }

@@ -12,7 +12,14 @@ use super::key::KeyMap;
 pub(super) struct Waiters {
     /// So that a change nobody waits for costs one load.
     count: AtomicUsize,
-    waiting: Mutex<KeyMap<Arc<Notify>>>,
+    waiting: Mutex<KeyMap<Waiting>>,
+}
+
+/// Those who wait for one key.
+#[derive(Debug, Default)]
+struct Waiting {
+    places: usize,
+    notify: Arc<Notify>,
 }
 
 impl Waiters {
@@ -38,13 +45,22 @@ impl Waiters {
         if self.count.load(Ordering::SeqCst) == 0 {
             return;
         }
-        let notify = self.lock().get(key).cloned();
+        let notify = self
+            .lock()
+            .get(key)
+            .map(|waiting| Arc::clone(&waiting.notify));
         if let Some(notify) = notify {
             notify.notify_waiters();
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, KeyMap<Arc<Notify>>> {
+    /// How many keys somebody waits for.
+    #[cfg(test)]
+    pub fn len(&self) -> usize {
+        self.lock().len()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, KeyMap<Waiting>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -58,7 +74,11 @@ struct Place<'a> {
 
 impl<'a> Place<'a> {
     fn take(waiters: &'a Waiters, key: &Key) -> Self {
-        let notify = Arc::clone(waiters.lock().entry(key.clone()).or_default());
+        let mut all = waiters.lock();
+        let waiting = all.entry(key.clone()).or_default();
+        waiting.places += 1;
+        let notify = Arc::clone(&waiting.notify);
+        drop(all);
         waiters.count.fetch_add(1, Ordering::SeqCst);
         Self {
             waiters,
@@ -72,9 +92,11 @@ impl Drop for Place<'_> {
     fn drop(&mut self) {
         self.waiters.count.fetch_sub(1, Ordering::SeqCst);
         let mut waiting = self.waiters.lock();
-        // One is the map's, one is this place's.
-        if Arc::strong_count(&self.notify) == 2 {
-            waiting.remove(&self.key);
+        if let Some(of_key) = waiting.get_mut(&self.key) {
+            of_key.places -= 1;
+            if of_key.places == 0 {
+                waiting.remove(&self.key);
+            }
         }
     }
 }

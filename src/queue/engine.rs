@@ -9,8 +9,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{
-    Answer, Credit, DeadLetter, JobId, JobNumber, JobState, LeasedJob, NewJob, Pushed,
-    QueueCounters, QueueError, Stale, Token,
+    Answer, Credit, DeadLetter, JobChange, JobId, JobNumber, JobState, LeasedJob, NewJob, Page,
+    Pushed, QueueCounters, QueueError, QueueType, Stale, Token,
 };
 
 /// What an engine's methods return.
@@ -52,6 +52,26 @@ pub trait Engine: Send + Sync + 'static {
         max: usize,
     ) -> EngineFuture<'_, Vec<DeadLetter>>;
 
+    /// The same, saying whether there are more: a page may have fewer than `max` where they are large.
+    ///
+    /// # Errors
+    /// As [`dead_letters`](Self::dead_letters).
+    fn dead_letters_page(
+        &self,
+        group: &str,
+        after: Option<JobNumber>,
+        max: usize,
+    ) -> EngineFuture<'_, Page<DeadLetter>> {
+        let items = self.dead_letters(group, after, max);
+        Box::pin(async move {
+            let items = items.await?;
+            // An engine that does not say how many there are may have none behind a full page.
+            let last = items.last().filter(|_| items.len() >= max);
+            let next = last.map(|letter| letter.number);
+            Ok(Page { items, next })
+        })
+    }
+
     /// Sends dead letters back, to be tried as if for the first time. Returns how many were there.
     ///
     /// # Errors
@@ -76,7 +96,41 @@ pub trait Engine: Send + Sync + 'static {
     /// [`QueueError::NoSuchGroup`].
     fn counters(&self, group: &str) -> EngineFuture<'_, QueueCounters>;
 
-    /// Takes no more, and returns when all that was accepted is safe.
+    /// Cancels a job that no worker has yet, in every group of workers.
+    ///
+    /// # Errors
+    /// [`QueueError::Unsupported`] where the engine cannot.
+    fn cancel(&self, id: &JobId) -> EngineFuture<'_, JobChange> {
+        let _ = id;
+        Box::pin(async { Err(QueueError::Unsupported("cancelling a job by its ID")) })
+    }
+
+    /// Makes a job that no worker has yet due after this time from now, instead of when it was, in every group of
+    /// workers.
+    ///
+    /// # Errors
+    /// [`QueueError::Unsupported`] where the engine cannot.
+    fn reschedule(&self, id: &JobId, delay: Duration) -> EngineFuture<'_, JobChange> {
+        let _ = (id, delay);
+        Box::pin(async { Err(QueueError::Unsupported("rescheduling a job by its ID")) })
+    }
+
+    /// Checks that the engine holds this queue; an engine that holds none yet records it.
+    ///
+    /// # Errors
+    /// [`QueueError::WrongQueue`] where it holds another. An engine that does not record it never says so.
+    fn claim(&self, queue: &QueueType) -> Result<(), QueueError> {
+        let _ = queue;
+        Ok(())
+    }
+
+    /// Refuses jobs of more bytes from now on: those that push and those that work are behind a wire with that limit.
+    fn limit_job_bytes(&self, bytes_max: usize) {
+        let _ = bytes_max;
+    }
+
+    /// Takes no more jobs and sends none, and returns when all that was accepted is safe. Answers for jobs that are
+    /// leased are still taken. When none is leased any more, an engine that holds files has released them.
     fn close(&self) -> EngineFuture<'_, ()>;
 }
 
@@ -140,6 +194,8 @@ pub struct Capabilities {
     pub dead_letters: bool,
     /// A job's ID can be asked for.
     pub finds: bool,
+    /// A job that waits or is delayed can be cancelled and rescheduled by its ID.
+    pub cancels: bool,
     /// A full queue makes a push wait.
     pub bounds: bool,
     /// Body, ID and key of the largest job that it takes.
@@ -160,6 +216,7 @@ impl Capabilities {
         expires: true,
         dead_letters: true,
         finds: true,
+        cancels: true,
         bounds: true,
         job_bytes_max: usize::MAX,
     };

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::message::MessageError;
 use crate::wire::{Code, Status, Work};
 
-use super::Stale;
+use super::{QueueType, Stale};
 
 /// A queue did not do what it was asked, or it is not known whether it did.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -46,6 +46,15 @@ pub enum QueueError {
     /// The queue was closed.
     #[error("the queue is closed")]
     Closed,
+    /// The store holds another queue. Open the directory of this one; or, if the queue or its type was renamed,
+    /// [adopt](super::DurableBuilder::adopt) what is there.
+    #[error("the store holds {holds}, not {asked}")]
+    WrongQueue {
+        /// The queue in the store.
+        holds: Box<QueueType>,
+        /// The queue that was asked for.
+        asked: Box<QueueType>,
+    },
     /// The job has no encoding, or is no message of its type.
     #[error(transparent)]
     Message(#[from] MessageError),
@@ -69,6 +78,9 @@ impl From<Status> for QueueError {
     fn from(status: Status) -> Self {
         match status.code() {
             Code::PermissionDenied => Self::Denied,
+            Code::Unimplemented if status.work() == Work::NotDone => {
+                Self::Unsupported("such method: its server is older")
+            }
             _ => Self::unavailable(&status, status.work()),
         }
     }

@@ -140,8 +140,88 @@ pub enum JobState {
     Delayed,
     /// It is in the dead letters.
     Dead,
-    /// It is done, expired or deleted.
+    /// It is done, expired, cancelled or deleted.
     Finished,
+}
+
+/// What became of a job that was to be cancelled or rescheduled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JobChange {
+    /// It was changed.
+    Done(JobNumber),
+    /// Some group of workers has it, or could not do it, or all are done with it: nothing was changed.
+    TooLate {
+        /// The job.
+        number: JobNumber,
+        /// How far it is.
+        state: JobState,
+    },
+    /// No job of this ID is known.
+    Unknown,
+}
+
+/// A part of a list, and where it goes on.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Page<T> {
+    /// The items of this page, in the order of their numbers.
+    pub items: Vec<T>,
+    /// Where the next page begins, to be given as `after`; `None` where this one is the last.
+    pub next: Option<JobNumber>,
+}
+
+impl<T> std::ops::Deref for Page<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        &self.items
+    }
+}
+
+impl<T> IntoIterator for Page<T> {
+    type Item = T;
+    type IntoIter = std::vec::IntoIter<T>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.items.into_iter()
+    }
+}
+
+impl<'a, T> IntoIterator for &'a Page<T> {
+    type Item = &'a T;
+    type IntoIter = std::slice::Iter<'a, T>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.items.iter()
+    }
+}
+
+/// Names a queue and the type of its jobs, so that a store can tell whether it holds that queue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueueType {
+    /// The queue's name.
+    pub name: String,
+    /// The name of the struct in its schema.
+    pub type_name: String,
+    /// The type ID of the struct.
+    pub type_id: u64,
+}
+
+impl QueueType {
+    /// Returns whether both name the same queue of the same type. The name of the type may differ.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.name == other.name && self.type_id == other.type_id
+    }
+}
+
+impl fmt::Display for QueueType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            name,
+            type_name,
+            type_id,
+        } = self;
+        write!(f, "the queue {name:?} of {type_name} ({type_id:#x})")
+    }
 }
 
 /// Refuses a late answer: no other lease of the queue, before or after a restart, has the same.

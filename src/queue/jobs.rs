@@ -3,6 +3,7 @@
 use std::fmt;
 use std::marker::PhantomData;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use capnp::traits::Owned;
 use futures_core::Stream;
 use tokio::sync::mpsc;
 
-use super::keeper::{self, Incoming, Lease};
+use super::keeper::{self, Ended, Incoming, Lease};
 use super::{
     Answer, Attempts, Credit, GROUP_DEFAULT, Identity, JobId, JobNumber, Priority, Queue,
     QueueError, Queueable,
@@ -63,10 +64,11 @@ impl<T: Queueable> JobsBuilder<T> {
     /// # Errors
     /// As [`Engine::worker`](super::Engine::worker).
     pub async fn start(self) -> Result<Jobs<T>, QueueError> {
-        let engine = self.queue.engine.clone();
-        let receiver = keeper::start(engine, self.group, self.credit).await?;
+        let engine = Arc::clone(self.queue.checked()?);
+        let (receiver, ended) = keeper::start(engine, self.group, self.credit).await?;
         Ok(Jobs {
             receiver,
+            ended,
             limits: self.queue.limits,
             type_: PhantomData,
         })
@@ -79,6 +81,7 @@ impl<T: Queueable> JobsBuilder<T> {
 /// is closed. Dropping it gives back, unbegun, what it has not yielded.
 pub struct Jobs<T> {
     receiver: mpsc::Receiver<Incoming>,
+    ended: Ended,
     limits: Limits,
     type_: PhantomData<fn() -> T>,
 }
@@ -87,6 +90,11 @@ impl<T> Jobs<T> {
     /// The next job. `None` when the queue is closed. Cancel safe.
     pub async fn next(&mut self) -> Option<Result<Job<T>, QueueError>> {
         std::future::poll_fn(|cx| Pin::new(&mut *self).poll_next(cx)).await
+    }
+
+    /// Takes no more. What is returned resolves when all that it has is answered, and it has let go of the queue.
+    pub(super) fn end(self) -> Ended {
+        self.ended
     }
 }
 
@@ -167,8 +175,14 @@ impl<T> Job<T> {
         self.lease.renew().await
     }
 
-    pub(super) async fn answer(self, answer: Answer) -> Result<(), QueueError> {
+    /// Answers for a handler that has ended, though others may still have the job.
+    pub(super) async fn answer(&self, answer: Answer) -> Result<(), QueueError> {
         self.lease.answer(answer).await
+    }
+
+    /// Gives the job back, unless it was answered.
+    pub(super) fn end(&self) {
+        self.lease.end();
     }
 
     /// Its number in the queue.

@@ -23,8 +23,8 @@ const ANSWERS_MAX: usize = 512;
 /// What a worker is sent, until it answers.
 pub(super) struct Lease {
     pub job: LeasedJob,
-    commands: mpsc::UnboundedSender<Command>,
-    is_answered: bool,
+    /// Taken with the answer: then the job is nothing of this worker's any more, whatever else has it.
+    commands: Mutex<Option<mpsc::UnboundedSender<Command>>>,
     /// Whether the worker has seen it.
     pub is_taken: bool,
 }
@@ -46,41 +46,17 @@ enum Command {
 
 impl Lease {
     /// Answers, and returns when the answer is as safe as the queue makes it.
-    pub async fn answer(mut self, answer: Answer) -> Result<(), QueueError> {
-        let told = self.send(answer);
-        told.await.unwrap_or(Err(QueueError::Closed))
-    }
-
-    fn send(&mut self, answer: Answer) -> oneshot::Receiver<Result<(), QueueError>> {
-        self.is_answered = true;
+    pub async fn answer(&self, answer: Answer) -> Result<(), QueueError> {
         let (told, tells) = oneshot::channel();
-        // A keeper that is gone drops the sender, which says so.
-        let _ = self.commands.send(Command::Answer {
-            number: self.job.number,
-            token: self.job.token,
-            answer,
-            told: Some(told),
-        });
-        tells
-    }
-
-    /// Begins the lease anew.
-    pub async fn renew(&self) -> Result<(), QueueError> {
-        let (told, tells) = oneshot::channel();
-        let _ = self.commands.send(Command::Renew {
-            number: self.job.number,
-            token: self.job.token,
-            told,
-        });
+        if !self.send(answer, Some(told)) {
+            // It was answered before.
+            return Err(Stale.into());
+        }
         tells.await.unwrap_or(Err(QueueError::Closed))
     }
-}
 
-impl Drop for Lease {
-    fn drop(&mut self) {
-        if self.is_answered {
-            return;
-        }
+    /// Gives the job back, if it was not answered: refused where the handler panicked, and lost otherwise.
+    pub fn end(&self) {
         let answer = if !self.is_taken {
             Answer::Release
         } else if std::thread::panicking() {
@@ -88,28 +64,79 @@ impl Drop for Lease {
         } else {
             Answer::Abandon("dropped without an answer".into())
         };
-        let _ = self.commands.send(Command::Answer {
+        self.send(answer, None);
+    }
+
+    /// Says whether it is the first answer.
+    fn send(&self, answer: Answer, told: Option<oneshot::Sender<Result<(), QueueError>>>) -> bool {
+        let commands = self.lock().take();
+        let is_first = commands.is_some();
+        if let Some(commands) = commands {
+            // A keeper that is gone drops the sender, which says so.
+            let _ = commands.send(Command::Answer {
+                number: self.job.number,
+                token: self.job.token,
+                answer,
+                told,
+            });
+        }
+        is_first
+    }
+
+    /// Begins the lease anew.
+    pub async fn renew(&self) -> Result<(), QueueError> {
+        let (told, tells) = oneshot::channel();
+        let Some(commands) = self.lock().clone() else {
+            return Err(Stale.into());
+        };
+        let _ = commands.send(Command::Renew {
             number: self.job.number,
             token: self.job.token,
-            answer,
-            told: None,
+            told,
         });
+        // Or a keeper that ends would wait for this.
+        drop(commands);
+        tells.await.unwrap_or(Err(QueueError::Closed))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<mpsc::UnboundedSender<Command>>> {
+        self.commands.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 
 /// What comes to a worker.
 pub(super) type Incoming = Result<Lease, QueueError>;
 
+/// Resolves when a keeper has ended, and has nothing of its engine any more.
+#[derive(Debug)]
+pub(super) struct Ended(oneshot::Receiver<()>);
+
+impl Ended {
+    pub async fn wait(self) {
+        // The sender is dropped at the end.
+        let _ = self.0.await;
+    }
+}
+
 /// Starts a keeper for a worker of this group.
 pub(super) async fn start(
     engine: Arc<dyn Engine>,
     group: String,
     credit: Credit,
-) -> Result<mpsc::Receiver<Incoming>, QueueError> {
+) -> Result<(mpsc::Receiver<Incoming>, Ended), QueueError> {
     // As many as the credit, so that sending never waits.
     let (jobs, receiver) = mpsc::channel(credit.jobs.max(1));
     let (started, starts) = oneshot::channel();
+    let (ending, ended) = oneshot::channel::<()>();
     let run = move || {
+        // Dropped last: the engine and the runtime are gone by then.
+        let _ending = ending;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build();
@@ -122,6 +149,7 @@ pub(super) async fn start(
             }
         };
         runtime.block_on(async move {
+            let engine = engine;
             match engine.worker(&group).await {
                 Ok(worker) => {
                     let _ = started.send(Ok(()));
@@ -138,7 +166,7 @@ pub(super) async fn start(
         .spawn(run)
         .map_err(|error| QueueError::unavailable(error, crate::wire::Work::NotDone))?;
     starts.await.unwrap_or(Err(QueueError::Closed))?;
-    Ok(receiver)
+    Ok((receiver, Ended(ended)))
 }
 
 async fn keep(worker: Arc<dyn EngineWorker>, jobs: mpsc::Sender<Incoming>, credit: Credit) {
@@ -213,8 +241,10 @@ async fn lease(
                 if jobs.send(Err(error)).await.is_err() {
                     return;
                 }
-                sleep(RETRY).await;
-                continue;
+                tokio::select! {
+                    () = sleep(RETRY) => continue,
+                    () = jobs.closed() => return,
+                }
             }
         };
         fits = !leased.is_empty() || Instant::now() >= until || free.takes_any_first;
@@ -223,8 +253,7 @@ async fn lease(
             held.lock().insert(job.number, entry);
             let lease = Lease {
                 job,
-                commands: commands.clone(),
-                is_answered: false,
+                commands: Mutex::new(Some(commands.clone())),
                 is_taken: false,
             };
             // One that cannot be sent is dropped, and so given back.

@@ -64,8 +64,8 @@ pub use embedded::{Memory, QueueClock};
 pub use engine::{Capabilities, Engine, EngineFuture, EngineWorker};
 pub use error::{QueueError, Refusal};
 pub use job::{
-    Attempts, DeadLetter, FailureKind, Identity, JobFailure, JobId, JobNumber, JobState, LeasedJob,
-    NewJob, Priority, Pushed, Token,
+    Attempts, DeadLetter, FailureKind, Identity, JobChange, JobFailure, JobId, JobNumber, JobState,
+    LeasedJob, NewJob, Page, Priority, Pushed, QueueType, Token,
 };
 pub use jobs::{Job, Jobs, JobsBuilder};
 #[cfg(feature = "durable")]

@@ -10,7 +10,8 @@ pub struct QueueOptions {
     pub jobs_max: usize,
     /// Their bodies, IDs and keys together. Beyond, `push` waits. Default: 1 GiB.
     pub bytes_max: u64,
-    /// Body, ID and key of one job; a queue on disk takes none of more than 256 MiB less 4 KiB. Default: 1 MiB.
+    /// Body, ID and key of one job; a queue on disk takes none of more than 256 MiB less 4 KiB, and one that is
+    /// [served](super::QueueService) none of more than 960 KiB, which one message has room for. Default: 960 KiB.
     pub job_bytes_max: usize,
     /// How long a worker has a job after it was sent or last renewed. Default: 30 s.
     pub lease: Duration,
@@ -37,6 +38,9 @@ pub struct QueueOptions {
     pub ids_max: usize,
     /// How long a producer that does not push is known. Default: 7 days.
     pub producer_retention: Duration,
+    /// Producers that are known at once; those that did not push for the longest time are forgotten first, and
+    /// counted. Default: 10,000.
+    pub producers_max: usize,
     /// What a job that nobody can do does to the jobs of its key. Default: [`Poison::Skip`].
     pub poison: Poison,
     /// The groups of workers. Each is sent every job. Default: one, [`GROUP_DEFAULT`].
@@ -115,7 +119,7 @@ impl Default for QueueOptions {
         Self {
             jobs_max: 10_000_000,
             bytes_max: 1 << 30,
-            job_bytes_max: 1 << 20,
+            job_bytes_max: (1 << 20) - (64 << 10),
             lease: Duration::from_secs(30),
             attempt_max: Duration::from_secs(10 * 60),
             attempts_max: 16,
@@ -128,6 +132,7 @@ impl Default for QueueOptions {
             id_retention: Duration::from_secs(60 * 60),
             ids_max: 1_000_000,
             producer_retention: Duration::from_secs(7 * 24 * 60 * 60),
+            producers_max: 10_000,
             poison: Poison::Skip,
             groups: Groups::default(),
         }
@@ -165,6 +170,7 @@ setters! {
     with_id_retention id_retention Duration;
     with_ids_max ids_max usize;
     with_producer_retention producer_retention Duration;
+    with_producers_max producers_max usize;
     with_poison poison Poison;
     with_groups groups Groups;
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::queue::push_deadline;
-use super::{JobId, NewJob, Priority, Pushed, Queue, QueueError};
+use super::{JobId, NewJob, Priority, Pushed, Queue, QueueError, Queueable};
 
 /// A push of one job. Nothing happens before it is awaited.
 ///
@@ -69,7 +69,7 @@ impl<'a, T> Push<'a, T> {
     }
 }
 
-impl<'a, T: 'a> IntoFuture for Push<'a, T> {
+impl<'a, T: Queueable + 'a> IntoFuture for Push<'a, T> {
     type Output = Result<Pushed, QueueError>;
     type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send + 'a>>;
 
@@ -79,10 +79,10 @@ impl<'a, T: 'a> IntoFuture for Push<'a, T> {
             job,
             deadline,
         } = self;
-        let engine = std::sync::Arc::clone(&queue.engine);
+        let engine = queue.checked().cloned();
         Box::pin(async move {
             let deadline = deadline.unwrap_or_else(|| push_deadline(None));
-            let mut results = engine.push(vec![job?], deadline).await?;
+            let mut results = engine?.push(vec![job?], deadline).await?;
             // One result for each job.
             results.pop().unwrap_or(Err(QueueError::Closed))
         })

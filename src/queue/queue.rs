@@ -9,8 +9,9 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::{
-    Capabilities, DeadLetter, Engine, GROUP_DEFAULT, JobId, JobNumber, JobState, JobsBuilder,
-    Memory, NewJob, Producer, Push, Pushed, QueueCounters, QueueError, QueueOptions, WorkerBuilder,
+    Capabilities, DeadLetter, Engine, GROUP_DEFAULT, JobChange, JobId, JobNumber, JobState,
+    JobsBuilder, Memory, NewJob, Page, Producer, Push, Pushed, QueueCounters, QueueError,
+    QueueOptions, QueueType, WorkerBuilder,
 };
 use crate::call::raw::deadline_after;
 use crate::message::{Limits, MessageError, Msg, Plain};
@@ -45,7 +46,9 @@ const PUSH_WAIT: Duration = Duration::from_secs(10);
 /// # Ok(()) }
 /// ```
 pub struct Queue<T> {
-    pub(super) engine: Arc<dyn Engine>,
+    engine: Arc<dyn Engine>,
+    /// Why the engine is not to be used: it holds another queue.
+    refused: Option<QueueError>,
     pub(super) producer: Producer,
     pub(super) limits: Limits,
     type_: PhantomData<fn() -> T>,
@@ -71,14 +74,21 @@ impl<T: Queueable> Queue<T> {
         ))
     }
 
-    /// A queue on any engine, pushed to by a producer that ends with this process.
+    /// A queue on any engine, pushed to by a producer that ends with this process. Where the engine holds another
+    /// queue, every method of this one fails with [`QueueError::WrongQueue`].
     pub fn on(engine: impl Engine) -> Self {
         Self::shared(Arc::new(engine))
     }
 
     /// The same, for an engine that others use too.
     pub fn shared(engine: Arc<dyn Engine>) -> Self {
+        let queue = QueueType {
+            name: T::NAME.to_owned(),
+            type_name: T::INFO.name.to_owned(),
+            type_id: T::INFO.id,
+        };
         Self {
+            refused: engine.claim(&queue).err(),
             engine,
             producer: Producer::ephemeral(),
             limits: Limits::default(),
@@ -86,7 +96,8 @@ impl<T: Queueable> Queue<T> {
         }
     }
 
-    /// As this producer, so that a push which is made again after a restart is known.
+    /// Pushes as this producer, whose ID is the same after a restart. A push that is made again after a restart is
+    /// another push all the same: give jobs an [ID](Push::id) to make them known.
     #[must_use]
     pub fn with_producer(mut self, producer: Producer) -> Self {
         self.producer = producer;
@@ -147,7 +158,15 @@ impl<T: Queueable> Queue<T> {
         let jobs: Result<Vec<NewJob>, QueueError> =
             jobs.into_iter().map(|job| self.encode(job)).collect();
         let deadline = deadline_after(wait_max);
-        self.engine.push(jobs?, deadline).await
+        self.checked()?.push(jobs?, deadline).await
+    }
+
+    /// The engine, if it holds this queue.
+    pub(super) fn checked(&self) -> Result<&Arc<dyn Engine>, QueueError> {
+        match &self.refused {
+            None => Ok(&self.engine),
+            Some(error) => Err(error.clone()),
+        }
     }
 
     fn encode(&self, job: &T) -> Result<NewJob, QueueError> {
@@ -171,7 +190,7 @@ impl<T: Queueable> Queue<T> {
     /// # Errors
     /// As [`Engine::counters`].
     pub async fn counters(&self) -> Result<QueueCounters, QueueError> {
-        self.engine.counters(GROUP_DEFAULT).await
+        self.checked()?.counters(GROUP_DEFAULT).await
     }
 
     /// The job of an ID that a push gave, as long as the ID is known.
@@ -179,7 +198,24 @@ impl<T: Queueable> Queue<T> {
     /// # Errors
     /// As [`Engine::find`].
     pub async fn find(&self, id: &JobId) -> Result<Option<(JobNumber, JobState)>, QueueError> {
-        self.engine.find(id).await
+        self.checked()?.find(id).await
+    }
+
+    /// Cancels the job of an ID, if no worker has it yet. Its ID stays known, so that pushing it again is no new job.
+    ///
+    /// # Errors
+    /// As [`Engine::cancel`].
+    pub async fn cancel(&self, id: &JobId) -> Result<JobChange, QueueError> {
+        self.checked()?.cancel(id).await
+    }
+
+    /// Makes the job of an ID due after this time from now, instead of when it was, if no worker has it yet. It takes a
+    /// new place in the line of its key when it is due.
+    ///
+    /// # Errors
+    /// As [`Engine::reschedule`].
+    pub async fn reschedule(&self, id: &JobId, delay: Duration) -> Result<JobChange, QueueError> {
+        self.checked()?.reschedule(id, delay).await
     }
 
     /// The dead letters of the default group.
@@ -192,7 +228,9 @@ impl<T: Queueable> Queue<T> {
         DeadLetters { queue: self, group }
     }
 
-    /// Takes no more, and returns when all that was accepted is safe.
+    /// Takes no more jobs and sends none, and returns when all that was accepted is safe. Answers for jobs that
+    /// workers have are still taken; when there are none any more, the directory of a queue on disk can be opened again
+    /// at once. Workers may be drained before or after.
     ///
     /// # Errors
     /// As [`Engine::close`].
@@ -205,6 +243,7 @@ impl<T> Clone for Queue<T> {
     fn clone(&self) -> Self {
         Self {
             engine: Arc::clone(&self.engine),
+            refused: self.refused.clone(),
             producer: self.producer.clone(),
             limits: self.limits,
             type_: PhantomData,
@@ -226,7 +265,8 @@ pub struct DeadLetters<'a, T> {
 }
 
 impl<T: Queueable> DeadLetters<'_, T> {
-    /// Those after `after`, in the order of their numbers, at most `max`.
+    /// Lists those after `after`, in the order of their numbers, at most `max`. The page says where the next one begins,
+    /// also where it has fewer since they are large.
     ///
     /// # Errors
     /// As [`Engine::dead_letters`].
@@ -234,8 +274,9 @@ impl<T: Queueable> DeadLetters<'_, T> {
         &self,
         after: Option<JobNumber>,
         max: usize,
-    ) -> Result<Vec<DeadLetter>, QueueError> {
-        self.queue.engine.dead_letters(self.group, after, max).await
+    ) -> Result<Page<DeadLetter>, QueueError> {
+        let engine = self.queue.checked()?;
+        engine.dead_letters_page(self.group, after, max).await
     }
 
     /// The job in a dead letter.
@@ -251,7 +292,8 @@ impl<T: Queueable> DeadLetters<'_, T> {
     /// # Errors
     /// As [`Engine::send_back`].
     pub async fn send_back(&self, numbers: Vec<JobNumber>) -> Result<usize, QueueError> {
-        self.queue.engine.send_back(self.group, numbers).await
+        let engine = self.queue.checked()?;
+        engine.send_back(self.group, numbers).await
     }
 
     /// Deletes them. Returns how many were there.
@@ -259,7 +301,8 @@ impl<T: Queueable> DeadLetters<'_, T> {
     /// # Errors
     /// As [`Engine::delete`].
     pub async fn delete(&self, numbers: Vec<JobNumber>) -> Result<usize, QueueError> {
-        self.queue.engine.delete(self.group, numbers).await
+        let engine = self.queue.checked()?;
+        engine.delete(self.group, numbers).await
     }
 }
 

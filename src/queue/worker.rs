@@ -6,11 +6,14 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::error::Then;
 use super::{Answer, GROUP_DEFAULT, Job, Jobs, Queue, QueueError, Queueable, Refusal};
 use crate::call::raw::deadline_after;
+
+/// How long a worker that has drained waits for its queue to hear of it.
+const LEAVE_MIN: Duration = Duration::from_millis(40);
 
 /// Settings of a worker.
 #[must_use = "a worker does nothing before it is started"]
@@ -45,7 +48,8 @@ impl<T: Queueable, H> WorkerBuilder<T, H> {
         self
     }
 
-    /// Starts it. A handler that returns `Ok` has done its job; any error refuses it, and so does a panic.
+    /// Starts it. A handler that returns `Ok` has done its job, whatever still has the job; any error refuses it, and so
+    /// does a panic.
     ///
     /// # Errors
     /// As [`Engine::worker`](super::Engine::worker).
@@ -131,13 +135,28 @@ async fn drive<T, H, F>(
             None => break,
         }
     }
-    drop(jobs);
+    let ended = jobs.end();
     let until = (*stopped.borrow()).unwrap_or_else(|| Instant::now() + Duration::from_secs(30));
     loop {
         tokio::select! {
-            ended = running.join_next() => if ended.is_none() { return },
-            () = sleep_until(until) => return running.shutdown().await,
+            ended = running.join_next() => if ended.is_none() { break },
+            () = sleep_until(until) => {
+                running.shutdown().await;
+                break;
+            }
         }
+    }
+    // So that the queue can be opened again at once. A queue that does not answer is not waited for.
+    let until = until.max(Instant::now() + LEAVE_MIN);
+    let _ = timeout_at(until, ended.wait()).await;
+}
+
+/// Answers for its job when the handler has ended, however it has.
+struct Running<T>(Arc<Job<T>>);
+
+impl<T> Drop for Running<T> {
+    fn drop(&mut self) {
+        self.0.end();
     }
 }
 
@@ -148,12 +167,8 @@ where
     F: Future<Output = Result<(), Refusal>>,
 {
     let number = job.number();
-    let job = Arc::new(job);
-    let done = handler(Arc::clone(&job)).await;
-    let Some(job) = Arc::into_inner(job) else {
-        // Somebody still has it: its answer is theirs, or that of whoever drops it last.
-        return;
-    };
+    let job = Running(Arc::new(job));
+    let done = handler(Arc::clone(&job.0)).await;
     let answer = match done {
         Ok(()) => Answer::Done,
         Err(Refusal { cause, then }) => match then {
@@ -162,7 +177,7 @@ where
             Then::Never => Answer::Bury(cause),
         },
     };
-    if let Err(error) = job.answer(answer).await {
+    if let Err(error) = job.0.answer(answer).await {
         tracing::warn!(%number, %error, "an answer was not taken");
     }
 }

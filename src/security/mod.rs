@@ -37,7 +37,7 @@ mod z85;
 
 pub use access::{AccessError, AccessList, AccessRules, QueueRight};
 pub(crate) use access::{Known, KnownService};
-pub(crate) use admission::{Admissions, Handshakes};
+pub(crate) use admission::{AdmissionRefused, Admissions, Handshakes};
 pub use allowed::AllowedKeys;
 pub use keys::{KeyError, Keys, PublicKey};
 pub use principal::Principal;

@@ -183,6 +183,7 @@ impl<T: Topic> Publisher<T> {
             event.write(to)
         })
         .map_err(MessageError::from)?;
+        message::check_nesting_of::<T>(&body)?;
         let key = event.key();
         let key = key.as_deref().unwrap_or_default();
         self.inner.shared.publish(T::NAME, key, body).await
@@ -203,6 +204,7 @@ impl<T: Topic> Publisher<T> {
             Ok(())
         })
         .map_err(MessageError::from)?;
+        message::check_nesting_of::<T>(&body)?;
         self.inner.shared.publish(T::NAME, key, body).await
     }
 

@@ -31,7 +31,7 @@ use super::event::{Event, EventMessage};
 use super::names::{Keys, TopicName};
 use super::sequence::Incoming;
 use crate::message::Limits;
-use crate::transport::TransportError;
+use crate::transport::{ConnectionFailure, Endpoint, TransportError};
 use shared::{Confirmed, Shared};
 
 /// Receives events of one topic, as a [`Stream`] of [`Event`]s.
@@ -101,16 +101,28 @@ pub enum SubscriberEnd {
 }
 
 /// Why a subscription is not confirmed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SubscribeError {
     /// The publisher does not take it: its rules do not allow it to this subscriber, it is one too many, or it is too long
     /// for this publisher. It is not asked for any more.
     #[error("the publisher refuses the subscription")]
     Denied,
-    /// No publisher has confirmed it in time. It stays asked for, and is in force once one is there.
-    #[error("no publisher has confirmed the subscription in time; it stays asked for")]
+    /// The publisher is connected and has not confirmed it in time: it is not Bowline's, or does not
+    /// go on. The subscription stays asked for.
+    #[error(
+        "the publisher is connected and has not confirmed the subscription in time; it stays asked for"
+    )]
     Unconfirmed,
+    /// There was no connection to the publisher in time, or it was lost. The subscription stays asked
+    /// for, and is in force once there is one.
+    #[error("no connection to {endpoint}: {failure}; the subscription stays asked for")]
+    NotConnected {
+        /// The endpoint of the publisher.
+        endpoint: Endpoint,
+        /// Why there is no connection.
+        failure: ConnectionFailure,
+    },
     /// The prefix is longer than [`subscription_bytes_max`](crate::TransportOptions::subscription_bytes_max), together with the
     /// topic's name. Nothing was sent.
     #[error("the subscription has {bytes} bytes, more than the {bytes_max} that it may have")]
@@ -158,7 +170,8 @@ impl<T: Topic> Subscriber<T> {
     /// for.
     ///
     /// # Errors
-    /// [`SubscribeError::Denied`], and [`SubscribeError::Unconfirmed`] with no publisher there, or one that is not Bowline's (see
+    /// [`SubscribeError::Denied`]; [`SubscribeError::NotConnected`] without a connection to a publisher;
+    /// [`SubscribeError::Unconfirmed`] where it is not Bowline's (see
     /// [`subscribe_unconfirmed`](Self::subscribe_unconfirmed)); [`SubscribeError::TooLong`] and [`SubscribeError::TooMany`]
     /// before anything is sent.
     pub async fn subscribe(&self, keys: Keys<'_>) -> Result<(), SubscribeError> {
@@ -168,7 +181,7 @@ impl<T: Topic> Subscriber<T> {
             Ok(Ok(Confirmed::Yes)) => Ok(()),
             Ok(Ok(Confirmed::Refused)) => Err(SubscribeError::Denied),
             Ok(Err(_)) => Err(self.shared.ended()),
-            Err(_) => Err(SubscribeError::Unconfirmed),
+            Err(_) => Err(self.shared.unconfirmed()),
         }
     }
 
@@ -217,6 +230,12 @@ impl<T: Topic> Subscriber<T> {
     /// Whether the publisher is there now.
     pub fn is_connected(&self) -> bool {
         self.shared.sender.is_connected()
+    }
+
+    /// Returns why there is no connection to the publisher, where there is none.
+    pub fn connection_failure(&self) -> Option<ConnectionFailure> {
+        let failure = self.shared.sender.failure();
+        (!self.is_connected()).then_some(failure)
     }
 
     /// What it has counted.

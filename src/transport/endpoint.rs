@@ -1,14 +1,18 @@
 //! Where a socket binds or connects: a checked address.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
+/// The host that stands for all addresses of this machine.
+pub(super) const ALL_ADDRESSES: &str = "*";
+
 /// `tcp://host:port`, `ipc://path` or `inproc://name`.
 ///
-/// Port 0 binds to a free port; what is bound then says which. An `ipc` path that starts with `@`
-/// names a Linux abstract socket.
+/// Port 0 binds to a free port; what is bound then says which. `tcp://*:port` binds all addresses of this
+/// machine, IPv6 and IPv4; to connect, it is the loopback address. An `ipc` path that starts with `@`
+/// names a Linux abstract socket, which any user of the machine can connect to.
 ///
 /// ```
 /// # use bowline::Endpoint;
@@ -23,7 +27,7 @@ pub enum Endpoint {
     /// A TCP address.
     #[non_exhaustive]
     Tcp {
-        /// A name or an address; an IPv6 address without its brackets.
+        /// A name, an address, or `*` for all addresses; an IPv6 address without its brackets.
         host: String,
         /// The port.
         port: u16,
@@ -45,11 +49,12 @@ pub struct EndpointError {
 }
 
 impl Endpoint {
-    /// Whether only processes of this machine can reach it.
+    /// Whether only processes of this machine can reach it, as far as its text says: of names, only
+    /// `localhost` is taken for local. Binding looks at the addresses of a name.
     pub fn is_local(&self) -> bool {
         match self {
             Self::Ipc(_) | Self::Inproc(_) => true,
-            Self::Tcp { host, .. } => match host.parse::<IpAddr>() {
+            Self::Tcp { host, .. } => match without_zone(host).parse::<IpAddr>() {
                 Ok(address) => address.is_loopback(),
                 Err(_) => host == "localhost",
             },
@@ -77,7 +82,7 @@ impl FromStr for Endpoint {
                 let (host, port) = rest.rsplit_once(':').ok_or_else(|| error("no port"))?;
                 let port = port.parse().map_err(|_| error("a port is 0 to 65535"))?;
                 let host = match host {
-                    "*" => Ipv4Addr::UNSPECIFIED.to_string(),
+                    ALL_ADDRESSES => ALL_ADDRESSES.to_owned(),
                     _ => match host.strip_prefix('[').and_then(|h| h.strip_suffix(']')) {
                         Some(address) if is_ipv6(address) => address.to_owned(),
                         Some(_) => return Err(error("only an IPv6 address stands in brackets")),
@@ -104,8 +109,11 @@ impl FromStr for Endpoint {
 
 /// With or without a zone, as in `fe80::1%eth0` (RFC 4007, section 11).
 fn is_ipv6(text: &str) -> bool {
-    let address = text.split_once('%').map_or(text, |(address, _)| address);
-    address.parse::<Ipv6Addr>().is_ok()
+    without_zone(text).parse::<Ipv6Addr>().is_ok()
+}
+
+pub(super) fn without_zone(text: &str) -> &str {
+    text.split_once('%').map_or(text, |(address, _)| address)
 }
 
 impl fmt::Display for Endpoint {
@@ -129,6 +137,7 @@ mod tests {
             "tcp://127.0.0.1:0",
             "tcp://[::1]:65535",
             "tcp://[fe80::1%eth0]:80",
+            "tcp://*:80",
             "tcp://example.org:80",
             "ipc://run/login.sock",
             "ipc://@login",
@@ -166,6 +175,8 @@ mod tests {
             ("tcp://127.0.0.1:1", true),
             ("tcp://127.9.9.9:1", true),
             ("tcp://[::1]:1", true),
+            ("tcp://[::1%lo]:1", true),
+            ("tcp://[fe80::1%eth0]:1", false),
             ("tcp://localhost:1", true),
             ("ipc://x", true),
             ("inproc://x", true),

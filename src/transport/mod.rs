@@ -13,17 +13,21 @@
 mod changes;
 mod connection;
 mod endpoint;
+mod envelope;
+mod failure;
 mod index;
+mod ipc;
 mod memory;
 mod omq;
 mod options;
 mod requests;
 mod sockets;
+mod tcp;
 mod wanted;
 #[cfg(feature = "zeromq")]
 mod zeromq;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -32,7 +36,10 @@ use crate::message;
 use crate::security::{Principal, PublicKey, Wanted};
 use crate::wire::{self, COMPACT_BYTES_MAX, EventHeader, EventKind, HeaderBytes, Packed};
 
+use envelope::Envelope;
+
 pub use endpoint::{Endpoint, EndpointError};
+pub use failure::ConnectionFailure;
 pub(crate) use index::Index;
 pub use options::{Carrier, TransportOptions};
 pub(crate) use requests::Requests;
@@ -86,7 +93,7 @@ impl std::fmt::Display for Malformed {
             1 => f.write_str("expected pairs of a header and a body, got something else"),
             _ => write!(
                 f,
-                "expected [empty][header][body], got a message of {parts} parts"
+                "expected [envelope ...][empty][header][body], got a message of {parts} parts"
             ),
         }
     }
@@ -341,6 +348,7 @@ pub(crate) async fn connect_dealer(
     options: &TransportOptions,
 ) -> Result<(DealerSender, DealerReceiver), TransportError> {
     refuse_keys(endpoint, options.client_security.is_some(), options)?;
+    refuse_port_0(endpoint)?;
     match (endpoint, options.carrier) {
         (Endpoint::Inproc(name), _) => {
             let (sender, receiver) = memory::connect_dealer(name, options);
@@ -369,8 +377,8 @@ pub(crate) async fn bind_router(
     endpoint: &Endpoint,
     options: &TransportOptions,
 ) -> Result<(RouterSender, RouterReceiver, Endpoint), TransportError> {
-    refuse_insecure(endpoint, options)?;
-    refuse_in_use(endpoint).await?;
+    let addresses = to_bind(endpoint, options).await?;
+    ipc::take_over(endpoint).await?;
     match (endpoint, options.carrier) {
         (Endpoint::Inproc(name), _) => {
             let (sender, receiver) = memory::bind_router(name, options)?;
@@ -381,7 +389,8 @@ pub(crate) async fn bind_router(
             ))
         }
         (_, Carrier::Omq) => {
-            let (sender, receiver, endpoint) = omq::bind_router(endpoint, options).await?;
+            let (sender, receiver, endpoint) =
+                omq::bind_router(endpoint, &addresses, options).await?;
             Ok((
                 RouterSender::Omq(sender),
                 RouterReceiver::Omq(receiver),
@@ -390,7 +399,8 @@ pub(crate) async fn bind_router(
         }
         #[cfg(feature = "zeromq")]
         (_, Carrier::Zeromq) => {
-            let (sender, receiver, endpoint) = zeromq::bind_router(endpoint, options).await?;
+            let (sender, receiver, endpoint) =
+                zeromq::bind_router(endpoint, &addresses, options).await?;
             Ok((
                 RouterSender::Zeromq(sender),
                 RouterReceiver::Zeromq(receiver),
@@ -419,14 +429,32 @@ fn refuse_keys(
     Ok(())
 }
 
-fn refuse_insecure(endpoint: &Endpoint, options: &TransportOptions) -> Result<(), TransportError> {
+/// Returns the addresses to bind, where the options allow to bind them.
+async fn to_bind(
+    endpoint: &Endpoint,
+    options: &TransportOptions,
+) -> Result<Vec<SocketAddr>, TransportError> {
     refuse_keys(endpoint, options.server_security.is_some(), options)?;
-    if options.insecure || endpoint.is_local() || options.server_security.is_some() {
-        return Ok(());
+    let addresses = tcp::to_bind(endpoint).await?;
+    // What is not `tcp` has no address that another machine could reach.
+    let is_local = addresses.iter().all(|address| address.ip().is_loopback());
+    if options.insecure || is_local || options.server_security.is_some() {
+        return Ok(addresses);
     }
     Err(TransportError::Insecure {
         endpoint: endpoint.clone(),
     })
+}
+
+fn refuse_port_0(endpoint: &Endpoint) -> Result<(), TransportError> {
+    match endpoint {
+        Endpoint::Tcp { port: 0, .. } => Err(TransportError::Refused {
+            endpoint: endpoint.clone(),
+            reason: "nothing can be connected to port 0, which is for binding to a free port"
+                .to_owned(),
+        }),
+        _ => Ok(()),
+    }
 }
 
 /// Opens the sending half of a publisher's socket, and the watch over its subscriptions.
@@ -435,8 +463,8 @@ pub(crate) async fn bind_publish(
     options: &TransportOptions,
     admit: Admit,
 ) -> Result<(PublishSender, SubscriptionWatch, Endpoint), TransportError> {
-    refuse_insecure(endpoint, options)?;
-    refuse_in_use(endpoint).await?;
+    let addresses = to_bind(endpoint, options).await?;
+    ipc::take_over(endpoint).await?;
     match (endpoint, options.carrier) {
         (Endpoint::Inproc(name), _) => {
             let (sender, watch) = memory::bind_publish(name, options)?;
@@ -447,7 +475,8 @@ pub(crate) async fn bind_publish(
             ))
         }
         (_, Carrier::Omq) => {
-            let (sender, watch, endpoint) = omq::bind_publish(endpoint, options, admit).await?;
+            let (sender, watch, endpoint) =
+                omq::bind_publish(endpoint, &addresses, options, admit).await?;
             Ok((
                 PublishSender::Omq(sender),
                 SubscriptionWatch::Omq(watch),
@@ -456,7 +485,8 @@ pub(crate) async fn bind_publish(
         }
         #[cfg(feature = "zeromq")]
         (_, Carrier::Zeromq) => {
-            let (sender, watch, endpoint) = zeromq::bind_publish(endpoint, options).await?;
+            let (sender, watch, endpoint) =
+                zeromq::bind_publish(endpoint, &addresses, options).await?;
             Ok((
                 PublishSender::Zeromq(sender),
                 SubscriptionWatch::Zeromq(watch),
@@ -474,6 +504,7 @@ pub(crate) async fn connect_subscribe(
     take: Option<Take>,
 ) -> Result<(SubscribeSender, SubscribeReceiver), TransportError> {
     refuse_keys(endpoint, options.client_security.is_some(), options)?;
+    refuse_port_0(endpoint)?;
     match (endpoint, options.carrier) {
         (Endpoint::Inproc(name), _) => {
             let (sender, receiver) = memory::connect_subscribe(name, options);
@@ -498,17 +529,4 @@ pub(crate) async fn connect_subscribe(
             ))
         }
     }
-}
-
-/// A library removes a Unix socket that is in its way, even one that somebody listens on.
-async fn refuse_in_use(endpoint: &Endpoint) -> Result<(), TransportError> {
-    if let Endpoint::Ipc(path) = endpoint
-        && !path.as_os_str().as_encoded_bytes().starts_with(b"@")
-        && tokio::net::UnixStream::connect(path).await.is_ok()
-    {
-        return Err(TransportError::InUse {
-            endpoint: endpoint.clone(),
-        });
-    }
-    Ok(())
 }

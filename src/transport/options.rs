@@ -16,6 +16,10 @@ pub struct TransportOptions {
     pub message_bytes_max: usize,
     /// Most parts of a message; a peer that sends more is disconnected. Default: 16.
     pub parts_max: usize,
+    /// Bytes of the envelope of a request, which sockets between client and server have put in front of
+    /// it, as `zmq.proxy` does; it is kept while the request is in flight. A message with a longer one is
+    /// answered as malformed. Default: 4 KiB.
+    pub envelope_bytes_max: usize,
     /// Connections that a bound socket has at once; one more is refused. Default: 1,024.
     pub connections_max: usize,
     /// Those of them from one address: of an IPv4 host, or of the 64 bits that name an IPv6 network.
@@ -61,6 +65,9 @@ pub struct TransportOptions {
     pub reconnect_min: Duration,
     /// The longest such wait. Default: 2 s.
     pub reconnect_max: Duration,
+    /// Mode of the file of an `ipc` socket that is bound, as of `chmod`: who may connect. Abstract
+    /// sockets have none. Default: 0o600, which is this process's user alone.
+    pub ipc_mode: u32,
     /// Allows to bind where other machines can reach an endpoint that has no keys. Default: false.
     pub insecure: bool,
     /// Keys for sockets that bind, and whom they let in. Over `inproc` nobody is asked for a key:
@@ -88,6 +95,7 @@ impl Default for TransportOptions {
             carrier: Carrier::default(),
             message_bytes_max: (1 << 20) + crate::wire::HEADER_BYTES_MAX,
             parts_max: 16,
+            envelope_bytes_max: 4 << 10,
             connections_max: 1024,
             connections_per_address_max: 64,
             send_queue_max: 4096,
@@ -105,6 +113,7 @@ impl Default for TransportOptions {
             handshakes_max: 64,
             reconnect_min: Duration::from_millis(20),
             reconnect_max: Duration::from_secs(2),
+            ipc_mode: 0o600,
             insecure: false,
             server_security: None,
             client_security: None,
@@ -175,6 +184,12 @@ impl TransportOptions {
         self
     }
 
+    /// Sets [`envelope_bytes_max`](Self::envelope_bytes_max).
+    pub fn with_envelope_bytes_max(mut self, bytes: usize) -> Self {
+        self.envelope_bytes_max = bytes;
+        self
+    }
+
     /// Sets [`connections_max`](Self::connections_max) and
     /// [`connections_per_address_max`](Self::connections_per_address_max).
     pub fn with_connections_max(mut self, total: usize, per_address: usize) -> Self {
@@ -224,6 +239,12 @@ impl TransportOptions {
     /// Sets [`client_security`](Self::client_security).
     pub fn with_client_security(mut self, security: ClientSecurity) -> Self {
         self.client_security = Some(security);
+        self
+    }
+
+    /// Sets [`ipc_mode`](Self::ipc_mode).
+    pub fn with_ipc_mode(mut self, mode: u32) -> Self {
+        self.ipc_mode = mode;
         self
     }
 

@@ -8,8 +8,9 @@ use bytes::Bytes;
 #[cfg(feature = "zeromq")]
 use super::zeromq;
 use super::{
-    Closed, ConnectedSubscriber, DoorCounters, Malformed, Outgoing, PublishRefused, Received,
-    Refused, Requests, SendToRefused, SubscriptionChange, TopicFrames, TopicMessage, memory, omq,
+    Closed, ConnectedSubscriber, ConnectionFailure, DoorCounters, Malformed, Outgoing,
+    PublishRefused, Received, Refused, Requests, SendToRefused, SubscriptionChange, TopicFrames,
+    TopicMessage, memory, omq,
 };
 use crate::security::{Principal, Share};
 
@@ -68,7 +69,7 @@ pub(crate) enum Peer {
     Memory(u64),
     Omq(omq::Peer),
     #[cfg(feature = "zeromq")]
-    Zeromq(Bytes),
+    Zeromq(zeromq::Peer),
 }
 
 /// One of a connection's requests in flight, until it is dropped.
@@ -94,7 +95,18 @@ impl Peer {
         }
     }
 
-    /// Whether it is the peer of the same connection; a `false` may be wrong.
+    /// Whether it is behind other sockets, as a ROUTER and a DEALER of `zmq.proxy`, and so may be one
+    /// of many on its connection.
+    pub fn has_envelope(&self) -> bool {
+        match self {
+            Self::Memory(_) => false,
+            Self::Omq(peer) => peer.has_envelope(),
+            #[cfg(feature = "zeromq")]
+            Self::Zeromq(peer) => peer.has_envelope(),
+        }
+    }
+
+    /// Whether it is the same peer of the same connection; a `false` may be wrong.
     pub fn is(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Memory(a), Self::Memory(b)) => a == b,
@@ -105,13 +117,13 @@ impl Peer {
         }
     }
 
-    /// Tells connections apart, while they are open.
+    /// Tells peers apart, while their connections are open: those of one connection by their envelopes.
     pub fn key(&self, hash: &RandomState) -> u64 {
         match self {
             Self::Memory(peer) => hash.hash_one(peer),
-            Self::Omq(peer) => peer.key(),
+            Self::Omq(peer) => peer.key(hash),
             #[cfg(feature = "zeromq")]
-            Self::Zeromq(identity) => hash.hash_one(identity),
+            Self::Zeromq(peer) => hash.hash_one(peer),
         }
     }
 
@@ -154,6 +166,16 @@ impl DealerSender {
     /// Returns when sending is worth another try.
     pub async fn writable(&self) {
         carried!(self, socket => socket.writable().await);
+    }
+
+    /// Why there is no connection, where there is none.
+    pub fn failure(&self) -> ConnectionFailure {
+        carried!(self, socket => socket.failure())
+    }
+
+    /// Why the last connection ended, where one has.
+    pub fn last_lost(&self) -> Option<String> {
+        carried!(self, socket => socket.last_lost())
     }
 
     /// Whether the server is there.
@@ -339,6 +361,11 @@ impl SubscribeSender {
         if let Self::Omq(socket) = self {
             socket.hold(holds);
         }
+    }
+
+    /// Why there is no connection, where there is none.
+    pub fn failure(&self) -> ConnectionFailure {
+        carried!(self, socket => socket.failure())
     }
 
     /// Whether the publisher is there.

@@ -44,15 +44,15 @@ pub(super) fn read(bytes: &[u8]) -> Option<Data<'_>> {
 pub(super) fn peek(bytes: &[u8], index: usize) -> Option<u64> {
     let segments = u32::from_le_bytes(*bytes.first_chunk()?).checked_add(1)? as usize;
     let table_bytes = (4 + segments.checked_mul(4)?).next_multiple_of(WORD);
-    let words = bytes.get(table_bytes..)?.chunks_exact(WORD);
-    let root = u64_at(words.clone().next()?, 0);
+    let mut words = bytes.get(table_bytes..)?.chunks_exact(WORD);
+    let root = u64_at(words.next()?, 0);
     let is_struct = root & 3 == 0;
     let data_words = usize::from((root >> 32) as u16);
     let offset = usize::try_from(root as u32 as i32 >> 2).ok()?;
     if !is_struct || index >= data_words {
         return None;
     }
-    Some(u64_at(words.skip(1 + offset + index).next()?, 0))
+    Some(u64_at(words.nth(offset + index)?, 0))
 }
 
 impl Data<'_> {

@@ -4,7 +4,7 @@ use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use uuid::{Builder, Uuid};
@@ -19,17 +19,23 @@ pub enum RequestId {
 }
 
 impl RequestId {
-    /// A fresh one: a UUIDv7 whose random bits are those of a keyed hash of a counter, and the end of
-    /// the counter. The key is the operating system's randomness, asked for once a process and not,
-    /// at the cost of a system call, for each request.
+    /// A fresh one: a UUIDv7 whose random bits are those of a keyed hash of a counter and the time in nanoseconds, and
+    /// the end of the counter. The key is the operating system's randomness, asked for once a process and not,
+    /// at the cost of a system call, for each request; the time tells this process from one that was forked from
+    /// it, or that runs on in another copy of its machine, with the same key and counter.
     pub fn new() -> Self {
         static COUNTER: AtomicU64 = AtomicU64::new(0);
         static KEY: LazyLock<RandomState> = LazyLock::new(Default::default);
         let since = SystemTime::now().duration_since(UNIX_EPOCH);
-        let milliseconds = since.map_or(0, |since| since.as_millis() as u64);
         let count = COUNTER.fetch_add(1, Ordering::Relaxed);
+        Self::at(since.unwrap_or_default(), count, &KEY)
+    }
+
+    fn at(since: Duration, count: u64, key: &RandomState) -> Self {
+        let milliseconds = since.as_secs() * 1000 + u64::from(since.subsec_millis());
+        let hash = key.hash_one((count, since.subsec_nanos()));
         let mut random = [0; 10];
-        random[..8].copy_from_slice(&KEY.hash_one(count).to_be_bytes());
+        random[..8].copy_from_slice(&hash.to_be_bytes());
         random[8..].copy_from_slice(&(count as u16).to_be_bytes());
         Self::Uuid(Builder::from_unix_timestamp_millis(milliseconds, &random).into_uuid())
     }
@@ -118,6 +124,14 @@ impl fmt::Display for RequestKey {
 mod tests {
     use super::*;
     use std::collections::HashSet;
+
+    #[test]
+    fn two_copies_of_one_process_make_different_ids() {
+        // After a fork, or in two copies of a machine: the same key, the same counter, the same millisecond.
+        let key = RandomState::new();
+        let at = |nanos| RequestId::at(Duration::new(1_800_000_000, nanos), 7, &key);
+        assert_ne!(at(1_000), at(1_001));
+    }
 
     #[test]
     fn fresh_ids_are_version_7_and_all_different() {

@@ -121,10 +121,12 @@ pub enum Reason {
     RuntimeShutDown,
     /// A message cannot be decoded.
     Unreadable,
+    /// A plain struct has a member of a union that the program's schema does not have, so it cannot be sent.
+    NotInSchema,
 }
 
 impl Reason {
-    const ALL: [Self; 26] = [
+    const ALL: [Self; 27] = [
         Self::KeyReused,
         Self::KeyExpired,
         Self::InProgress,
@@ -151,6 +153,7 @@ impl Reason {
         Self::ClientClosed,
         Self::RuntimeShutDown,
         Self::Unreadable,
+        Self::NotInSchema,
     ];
 
     /// Its number on the wire, from 1.
@@ -305,6 +308,11 @@ impl Status {
         )
     }
 
+    /// A plain struct of a newer schema than this program's, which cannot be passed on as such.
+    pub(crate) fn not_in_schema(work: Work, error: &MessageError) -> Self {
+        Self::new(Code::Unimplemented, work, error.to_string()).with_reason(Reason::NotInSchema)
+    }
+
     /// The same, saying how long to wait before the next attempt.
     pub fn with_retry_after(mut self, wait: Duration) -> Self {
         self.0.retry_after = Some(wait);
@@ -385,6 +393,7 @@ impl Status {
         let mut status = Self::from(error).with_work(work);
         status.0.code = match status.reason() {
             Some(Reason::TooLarge) => Code::ResourceExhausted,
+            Some(Reason::NotInSchema) => Code::Unimplemented,
             _ => Code::InvalidArgument,
         };
         status
@@ -415,6 +424,9 @@ impl From<MessageError> for Status {
     /// read, and what it read may be another service's reply. Where it is the handler's own request,
     /// [`Request::get`](crate::Request::get) and [`Request::plain`](crate::Request::plain) say so.
     fn from(error: MessageError) -> Self {
+        if let MessageError::NotInSchema { .. } = error {
+            return Self::not_in_schema(Work::OutcomeUnknown, &error);
+        }
         let reason = match error {
             MessageError::TooLarge { .. } => Reason::TooLarge,
             _ => Reason::Unreadable,

@@ -1,23 +1,55 @@
-//! Listens to all that a process logs. Only one test of a program may.
+//! Listens to what is logged: by a whole process, for the only test of a program; or by the thread of one test.
 
+#![allow(dead_code, reason = "each test file uses its part")]
+
+use std::cell::RefCell;
 use std::fmt::Write;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Once};
 
-/// Listens from now on; what is logged comes to stand in the text, an event a line.
-pub fn listen() -> Arc<Mutex<String>> {
-    let logged = Arc::new(Mutex::new(String::new()));
-    tracing::subscriber::set_global_default(Listening(Arc::clone(&logged))).unwrap();
+/// What was logged, an event a line.
+pub type Logged = Arc<Mutex<String>>;
+
+thread_local! {
+    static HERE: RefCell<Option<Logged>> = const { RefCell::new(None) };
+}
+
+/// Listens to the process from now on.
+pub fn listen() -> Logged {
+    let logged = Logged::default();
+    let listening = Listening(Some(Arc::clone(&logged)));
+    tracing::subscriber::set_global_default(listening).unwrap();
     logged
 }
 
-/// Keeps all that is logged, by whomever.
-struct Listening(Arc<Mutex<String>>);
+/// Listens to this thread from now on, and so to all tasks of a runtime that has no other.
+pub fn listen_here() -> Logged {
+    // One for all threads: what each would set for itself gets in the way of the others'.
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| tracing::subscriber::set_global_default(Listening(None)).unwrap());
+    let logged = Logged::default();
+    HERE.set(Some(Arc::clone(&logged)));
+    logged
+}
+
+/// Keeps all that is logged: in one text, or in that of the thread.
+struct Listening(Option<Logged>);
+
+impl Listening {
+    fn log(&self, write: impl FnOnce(&mut String)) {
+        if let Some(logged) = self.0.clone().or_else(|| HERE.with_borrow(Clone::clone)) {
+            write(&mut logged.lock().unwrap());
+        }
+    }
+}
 
 struct Field<'a>(&'a mut String);
 
 impl tracing::field::Visit for Field<'_> {
     fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
-        let _ = write!(self.0, " {field}={value:?}");
+        let _ = match field.name() {
+            "message" => write!(self.0, " {value:?}"),
+            name => write!(self.0, " {name}={value:?}"),
+        };
     }
 }
 
@@ -27,20 +59,22 @@ impl tracing::Subscriber for Listening {
     }
 
     fn new_span(&self, span: &tracing::span::Attributes<'_>) -> tracing::span::Id {
-        span.record(&mut Field(&mut self.0.lock().unwrap()));
+        self.log(|logged| span.record(&mut Field(logged)));
         tracing::span::Id::from_u64(1)
     }
 
     fn record(&self, _: &tracing::span::Id, values: &tracing::span::Record<'_>) {
-        values.record(&mut Field(&mut self.0.lock().unwrap()));
+        self.log(|logged| values.record(&mut Field(logged)));
     }
 
     fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
 
     fn event(&self, event: &tracing::Event<'_>) {
-        let mut logged = self.0.lock().unwrap();
-        event.record(&mut Field(&mut logged));
-        logged.push('\n');
+        self.log(|logged| {
+            let _ = write!(logged, "{}", event.metadata().level());
+            event.record(&mut Field(logged));
+            logged.push('\n');
+        });
     }
 
     fn enter(&self, _: &tracing::span::Id) {}

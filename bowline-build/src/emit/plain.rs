@@ -12,6 +12,7 @@ pub(super) fn struct_(code: &mut String, struct_: &Struct) {
     emit.declaration(code);
     emit.debug(code);
     emit.conversion(code);
+    emit.json(code);
     if !struct_.is_group {
         emit.description(code);
     }
@@ -28,6 +29,8 @@ struct Emit<'a> {
     capnp_arguments: String,
     /// The name of the enum of its union.
     which: String,
+    /// The parameters that this enum has: all, where it is the whole struct.
+    which_parameters: Vec<String>,
 }
 
 impl<'a> Emit<'a> {
@@ -36,9 +39,13 @@ impl<'a> Emit<'a> {
         let list = |format: &dyn Fn(&String) -> String| -> String {
             parameters.iter().map(format).collect::<Vec<_>>().join(", ")
         };
-        let in_brackets = |inner: String| match inner.is_empty() {
-            true => inner,
-            false => format!("<{inner}>"),
+        let which_parameters = match of.is_union() {
+            true => parameters.clone(),
+            false => {
+                let in_variants =
+                    |parameter: &&String| of.variants.iter().any(|v| has(v, parameter));
+                parameters.iter().filter(in_variants).cloned().collect()
+            }
         };
         Self {
             declared: in_brackets(list(&|p| format!("{p}: {MESSAGE}::Plain"))),
@@ -48,8 +55,67 @@ impl<'a> Emit<'a> {
                 true => of.name.clone(),
                 false => format!("{}Which", of.name),
             },
+            which_parameters,
             of,
         }
+    }
+
+    fn which_used(&self) -> String {
+        in_brackets(self.which_parameters.join(", "))
+    }
+
+    fn which_declared(&self) -> String {
+        let declared = |p: &String| format!("{p}: {MESSAGE}::Plain");
+        let declared: Vec<String> = self.which_parameters.iter().map(declared).collect();
+        in_brackets(declared.join(", "))
+    }
+
+    /// Parameters that no field has, or only one that can contain this struct again: Rust wants to see them used.
+    fn unused_parameters(&self) -> impl Iterator<Item = &String> {
+        let members = || self.of.fields.iter().chain(&self.of.variants);
+        self.of
+            .parameters
+            .iter()
+            .filter(move |parameter| !members().any(|f| !is_unbounded(f) && has(f, parameter)))
+    }
+
+    /// Whether the enum has a variant that no value has, for a parameter that nothing else mentions.
+    fn has_phantom_variant(&self) -> bool {
+        self.of.is_union() && self.unused_parameters().next().is_some()
+    }
+}
+
+fn in_brackets(inner: String) -> String {
+    match inner.is_empty() {
+        true => inner,
+        false => format!("<{inner}>"),
+    }
+}
+
+fn has(field: &Field, parameter: &str) -> bool {
+    match &field.kind {
+        // The struct of a group has all of them.
+        FieldKind::Group { .. } => true,
+        FieldKind::Slot { type_, .. } => mentions(type_, parameter),
+    }
+}
+
+fn is_unbounded(field: &Field) -> bool {
+    matches!(
+        field.kind,
+        FieldKind::Slot {
+            is_unbounded: true,
+            ..
+        }
+    )
+}
+
+fn mentions(type_: &Type, parameter: &str) -> bool {
+    match type_ {
+        Type::Parameter(name) => name == parameter,
+        Type::List(element) => mentions(element, parameter),
+        Type::Struct { arguments, .. } => arguments.iter().any(|a| mentions(a, parameter)),
+        _ => false,
     }
 }
 
@@ -61,4 +127,9 @@ fn is_void(field: &Field) -> bool {
             ..
         }
     )
+}
+
+/// The field that stands for a parameter which no other has.
+fn phantom(parameter: &str) -> String {
+    format!("_{}", parameter.to_lowercase())
 }

@@ -1,5 +1,7 @@
 //! Reading interfaces and their methods.
 
+use std::collections::HashMap;
+
 use capnp::schema_capnp::{method, node};
 
 use super::Reading;
@@ -21,50 +23,74 @@ impl<'a> Reading<'a> {
         let place = self.place(id);
         let node = self.node(id)?;
         if node.get_is_generic() {
-            return Err(Error::unsupported(place, "a generic interface"));
+            return Err(Error::unsupported(
+                place,
+                "a generic interface",
+                "give it no type parameters, and make one interface for each type",
+            ));
         }
         let annotations = Annotations::new(&place, node.get_annotations()?);
+        annotations.check_each_once()?;
         let service = match annotations.name(Annotation::Service)? {
             Some(name) => name.to_owned(),
             None => snake(name),
         };
-        let methods = self.methods(id, reader)?;
+        let mut methods = self.methods(id, reader)?;
         let mut supertraits = Vec::new();
         let mut bases = Vec::new();
         for superclass in reader.get_superclasses()? {
             supertraits.push(self.rust_path(superclass.get_id(), &place)?);
             self.collect_bases(superclass.get_id(), &place, &mut bases)?;
         }
-        let mut names = Scope::default();
-        for reserved in ["new", "connect"] {
-            names.reserve(reserved, "the client's own function");
-        }
-        for method in bases
-            .iter()
-            .flat_map(|base| &base.1.methods)
-            .chain(&methods)
-        {
-            let owner = format!("method `{}`", method.name);
-            let place = format!("{}.{}", self.place(method.interface), method.name);
-            names.take(snake(&method.name), owner.clone(), &place)?;
-            names.take(
-                format!("{}_plain", snake(&method.name)),
-                owner.clone(),
-                &place,
-            )?;
-            if method.effect.starts_with("Effect::Once") {
-                names.take(format!("{}_outcome", snake(&method.name)), owner, &place)?;
-            }
-        }
+        let mut bases: Vec<Base> = bases.into_iter().map(|(_, base)| base).collect();
+        self.name_in_client(&mut methods, &mut bases)?;
         Ok(Interface {
             id,
             name: name.to_owned(),
             service,
             docs: self.docs_of(id),
             methods,
-            bases: bases.into_iter().map(|(_, base)| base).collect(),
+            bases,
             supertraits,
+            place,
         })
+    }
+
+    /// Gives each method its name in the client: its own, but `base_method` to an inherited one that has its name
+    /// in common with another.
+    fn name_in_client(&self, methods: &mut [Method], bases: &mut [Base]) -> Result<(), Error> {
+        let all = || {
+            let inherited = bases.iter().flat_map(|base| &base.methods);
+            inherited.chain(methods.iter())
+        };
+        let mut uses: HashMap<String, usize> = HashMap::new();
+        for method in all() {
+            *uses.entry(method.rust.clone()).or_default() += 1;
+        }
+        for base in bases.iter_mut() {
+            for method in &mut base.methods {
+                if uses[&method.rust] > 1 {
+                    method.client = format!("{}_{}", snake(&base.name), method.rust);
+                }
+            }
+        }
+        let mut names = Scope::default();
+        for reserved in ["new", "connect"] {
+            names.reserve(reserved, "the client's own function");
+        }
+        let inherited = bases.iter().flat_map(|base| &base.methods);
+        for method in methods.iter().chain(inherited) {
+            let owner = format!("method `{}`", method.name);
+            let place = format!("{}.{}", self.place(method.interface), method.name);
+            let mut suffixes = vec!["", "_plain", "_message"];
+            if method.effect.starts_with("Effect::Once") {
+                suffixes.push("_outcome");
+            }
+            for suffix in suffixes {
+                names.take(format!("{}{suffix}", method.client), owner.clone(), &place)?;
+            }
+        }
+        Ok(())
     }
 
     fn collect_bases(
@@ -81,6 +107,11 @@ impl<'a> Reading<'a> {
         };
         let base = Base {
             path: self.rust_path(id, place)?,
+            name: self
+                .rust
+                .get(&id)
+                .map(|(_, name)| name.clone())
+                .unwrap_or_default(),
             methods: self.methods(id, reader)?,
         };
         into.push((id, base));
@@ -112,12 +143,22 @@ impl<'a> Reading<'a> {
         let name = method.get_name()?.to_str()?.to_owned();
         let place = format!("{}.{name}", self.place(interface));
         if method.get_result_struct_type() == STREAM_RESULT {
-            return Err(Error::unsupported(place, "`-> stream`"));
+            return Err(Error::unsupported(
+                place,
+                "`-> stream`",
+                "publish to a topic, or let the caller ask for the next part",
+            ));
         }
         if !method.get_implicit_parameters()?.is_empty() {
-            return Err(Error::unsupported(place, "a generic method"));
+            return Err(Error::unsupported(
+                place,
+                "a generic method",
+                "give it no type parameters, and make one method for each type",
+            ));
         }
         let annotations = Annotations::new(&place, method.get_annotations()?);
+        annotations.check_each_once()?;
+        let rust = snake(&self.base_name(&name, method.get_annotations()?, &place)?);
         let effect = effect(&annotations)?;
         let param = |id, brand| -> Result<Param, Error> {
             Ok(Param {
@@ -135,67 +176,12 @@ impl<'a> Reading<'a> {
             effect,
             timeout: annotations.timeout()?,
             docs: self.docs_of_member(interface, usize::from(ordinal)),
+            client: rust.clone(),
+            rust,
             name,
             interface,
             ordinal,
         })
-    }
-
-    /// Finds the struct that `$fails` names: in the interface or around it, else anywhere if there
-    /// is only one of that name.
-    fn error_struct(
-        &self,
-        interface: u64,
-        name: &str,
-        annotations: &Annotations<'_>,
-        place: &str,
-    ) -> Result<(String, u64), Error> {
-        let mut scope = interface;
-        loop {
-            if let Some(id) = self.find_nested(scope, name)? {
-                return Ok((self.rust_path(id, place)?, id));
-            }
-            match self.node(scope)?.get_scope_id() {
-                0 => break,
-                outer => scope = outer,
-            }
-        }
-        let mut found = Vec::new();
-        for file in self.files.keys() {
-            found.extend(self.find_nested(*file, name)?);
-        }
-        match found[..] {
-            [id] => Ok((self.rust_path(id, place)?, id)),
-            [] => Err(annotations.error(Annotation::Fails, name, "names no struct of these files")),
-            _ => {
-                let places: Vec<String> = found.iter().map(|id| self.place(*id)).collect();
-                let reason = format!("could be any of {}", places.join(", "));
-                Err(annotations.error(Annotation::Fails, name, reason))
-            }
-        }
-    }
-
-    /// The struct `A.B` in the scope of a node.
-    fn find_nested(&self, scope: u64, name: &str) -> Result<Option<u64>, Error> {
-        let (first, rest) = match name.split_once('.') {
-            Some((first, rest)) => (first, Some(rest)),
-            None => (name, None),
-        };
-        for nested in self.node(scope)?.get_nested_nodes()? {
-            if nested.get_name()?.to_str()? != first
-                || !self.context.node_map.contains_key(&nested.get_id())
-            {
-                continue;
-            }
-            return match rest {
-                Some(rest) => self.find_nested(nested.get_id(), rest),
-                None => Ok(match self.node(nested.get_id())?.which()? {
-                    node::Struct(_) => Some(nested.get_id()),
-                    _ => None,
-                }),
-            };
-        }
-        Ok(None)
     }
 }
 
@@ -217,9 +203,9 @@ fn effect(annotations: &Annotations<'_>) -> Result<&'static str, Error> {
         return Err(annotations.error(Annotation::Rerun, None, reason));
     }
     Ok(match () {
-        () if has(Annotation::Atomic) => "Effect::Once(::bowline::schema::Recovery::Atomic)",
-        () if has(Annotation::Rerun) => "Effect::Once(::bowline::schema::Recovery::Rerun)",
-        () if has(Annotation::Once) => "Effect::Once(::bowline::schema::Recovery::InDoubt)",
+        () if has(Annotation::Atomic) => "Effect::Once($crate::schema::Recovery::Atomic)",
+        () if has(Annotation::Rerun) => "Effect::Once($crate::schema::Recovery::Rerun)",
+        () if has(Annotation::Once) => "Effect::Once($crate::schema::Recovery::InDoubt)",
         () if has(Annotation::Idempotent) => "Effect::Idempotent",
         () => "Effect::Unsafe",
     })

@@ -26,9 +26,19 @@ impl<'a> Reading<'a> {
             type_::List(list) => {
                 let element = self.type_(list.get_element_type()?, place)?;
                 match element {
-                    Type::Void => return Err(Error::unsupported(place, "a list of Void")),
+                    Type::Void => {
+                        return Err(Error::unsupported(
+                            place,
+                            "a list of Void",
+                            "use a number that says how many there are",
+                        ));
+                    }
                     Type::Parameter(_) => {
-                        return Err(Error::unsupported(place, "a list of a type parameter"));
+                        return Err(Error::unsupported(
+                            place,
+                            "a list of a type parameter",
+                            "make the whole list the parameter, or put each element into a struct",
+                        ));
                     }
                     element => Type::List(Box::new(element)),
                 }
@@ -38,19 +48,26 @@ impl<'a> Reading<'a> {
             type_::Interface(_) => {
                 return Err(Error::unsupported(
                     place,
-                    "a capability (an interface as a value); pass a Link instead",
+                    "a capability (an interface as a value)",
+                    "pass a Link instead",
                 ));
             }
             type_::AnyPointer(any) => match any.which()? {
                 type_::any_pointer::Parameter(parameter) => {
-                    let parameters = self.parameters(parameter.get_scope_id())?;
+                    let names = self.names.parameters.get(&parameter.get_scope_id());
                     let index = usize::from(parameter.get_parameter_index());
-                    let name = parameters.get(index).ok_or_else(|| {
+                    let name = names.and_then(|names| names.get(index)).ok_or_else(|| {
                         capnp::Error::failed(format!("{place}: unknown type parameter"))
                     })?;
                     Type::Parameter(name.clone())
                 }
-                _ => return Err(Error::unsupported(place, "AnyPointer")),
+                _ => {
+                    return Err(Error::unsupported(
+                        place,
+                        "AnyPointer",
+                        "use a type parameter, or Data with a message in it",
+                    ));
+                }
             },
         })
     }
@@ -61,52 +78,51 @@ impl<'a> Reading<'a> {
         brand: brand::Reader<'a>,
         place: &str,
     ) -> Result<Type, Error> {
-        let parameters = self.parameters(id)?;
-        let mut arguments = Vec::new();
-        for scope in brand.get_scopes()? {
-            match scope.which()? {
-                brand::scope::Bind(bindings) if scope.get_scope_id() == id => {
-                    for binding in bindings? {
-                        match binding.which()? {
-                            brand::binding::Type(type_) => {
-                                arguments.push(self.type_(type_?, place)?);
-                            }
-                            brand::binding::Unbound(()) => {
-                                return Err(Error::unsupported(place, "an unbound type parameter"));
-                            }
-                        }
-                    }
-                }
-                brand::scope::Inherit(()) if scope.get_scope_id() == id => {
-                    arguments = parameters.iter().cloned().map(Type::Parameter).collect();
-                }
-                _ => return Err(Error::unsupported(place, "a type nested in a generic type")),
-            }
-        }
-        if arguments.len() != parameters.len() {
-            return Err(Error::unsupported(
-                place,
-                "a generic type without its arguments",
-            ));
-        }
         Ok(Type::Struct {
             rust: self.rust_path(id, place)?,
             capnp: self.capnp_path(id)?,
-            arguments,
+            arguments: self.arguments(id, brand, place)?,
         })
     }
 
-    pub(super) fn parameters(&self, id: u64) -> Result<Vec<String>, Error> {
+    /// What a brand gives for the parameters of a declaration and of all around it, the outermost first.
+    fn arguments(
+        &self,
+        id: u64,
+        brand: brand::Reader<'a>,
+        place: &str,
+    ) -> Result<Vec<Type>, Error> {
         let node = self.node(id)?;
-        if let node::Struct(s) = node.which()?
-            && s.get_is_group()
-        {
-            return self.parameters(node.get_scope_id());
+        let mut arguments = match node.get_scope_id() {
+            0 => Vec::new(),
+            scope => self.arguments(scope, brand, place)?,
+        };
+        if matches!(node.which()?, node::File(())) || node.get_parameters()?.is_empty() {
+            return Ok(arguments);
         }
-        let mut parameters = Vec::new();
-        for parameter in node.get_parameters()? {
-            parameters.push(parameter.get_name()?.to_str()?.to_owned());
+        let unbound = || {
+            Error::unsupported(
+                place,
+                "a generic type without its arguments",
+                "give them in parentheses",
+            )
+        };
+        let is_of = |scope: &brand::scope::Reader<'a>| scope.get_scope_id() == id;
+        let scope = brand.get_scopes()?.iter().find(is_of).ok_or_else(unbound)?;
+        match scope.which()? {
+            brand::scope::Inherit(()) => {
+                let names = self.names.parameters.get(&id);
+                arguments.extend(names.into_iter().flatten().cloned().map(Type::Parameter));
+            }
+            brand::scope::Bind(bindings) => {
+                for binding in bindings? {
+                    match binding.which()? {
+                        brand::binding::Type(type_) => arguments.push(self.type_(type_?, place)?),
+                        brand::binding::Unbound(()) => return Err(unbound()),
+                    }
+                }
+            }
         }
-        Ok(parameters)
+        Ok(arguments)
     }
 }

@@ -14,8 +14,8 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::shared::{Calls, Ended, NotBegun, Over, Shared};
 use crate::call::{Outcome, RawReply};
 use crate::message::Limits;
-use crate::transport::{DealerReceiver, Endpoint, Received};
-use crate::wire::{Code, Origin, Reason, ReplyHeader, ReplyStatus, SizesMax, Status, Work};
+use crate::transport::{DealerReceiver, Received};
+use crate::wire::{Code, Reason, ReplyHeader, ReplyStatus, SizesMax, Status, Work};
 
 /// How exactly deadlines are kept: a call ends at most this much after its own.
 const DEADLINE_TICK: Duration = Duration::from_millis(10);
@@ -59,7 +59,7 @@ pub(super) async fn drive(shared: Arc<Shared>, mut receiver: DealerReceiver) {
                     changed.set(shared.sender.connection_changed(generation));
                     if shared.is_connected() {
                         shared.set_connected(false);
-                        shared.end_all(|| lost(&shared.endpoint));
+                        shared.end_all(|| shared.connection_lost());
                     }
                     is_blocked = false;
                     shared.set_connected(shared.sender.is_connected());
@@ -121,13 +121,6 @@ fn expire<'a>(shared: &'a Shared, wake: &mut Vec<Waker>) -> MutexGuard<'a, Calls
 
 fn restart(tick: Pin<&mut Sleep>) {
     tick.reset(Instant::now() + DEADLINE_TICK);
-}
-
-fn lost(endpoint: &Endpoint) -> Status {
-    let message = format!("the connection to {endpoint} was lost");
-    Status::new(Code::Unavailable, Work::OutcomeUnknown, message)
-        .with_reason(Reason::ConnectionLost)
-        .with_origin(Origin::Connection)
 }
 
 /// Hands replies to their callers, and sends what waits; whether it has to wait on.
@@ -251,7 +244,7 @@ mod tests {
     use super::*;
     use crate::call::TIMEOUT_DEFAULT;
     use crate::call::client::shared::Own;
-    use crate::transport::{self, Frames, Outgoing, TransportOptions};
+    use crate::transport::{self, Endpoint, Frames, Outgoing, TransportOptions};
     use crate::wire::HeaderBytes;
 
     fn reply(correlation: u64) -> HeaderBytes {

@@ -13,7 +13,6 @@ use uuid::Uuid;
 
 use super::connection::{Connection, State};
 use super::departures::{Departures, Way};
-use super::no_server;
 use crate::call::budget::SharedBudget;
 use crate::call::correlation::{Correlation, TooMany};
 use crate::call::{RawReply, RawRequest};
@@ -22,8 +21,8 @@ use crate::message::Limits;
 use crate::schema::{Effect, MethodInfo};
 use crate::transport::{DealerSender, Endpoint, Frames, Outgoing, Refused};
 use crate::wire::{
-    Code, HEADER_BYTES_MAX, Metadata, Oversize, Reason, RequestHeader, SizesMax, Status, Work,
-    pack_one,
+    Code, HEADER_BYTES_MAX, Metadata, Origin, Oversize, Reason, RequestHeader, SizesMax, Status,
+    Work, pack_one,
 };
 
 /// Calls that were dropped before it was known whether the server understands that; the others are not
@@ -246,6 +245,27 @@ impl Shared {
         }
     }
 
+    /// The status of a call that found no connection, with the reason why there is none.
+    pub fn no_connection(&self) -> Status {
+        let failure = self.sender.failure();
+        let message = format!("no connection to {}: {failure}", self.endpoint);
+        Status::unavailable(message)
+            .with_reason(failure.reason())
+            .with_origin(Origin::Connection)
+    }
+
+    /// The status of a call whose connection was lost.
+    pub fn connection_lost(&self) -> Status {
+        let mut message = format!("the connection to {} was lost", self.endpoint);
+        if let Some(cause) = self.sender.last_lost() {
+            message.push_str(": ");
+            message.push_str(&cause);
+        }
+        Status::new(Code::Unavailable, Work::OutcomeUnknown, message)
+            .with_reason(Reason::ConnectionLost)
+            .with_origin(Origin::Connection)
+    }
+
     pub fn connection(&self) -> Connection {
         Connection::new(self.endpoint.clone(), self.connection.subscribe())
     }
@@ -434,7 +454,7 @@ impl Shared {
                 Err(NotBegun::Full)
             }
             Err(Refused::NoPeer) => {
-                give_up(calls, || no_server(&self.endpoint), wake);
+                give_up(calls, || self.no_connection(), wake);
                 Err(NotBegun::NoServer)
             }
             Err(Refused::Closed) => {

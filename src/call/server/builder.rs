@@ -53,10 +53,14 @@ pub struct ServerBuilder {
 /// Of a service: [`NamedService::queue_of`].
 type QueueOf = fn(&RawRequest) -> Result<Option<QueueAccess>, Status>;
 
+/// Of a service: [`NamedService::drain`].
+pub(super) type OnDrain = Arc<dyn Fn() + Send + Sync>;
+
 /// A service, and what goes around it from the inside out.
 struct Added {
     info: &'static ServiceInfo,
     queue_of: QueueOf,
+    drain: OnDrain,
     queue_names: Option<Vec<String>>,
     route: Route,
     layers: Vec<Arc<dyn Fn(Route) -> Route + Send + Sync>>,
@@ -73,7 +77,12 @@ impl std::fmt::Debug for Added {
 #[non_exhaustive]
 pub enum BindError {
     /// Two services of one server answer to the same interface.
-    #[error("services `{first}` and `{second}` both answer to interface {interface:#x}")]
+    ///
+    /// Where both extend it, a service of that interface itself, added to the same server, answers its methods.
+    #[error(
+        "services `{first}` and `{second}` both answer to interface {interface:#x}; where both extend it, add a service \
+         of that interface itself"
+    )]
     Ambiguous {
         /// The name of the one that was added first.
         first: &'static str,
@@ -128,9 +137,11 @@ impl ServerBuilder {
             + Sync
             + 'static,
     {
+        let drained = service.clone();
         self.services.push(Added {
             info: S::INFO,
             queue_of: S::queue_of,
+            drain: Arc::new(move || drained.drain()),
             queue_names: service.queue_names(),
             route: Route::direct(service),
             layers: Vec::new(),
@@ -155,7 +166,7 @@ impl ServerBuilder {
 
     /// Where the outcomes of `$once` methods are kept, and on what terms. Default: in memory.
     pub fn once<S: Store>(mut self, once: Once<S>) -> Self {
-        self.once = Some(Box::new(once));
+        self.once = Some(Box::new(once.with_own_jobs()));
         self
     }
 
@@ -310,6 +321,12 @@ impl ServerBuilder {
             readiness: Readiness::default(),
             running: Arc::new(Running::default()),
             desk: Desk::default(),
+            on_drain: OnDrains(
+                self.services
+                    .iter()
+                    .map(|of| Arc::clone(&of.drain))
+                    .collect(),
+            ),
         });
         Ok(Server {
             drive: Drive { shared, receiver },
@@ -372,6 +389,7 @@ impl ServerBuilder {
         for Added {
             info,
             queue_of,
+            drain: _,
             route,
             layers,
             ..
@@ -388,6 +406,11 @@ impl ServerBuilder {
             interfaces.dedup();
             let service_name = info.name;
             for interface in interfaces {
+                // Methods belong to the interface that declares them: to its own service, where there is one.
+                let declares = |other: &Added| other.info.interface == interface;
+                if interface != info.interface && self.services.iter().any(declares) {
+                    continue;
+                }
                 if let Some(first) = owners.insert(interface, info.name) {
                     return Err(BindError::Ambiguous {
                         first,
@@ -412,6 +435,15 @@ impl ServerBuilder {
             }
         }
         Ok(routes)
+    }
+}
+
+/// What is told that the server shuts down.
+pub(super) struct OnDrains(pub Vec<OnDrain>);
+
+impl std::fmt::Debug for OnDrains {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("OnDrains")
     }
 }
 

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::builder::{Found, Routes};
+use super::builder::{Found, OnDrains, Routes};
 use super::counters::{Counters, OfPrincipal};
 use super::desk::{Desk, Reader};
 use super::handlers::{Begun, Call, First};
@@ -59,6 +59,7 @@ pub(super) struct Shared {
     pub readiness: Readiness,
     pub running: Arc<Running>,
     pub desk: Desk,
+    pub on_drain: OnDrains,
 }
 
 #[derive(Debug)]
@@ -68,6 +69,10 @@ pub(super) struct Drive {
 }
 
 /// What a message says.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "taken apart at once; a box would be an allocation for each call"
+)]
 enum Read<'a> {
     Request(ReplyTo<'a>, RawRequest),
     /// The caller of this call no longer waits.
@@ -128,6 +133,9 @@ impl Shared {
             ..
         } = reader;
         let mut handlers = hands.handlers;
+        for drain in &self.on_drain.0 {
+            drain();
+        }
         self.sender.stop_accepting().await;
         self.draining.notify_waiters();
         let stop = deadline_after(self.drain_max);
@@ -208,6 +216,10 @@ impl Shared {
 
     /// Gives one handler its first poll; where that took so long that another task reads now, returns what came
     /// of it.
+    #[expect(
+        clippy::result_large_err,
+        reason = "not an error: what is returned is moved once, and a box would be an allocation"
+    )]
     fn accept(
         self: &Arc<Self>,
         place: usize,

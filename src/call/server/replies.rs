@@ -260,7 +260,8 @@ impl Shared {
             correlation: to.correlation,
             status,
             replayed,
-            compact: self.takes_compact,
+            // A compact message has no envelope to come back in.
+            compact: self.takes_compact && !to.peer.has_envelope(),
             cancels: true,
             takes: to.announce.then_some(self.sizes),
             metadata,

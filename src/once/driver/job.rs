@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
 
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, interval, timeout};
 
 use super::leases::Renewed;
-use super::shared::Shared;
+use super::shared::{Claiming, Running, Shared};
 use crate::call::deadline::within;
 use crate::call::raw::Transaction;
 use crate::call::{RawRequest, ReplyFuture};
@@ -27,6 +27,10 @@ pub struct Job<S: Store> {
     pub transaction: Option<Arc<S::Transaction>>,
     /// Of the caller that it runs for, which calls of its handler inherit.
     pub deadline: Option<Instant>,
+    /// Where its handler has begun to wait.
+    pub running: Option<Running<S>>,
+    /// Until the store has said whether it may run.
+    pub claiming: Option<Claiming<S>>,
 }
 
 /// What an attempt runs: called where it is, or kept until the store has answered.
@@ -66,8 +70,15 @@ impl<S: Store> Job<S> {
     /// Has the store apply what it can at once. Returns what it would have to wait for, or to run.
     pub fn go_on_until_run(&mut self, mut action: Action) -> Action {
         while let Action::Apply(change) = action {
+            if let Some(verdict) = self.shared.runs_here(&self.key, &change) {
+                action = self.attempt.step(Input::Verdict(verdict));
+                continue;
+            }
             action = match self.shared.store.apply_now(&self.key, change) {
-                AtOnce::Applied(verdict) => self.attempt.step(Input::Verdict(verdict)),
+                AtOnce::Applied(verdict) => {
+                    self.shared.note(&self.key, &verdict);
+                    self.attempt.step(Input::Verdict(verdict))
+                }
                 AtOnce::NotApplied(change) => return Action::Apply(change),
             };
         }
@@ -79,7 +90,10 @@ impl<S: Store> Job<S> {
         // The waker of this first poll is lost. Whoever polls next asks again.
         let mut nobody = Context::from_waker(Waker::noop());
         match self.begin(request, |request| handler.call(request), &mut nobody) {
-            Poll::Pending => Action::Run,
+            Poll::Pending => {
+                self.running = Some(Running::new(&self.shared));
+                Action::Run
+            }
             Poll::Ready(ended) => {
                 let input = self.ran(ended);
                 let action = self.attempt.step(input);
@@ -88,21 +102,39 @@ impl<S: Store> Job<S> {
         }
     }
 
-    /// What an attempt does once it has claimed, or may have: until it is over, waits for another, or would
-    /// have to wait for a store that does not answer, to give back what it may not even have.
+    /// What an attempt does once it has claimed, or may have: until it is over, or waits for another.
     pub async fn go_on(mut self, mut action: Action) -> (Self, Action) {
         let mut is_gone = false;
         loop {
             let input = match action {
-                Action::Apply(Change::Release { .. }) if is_gone => return (self, action),
-                Action::Apply(change) => self.shared.apply(&self.key, change).await,
+                // What the store may have begun although it did not say so is given back beside: nobody waits for it.
+                Action::Apply(Change::Release { epoch }) if is_gone => {
+                    self.shared.releases.add(self.key.clone(), epoch);
+                    Input::StoreFailed
+                }
+                Action::Apply(change) => {
+                    let input = self.shared.apply(&self.key, change).await;
+                    self.claiming = None;
+                    is_gone = matches!(input, Input::StoreFailed);
+                    let release = self.attempt.release();
+                    if let (Input::StoreFailed | Input::NotApplied, Some(epoch)) = (&input, release)
+                    {
+                        self.shared.releases.add(self.key.clone(), epoch);
+                    }
+                    input
+                }
+                Action::Run if self.running.is_none() && self.shared.is_full() => {
+                    self.shared.count_overload();
+                    Input::Ran(Err(super::too_many()))
+                }
                 Action::Run => {
+                    let shared = &self.shared;
+                    self.running.get_or_insert_with(|| Running::new(shared));
                     let ended = self.run().await;
                     self.ran(ended)
                 }
                 other => return (self, other),
             };
-            is_gone = matches!(input, Input::StoreFailed);
             action = self.attempt.step(input);
         }
     }
@@ -115,19 +147,27 @@ impl<S: Store> Job<S> {
         let Some(claim) = self.attempt.claim() else {
             return Err(Status::internal("it runs without a claim"));
         };
-        let (_renewed, superseded) = Renewed::new(&self.shared, &self.key, claim.epoch);
+        let (_renewed, mut superseded) = Renewed::new(&self.shared, &self.key, claim);
         let run_max = self.shared.settings.run_max;
+        let shared = Arc::clone(&self.shared);
+        let mut chores = interval(shared.renew_every());
         let handler = std::future::poll_fn(|cx| self.poll_handler(cx));
-        tokio::select! {
-            biased;
-            ended = timeout(run_max, handler) => {
-                ended.unwrap_or_else(|_| Err(Status::deadline_exceeded(crate::wire::Work::OutcomeUnknown)))
+        let handler = timeout(run_max, handler);
+        tokio::pin!(handler);
+        loop {
+            tokio::select! {
+                biased;
+                ended = &mut handler => {
+                    return ended.unwrap_or_else(|_| Err(Status::deadline_exceeded(crate::wire::Work::OutcomeUnknown)));
+                }
+                _ = &mut superseded => return Err(Status::new(
+                    crate::wire::Code::Aborted,
+                    crate::wire::Work::OutcomeUnknown,
+                    "another attempt has taken over",
+                )
+                .with_reason(crate::wire::Reason::Superseded)),
+                _ = chores.tick() => shared.ensure_chores(),
             }
-            _ = superseded => Err(Status::new(
-                crate::wire::Code::Aborted,
-                crate::wire::Work::OutcomeUnknown,
-                "another attempt has taken over",
-            )),
         }
     }
 

@@ -5,14 +5,15 @@
 //!
 //! From its claim to its recorded outcome, an attempt does not depend on its caller: a caller that
 //! gives up leaves it running, in a task that the [`Once`] owns. `job` is that part of it, `shared` what
-//! all of them use, `leases` what keeps them alive.
+//! all of them use, `leases` what keeps them alive, `chores` what is done for the store beside.
 
+mod chores;
 mod job;
 mod leases;
 mod shared;
 
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -22,16 +23,18 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::attempt::{Action, Attempt, Ended, Input, needs_an_id};
 use super::{
-    Change, Claim, Fingerprint, Key, OnceBuilder, OnceCounters, OnceError, Resolution, Store,
-    StoreError, Terms, Verdict,
+    Change, Claim, Fingerprint, Key, OnceBuilder, OnceCounters, OnceError, PrincipalUsage,
+    Resolution, Store, StoreError, Terms, Verdict,
 };
 use crate::call::{RawRequest, ReplyFuture};
 use crate::schema::{Effect, MethodInfo, Recovery};
 use crate::wire::Status;
 pub(super) use job::Handler;
 use job::{Job, Work};
+#[cfg(any(feature = "postgres", feature = "redis"))]
+pub(super) use shared::Backoff;
 pub(super) use shared::Settings;
-use shared::{Detached, Shared};
+use shared::{Claiming, Shared};
 
 /// How often one who waits for the last attempt to end looks.
 const DRAIN_TICK: Duration = Duration::from_millis(10);
@@ -40,7 +43,12 @@ const DRAIN_TICK: Duration = Duration::from_millis(10);
 ///
 /// Cheap to clone; clones share everything. Dropping the last one ends the attempts that still run.
 /// Outside a server, [`run`](Self::run) does for a job or an HTTP request what `$once` does for a call.
-pub struct Once<S: Store = super::MemoryStore>(Arc<Owner<S>>);
+///
+/// Several servers may have clones of one: each waits for its own attempts when it shuts down, and ends no others.
+pub struct Once<S: Store = super::MemoryStore> {
+    owner: Arc<Owner<S>>,
+    jobs: Arc<Jobs>,
+}
 
 impl<S: Store> std::fmt::Debug for Once<S> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -50,7 +58,10 @@ impl<S: Store> std::fmt::Debug for Once<S> {
 
 impl<S: Store> Clone for Once<S> {
     fn clone(&self) -> Self {
-        Self(Arc::clone(&self.0))
+        Self {
+            owner: Arc::clone(&self.owner),
+            jobs: Arc::clone(&self.jobs),
+        }
     }
 }
 
@@ -65,35 +76,72 @@ impl Once<super::MemoryStore> {
 pub type Resolver =
     Arc<dyn Fn(Key) -> Pin<Box<dyn Future<Output = Option<Resolution>> + Send>> + Send + Sync>;
 
-/// Owns the tasks; these know only what is shared, so that nothing keeps itself alive.
+/// Ends the tasks that work for the store; these know only what is shared.
 struct Owner<S: Store> {
     shared: Arc<Shared<S>>,
-    jobs: Mutex<JoinSet<()>>,
-    chores: OnceLock<tokio::task::AbortHandle>,
+}
+
+/// Attempts that go on in tasks of their own.
+#[derive(Default)]
+struct Jobs(Mutex<JoinSet<()>>);
+
+impl Jobs {
+    fn spawn(&self, job: impl Future<Output = ()> + Send + 'static) {
+        let mut jobs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        while jobs.try_join_next().is_some() {}
+        jobs.spawn(job);
+    }
+
+    /// Whether no job runs. Ends them all where the time is up.
+    fn is_idle(&self, is_time_up: bool) -> bool {
+        let mut jobs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        while jobs.try_join_next().is_some() {}
+        if is_time_up {
+            jobs.abort_all();
+        }
+        is_time_up || jobs.is_empty()
+    }
 }
 
 impl<S: Store> Once<S> {
     pub(super) fn new(store: S, settings: Settings) -> Self {
-        Self(Arc::new(Owner {
-            shared: Arc::new(Shared::new(store, settings)),
-            jobs: Mutex::default(),
-            chores: OnceLock::new(),
-        }))
+        let shared = Arc::new(Shared::new(store, settings));
+        Self {
+            owner: Arc::new(Owner { shared }),
+            jobs: Arc::default(),
+        }
+    }
+
+    /// The same store and limits, and attempts of its own to wait for: for another server.
+    pub(crate) fn with_own_jobs(&self) -> Self {
+        Self {
+            owner: Arc::clone(&self.owner),
+            jobs: Arc::default(),
+        }
+    }
+
+    fn shared(&self) -> &Arc<Shared<S>> {
+        &self.owner.shared
     }
 
     /// The store.
     pub fn store(&self) -> &S {
-        &self.0.shared.store
+        &self.shared().store
     }
 
     /// The terms that outcomes are kept under.
     pub fn terms(&self) -> &Terms {
-        &self.0.shared.settings.terms
+        &self.shared().settings.terms
     }
 
     /// What it has counted.
     pub fn counters(&self) -> OnceCounters {
-        self.0.shared.counted()
+        self.shared().counted()
+    }
+
+    /// What a full store cost each principal: outcomes that were forgotten before their time, requests that were refused.
+    pub fn usage_by_principal(&self) -> Vec<PrincipalUsage> {
+        self.shared().usage_by_principal()
     }
 
     /// Up to `max` keys that are in doubt, for a person or a program to look into.
@@ -101,7 +149,14 @@ impl<S: Store> Once<S> {
     /// # Errors
     /// Where the store fails.
     pub async fn in_doubt(&self, max: usize) -> Result<Vec<Key>, StoreError> {
-        self.store().in_doubt(max).await
+        // A clock that jumped may make an attempt look dead that runs here.
+        let shared = self.shared();
+        let running = shared.leases.lock().len();
+        let mut keys = self.store().in_doubt(max.saturating_add(running)).await?;
+        let leases = shared.leases.lock();
+        keys.retain(|key| leases.fingerprint(key).is_none());
+        keys.truncate(max);
+        Ok(keys)
     }
 
     /// Says what became of a request that is in doubt. [`Verdict::Applied`] if it was in doubt;
@@ -112,7 +167,10 @@ impl<S: Store> Once<S> {
     pub async fn resolve(&self, key: &Key, resolution: Resolution) -> Result<Verdict, StoreError> {
         let epoch = None;
         let change = Change::Resolve { epoch, resolution };
-        self.store().apply(key, change).await
+        match self.shared().runs_here(key, &change) {
+            Some(in_flight) => Ok(in_flight),
+            None => self.store().apply(key, change).await,
+        }
     }
 
     /// Whether a method may be kept on these terms.
@@ -162,7 +220,7 @@ impl<S: Store> Once<S> {
 
     /// How a request ended, without running it. Waits for one that runs until `deadline`, unless duplicates are refused.
     pub(super) async fn outcome(self, key: Key, deadline: Option<Instant>) -> Ended {
-        let shared = &self.0.shared;
+        let shared = self.shared();
         let (attempt, action) = Attempt::look(shared.settings.terms, shared.age(&key));
         let job = Job {
             shared: Arc::clone(shared),
@@ -171,6 +229,8 @@ impl<S: Store> Once<S> {
             work: Work::None,
             transaction: None,
             deadline,
+            running: None,
+            claiming: None,
         };
         self.follow(job, action).await
     }
@@ -183,7 +243,7 @@ impl<S: Store> Once<S> {
         request: RawRequest,
         handler: impl Handler,
     ) -> ReplyFuture {
-        let shared = &self.0.shared;
+        let shared = self.shared();
         let terms = shared.settings.terms;
         let deadline = request.deadline;
         let claim = Claim {
@@ -201,9 +261,12 @@ impl<S: Store> Once<S> {
             work: Work::None,
             transaction: None,
             deadline,
+            running: None,
+            claiming: None,
         };
         let mut action = job.go_on_until_run(action);
         if matches!(action, Action::Run) && shared.is_full() {
+            shared.count_overload();
             // The claim is given back before anything is done.
             action = job.attempt.step(Input::Ran(Err(too_many())));
             action = job.go_on_until_run(action);
@@ -224,27 +287,20 @@ impl<S: Store> Once<S> {
 
     /// What an attempt does in its caller's task, and may be dropped with it: waiting.
     async fn follow(self, mut job: Job<S>, mut action: Action) -> Ended {
-        self.start_chores();
-        let mut has_waited = false;
+        self.shared().ensure_chores();
+        let mut looks = 0;
         loop {
             action = match action {
                 Action::Answer(ended) => {
-                    self.0.shared.count(&ended, has_waited);
+                    self.shared().count(&ended, looks > 0);
                     return ended;
                 }
                 Action::Wait { until } => {
-                    has_waited = true;
-                    let waits = job.shared.wait(&job.key, until);
-                    let waited = match job.deadline {
-                        Some(deadline) => timeout_at(deadline, waits).await,
-                        None => {
-                            waits.await;
-                            Ok(())
-                        }
-                    };
-                    if waited.is_err() {
+                    let waited = by(job.deadline, job.shared.wait(&job.key, until, looks)).await;
+                    if waited.is_none() {
                         return Err(Status::deadline_exceeded(crate::wire::Work::OutcomeUnknown));
                     }
+                    looks += 1;
                     job.attempt.step(Input::Changed)
                 }
                 Action::AskAboutDoubt { epoch, status } => {
@@ -253,18 +309,26 @@ impl<S: Store> Once<S> {
                     }
                     job.attempt.step(Input::Changed)
                 }
-                Action::Apply(Change::Begin(_) | Change::Look(_)) if job.shared.is_full() => {
-                    return Err(too_many());
+                // A question needs no place: it does nothing that would have to be brought to an end.
+                Action::Apply(change @ Change::Look(_)) => {
+                    let looked = by(job.deadline, job.shared.apply(&job.key, change)).await;
+                    let Some(input) = looked else {
+                        return Err(Status::deadline_exceeded(crate::wire::Work::OutcomeUnknown));
+                    };
+                    job.attempt.step(input)
                 }
-                Action::Apply(change @ Change::Release { .. }) => {
-                    // Its answer is the same, whatever the store says to this.
-                    let (shared, key) = (Arc::clone(&job.shared), job.key.clone());
-                    let detached = Detached::new(&shared);
-                    self.spawn(async move {
-                        let _detached = detached;
-                        shared.apply(&key, change).await;
-                    });
-                    job.attempt.step(Input::StoreFailed)
+                Action::Apply(change @ Change::Begin(_)) => {
+                    if job.shared.is_full() {
+                        job.shared.count_overload();
+                        return Err(too_many());
+                    }
+                    if job.shared.is_full_of_claims() {
+                        return Err(store_is_slow());
+                    }
+                    job.claiming = Some(Claiming::new(&job.shared));
+                    let next;
+                    (job, next) = self.uncancelled(job.go_on(Action::Apply(change))).await?;
+                    next
                 }
                 action @ (Action::Apply(_) | Action::Run) => {
                     let next;
@@ -287,9 +351,7 @@ impl<S: Store> Once<S> {
             return Ok(done);
         }
         let (sender, receiver) = oneshot::channel();
-        let detached = Detached::new(&self.0.shared);
-        self.spawn(async move {
-            let _detached = detached;
+        self.jobs.spawn(async move {
             // Where the caller has gone, the outcome is in the store.
             let _ = sender.send(job.await);
         });
@@ -298,33 +360,9 @@ impl<S: Store> Once<S> {
             .map_err(|_| Status::internal("the attempt was ended"))
     }
 
-    fn spawn(&self, job: impl Future<Output = ()> + Send + 'static) {
-        let mut jobs = self.0.jobs.lock().unwrap_or_else(PoisonError::into_inner);
-        while jobs.try_join_next().is_some() {}
-        jobs.spawn(job);
-    }
-
-    /// Whether no job runs. Ends them all where the time is up.
-    fn is_idle(&self, is_time_up: bool) -> bool {
-        let mut jobs = self.0.jobs.lock().unwrap_or_else(PoisonError::into_inner);
-        while jobs.try_join_next().is_some() {}
-        if is_time_up {
-            jobs.abort_all();
-        }
-        is_time_up || jobs.is_empty()
-    }
-
-    fn start_chores(&self) {
-        self.0.chores.get_or_init(|| {
-            let shared = Arc::downgrade(&self.0.shared);
-            let every = self.terms().lease / 3;
-            tokio::spawn(leases::chores(shared, every)).abort_handle()
-        });
-    }
-
     /// Waits until no attempt runs, and ends those that do when the time is up.
     pub(crate) async fn drain(&self, until: Instant) {
-        while !self.is_idle(Instant::now() >= until) {
+        while !self.jobs.is_idle(Instant::now() >= until) {
             sleep(DRAIN_TICK).await;
         }
     }
@@ -332,12 +370,23 @@ impl<S: Store> Once<S> {
 
 impl<S: Store> Drop for Owner<S> {
     fn drop(&mut self) {
-        if let Some(chores) = self.chores.get() {
-            chores.abort();
-        }
+        self.shared.end_chores();
+    }
+}
+
+/// What comes in time, or nothing.
+async fn by<T>(deadline: Option<Instant>, what: impl Future<Output = T>) -> Option<T> {
+    match deadline {
+        Some(deadline) => timeout_at(deadline, what).await.ok(),
+        None => Some(what.await),
     }
 }
 
 fn too_many() -> Status {
     Status::resource_exhausted("too many $once requests run at once")
+}
+
+fn store_is_slow() -> Status {
+    Status::unavailable("too many requests wait for the store of outcomes, so nothing was begun")
+        .with_reason(crate::wire::Reason::StoreUnavailable)
 }

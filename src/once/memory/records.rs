@@ -1,13 +1,14 @@
-//! How the records of a shard lie in memory: side by side, where the next one takes the place of the last one that
-//! was forgotten. No rules are in here, nor time.
+//! How records lie in memory: side by side, where the next one takes the place of one that was forgotten, and in
+//! chains through these places. No rules are in here, nor time.
 //!
-//! A record that comes as an old one goes writes into memory that was just read, and allocates nothing.
+//! A record that comes as an old one goes writes into memory that was just read, and allocates nothing. It is in each
+//! chain at most once, and leaves it in constant time, so that no list is longer than there are records.
 
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
 
 use crate::once::key::Brought;
-use crate::once::{Key, Record};
+use crate::once::{Key, Record, Timestamp};
 
 /// Records are in pieces of so many, so that none moves when more come.
 const PIECE: usize = 64;
@@ -17,87 +18,199 @@ const NONE: u32 = u32::MAX;
 pub struct Records {
     /// The first record of all those whose keys have this hash: nearly always the only one.
     first: HashMap<u64, u32, BuildHasherDefault<Brought>>,
-    pieces: Vec<Vec<Place>>,
+    pieces: Vec<Vec<Slot>>,
     free: Vec<u32>,
+    count: usize,
 }
 
-/// Leads to a record, and to no later one in the same place.
+/// A record, and where it belongs.
+#[derive(Debug)]
+pub struct Entry {
+    pub key: Key,
+    pub record: Record,
+    /// Whose it is.
+    pub share: u32,
+    /// By the time of day, where it has ended.
+    pub ended: Timestamp,
+    /// Which list its links of [`Chain::Order`] are in.
+    pub listed: Listed,
+    /// Which list its links of [`Chain::Due`] are in, if any.
+    pub due: Option<u64>,
+}
+
+/// What may be done with a record when there is no room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ticket {
-    place: u32,
-    turn: u32,
+pub enum Listed {
+    /// It runs, and its end is known to come.
+    Nowhere,
+    /// It runs or is in doubt, and stays until somebody says what became of it.
+    Open,
+    /// It is over, and may be forgotten.
+    Ended,
 }
 
 #[derive(Debug)]
-struct Place {
-    /// How many records were here before.
-    turn: u32,
-    /// The place of the next record whose key has the same hash.
+struct Slot {
+    /// The next record whose key has the same hash.
     next: u32,
-    taken: Option<(Key, Record)>,
+    links: [Links; 2],
+    taken: Option<Entry>,
+}
+
+/// Which of a record's two pairs of links.
+#[derive(Clone, Copy, Debug)]
+pub enum Chain {
+    /// Those that came before and after it, among those that are listed as it is.
+    Order,
+    /// Those that are over at about the same time.
+    Due,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Links {
+    before: u32,
+    after: u32,
+}
+
+const UNLINKED: Links = Links {
+    before: NONE,
+    after: NONE,
+};
+
+/// The ends of a chain.
+#[derive(Clone, Copy, Debug)]
+pub struct List {
+    first: u32,
+    last: u32,
+}
+
+impl Default for List {
+    fn default() -> Self {
+        Self {
+            first: NONE,
+            last: NONE,
+        }
+    }
+}
+
+impl List {
+    pub fn first(&self) -> Option<u32> {
+        (self.first != NONE).then_some(self.first)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.first == NONE
+    }
 }
 
 impl Records {
-    pub fn find(&self, key: &Key) -> Option<Ticket> {
+    pub fn len(&self) -> usize {
+        self.count
+    }
+
+    pub fn find(&self, key: &Key) -> Option<u32> {
         let mut at = self.first.get(&key.hash()).copied();
         while let Some(place) = at {
-            let found = self.place(place)?;
-            if found.taken.as_ref().is_some_and(|(own, _)| own == key) {
-                let turn = found.turn;
-                return Some(Ticket { place, turn });
+            let slot = self.slot(place)?;
+            if slot.taken.as_ref().is_some_and(|entry| entry.key == *key) {
+                return Some(place);
             }
-            at = Some(found.next).filter(|next| *next != NONE);
+            at = Some(slot.next).filter(|next| *next != NONE);
         }
         None
     }
 
-    pub fn get(&self, ticket: Ticket) -> Option<&Record> {
-        let place = self.place(ticket.place)?;
-        let taken = place.taken.as_ref().filter(|_| place.turn == ticket.turn);
-        taken.map(|(_, record)| record)
+    pub fn get(&self, place: u32) -> Option<&Entry> {
+        self.slot(place)?.taken.as_ref()
     }
 
-    pub fn get_mut(&mut self, ticket: Ticket) -> Option<&mut Record> {
-        let place = self.place_mut(ticket.place)?;
-        let is_its = place.turn == ticket.turn;
-        let taken = place.taken.as_mut().filter(|_| is_its);
-        taken.map(|(_, record)| record)
+    pub fn get_mut(&mut self, place: u32) -> Option<&mut Entry> {
+        self.slot_mut(place)?.taken.as_mut()
     }
 
-    /// Of a key that is not there.
-    pub fn insert(&mut self, key: &Key, record: Record) -> Ticket {
+    /// Puts a record of a key that is not there. Returns its place.
+    pub fn insert(&mut self, key: &Key, record: Record, share: u32) -> u32 {
         let place = self.free.pop().unwrap_or_else(|| self.another());
         let next = self.first.insert(key.hash(), place).unwrap_or(NONE);
-        let mut turn = 0;
-        if let Some(it) = self.place_mut(place) {
-            turn = it.turn;
-            it.next = next;
-            it.taken = Some((key.clone(), record));
+        if let Some(slot) = self.slot_mut(place) {
+            slot.next = next;
+            slot.links = [UNLINKED; 2];
+            slot.taken = Some(Entry {
+                key: key.clone(),
+                record,
+                share,
+                ended: Timestamp::EPOCH,
+                listed: Listed::Nowhere,
+                due: None,
+            });
         }
-        Ticket { place, turn }
+        self.count += 1;
+        place
     }
 
-    /// Returns the bytes of the reply that it had, if it was there.
-    pub fn remove(&mut self, ticket: Ticket) -> Option<usize> {
-        self.get(ticket)?;
-        let it = self.place_mut(ticket.place)?;
-        let next = it.next;
-        it.turn = it.turn.wrapping_add(1);
-        let (key, record) = it.taken.take()?;
-        let bytes = record.bytes();
-        self.unlink(key.hash(), ticket.place, next);
-        self.free.push(ticket.place);
-        Some(bytes)
+    /// Takes out a record that is in no chain any more.
+    pub fn remove(&mut self, place: u32) -> Option<Entry> {
+        let slot = self.slot_mut(place)?;
+        let next = slot.next;
+        let entry = slot.taken.take()?;
+        self.unhash(entry.key.hash(), place, next);
+        self.free.push(place);
+        self.count -= 1;
+        Some(entry)
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = (&Key, &Record)> {
-        let places = self.pieces.iter().flatten();
-        let taken = places.filter_map(|place| place.taken.as_ref());
-        taken.map(|(key, record)| (key, record))
+    /// Puts a record at the end of a list.
+    pub fn push(&mut self, chain: Chain, list: &mut List, place: u32) {
+        let before = list.last;
+        self.set_links(chain, place, |links| {
+            links.before = before;
+            links.after = NONE;
+        });
+        match before {
+            NONE => list.first = place,
+            _ => self.set_links(chain, before, |links| links.after = place),
+        }
+        list.last = place;
+    }
+
+    /// Takes a record out of the list that it is in.
+    pub fn unlink(&mut self, chain: Chain, list: &mut List, place: u32) {
+        let Some(Links { before, after }) = self.links(chain, place) else {
+            return;
+        };
+        match before {
+            NONE => list.first = after,
+            _ => self.set_links(chain, before, |links| links.after = after),
+        }
+        match after {
+            NONE => list.last = before,
+            _ => self.set_links(chain, after, |links| links.before = before),
+        }
+        self.set_links(chain, place, |links| *links = UNLINKED);
+    }
+
+    /// The records of a list, in its order.
+    pub fn in_list(&self, chain: Chain, list: &List) -> impl Iterator<Item = &Entry> {
+        let after = move |place: &u32| {
+            let links = self.links(chain, *place)?;
+            Some(links.after).filter(|after| *after != NONE)
+        };
+        let places = std::iter::successors(list.first(), after);
+        places.filter_map(|place| self.get(place))
+    }
+
+    fn links(&self, chain: Chain, place: u32) -> Option<Links> {
+        Some(self.slot(place)?.links[chain as usize])
+    }
+
+    fn set_links(&mut self, chain: Chain, place: u32, set: impl FnOnce(&mut Links)) {
+        if let Some(slot) = self.slot_mut(place) {
+            set(&mut slot.links[chain as usize]);
+        }
     }
 
     /// Takes a place out of those of its hash.
-    fn unlink(&mut self, hash: u64, place: u32, next: u32) {
+    fn unhash(&mut self, hash: u64, place: u32, next: u32) {
         let mut before = match self.first.get_mut(&hash) {
             Some(first) if *first != place => *first,
             Some(first) if next != NONE => return *first = next,
@@ -106,12 +219,12 @@ impl Records {
                 return;
             }
         };
-        while let Some(it) = self.place_mut(before) {
-            if it.next == place {
-                it.next = next;
+        while let Some(slot) = self.slot_mut(before) {
+            if slot.next == place {
+                slot.next = next;
                 return;
             }
-            before = it.next;
+            before = slot.next;
         }
     }
 
@@ -123,21 +236,21 @@ impl Records {
         }
         let index = self.pieces.len() - 1;
         let piece = &mut self.pieces[index];
-        piece.push(Place {
-            turn: 0,
+        piece.push(Slot {
             next: NONE,
+            links: [UNLINKED; 2],
             taken: None,
         });
         // Four thousand million records have no room in memory.
         (index * PIECE + piece.len() - 1) as u32
     }
 
-    fn place(&self, place: u32) -> Option<&Place> {
+    fn slot(&self, place: u32) -> Option<&Slot> {
         let place = place as usize;
         self.pieces.get(place / PIECE)?.get(place % PIECE)
     }
 
-    fn place_mut(&mut self, place: u32) -> Option<&mut Place> {
+    fn slot_mut(&mut self, place: u32) -> Option<&mut Slot> {
         let place = place as usize;
         self.pieces.get_mut(place / PIECE)?.get_mut(place % PIECE)
     }
@@ -165,6 +278,7 @@ mod tests {
             fingerprint: Fingerprint::of_bytes(b""),
             epoch: Epoch { owner: 0, number },
             recovery: Recovery::InDoubt,
+            begun_before: false,
             state: State::InDoubt,
         }
     }
@@ -174,6 +288,7 @@ mod tests {
         Insert(u8),
         Change(u8),
         Remove(u8),
+        MoveToEnd(u8),
     }
 
     fn do_() -> impl Strategy<Value = Do> {
@@ -181,48 +296,55 @@ mod tests {
             3 => any::<u8>().prop_map(Do::Insert),
             1 => any::<u8>().prop_map(Do::Change),
             2 => any::<u8>().prop_map(Do::Remove),
+            1 => any::<u8>().prop_map(Do::MoveToEnd),
         ]
     }
 
     proptest! {
         #[test]
-        fn records_are_where_a_map_has_them_also_where_hashes_are_the_same(
+        fn records_and_lists_behave_like_a_map_and_a_vector(
             steps in prop::collection::vec(do_(), 1..600)
         ) {
             let mut records = Records::default();
-            let mut model: HashMap<u8, (u64, Ticket)> = HashMap::new();
-            let mut gone = Vec::new();
+            let mut list = List::default();
+            let mut model: HashMap<u8, u64> = HashMap::new();
+            let mut order: Vec<u8> = Vec::new();
             for (number, step) in (0..).zip(steps) {
-                match step {
-                    Do::Insert(name) if !model.contains_key(&name) => {
-                        let ticket = records.insert(&key(name), record(number));
-                        model.insert(name, (number, ticket));
+                let (Do::Insert(name) | Do::Change(name) | Do::Remove(name) | Do::MoveToEnd(name)) = step;
+                let found = records.find(&key(name));
+                prop_assert_eq!(found.is_some(), model.contains_key(&name));
+                match (step, found) {
+                    (Do::Insert(_), None) => {
+                        let place = records.insert(&key(name), record(number), 0);
+                        records.push(Chain::Order, &mut list, place);
+                        order.push(name);
+                        model.insert(name, number);
                     }
-                    Do::Insert(name) | Do::Change(name) => {
-                        let found = records.find(&key(name));
-                        prop_assert_eq!(found, model.get(&name).map(|(_, ticket)| *ticket));
-                        if let Some(ticket) = found {
-                            *records.get_mut(ticket).expect("it was found") = record(number);
-                            model.insert(name, (number, ticket));
-                        }
+                    (Do::Insert(_) | Do::Change(_), Some(place)) => {
+                        records.get_mut(place).expect("it was found").record = record(number);
+                        model.insert(name, number);
                     }
-                    Do::Remove(name) => {
-                        let found = records.find(&key(name));
-                        prop_assert_eq!(found, model.remove(&name).map(|(_, ticket)| ticket));
-                        if let Some(ticket) = found {
-                            prop_assert_eq!(records.remove(ticket), Some(0));
-                            gone.push(ticket);
-                        }
+                    (Do::Remove(_), Some(place)) => {
+                        records.unlink(Chain::Order, &mut list, place);
+                        order.retain(|other| *other != name);
+                        prop_assert!(records.remove(place).is_some());
+                        model.remove(&name);
                     }
+                    (Do::MoveToEnd(_), Some(place)) => {
+                        records.unlink(Chain::Order, &mut list, place);
+                        records.push(Chain::Order, &mut list, place);
+                        order.retain(|other| *other != name);
+                        order.push(name);
+                    }
+                    _ => {}
                 }
-                for (name, (number, ticket)) in &model {
-                    prop_assert_eq!(records.find(&key(*name)), Some(*ticket));
-                    prop_assert_eq!(records.get(*ticket), Some(&record(*number)));
-                }
-                for ticket in &gone {
-                    prop_assert_eq!(records.get(*ticket), None);
-                }
-                prop_assert_eq!(records.iter().count(), model.len());
+                let listed: Vec<_> = (records.in_list(Chain::Order, &list))
+                    .map(|entry| entry.record.epoch.number)
+                    .collect();
+                let expected: Vec<_> = order.iter().map(|name| model[name]).collect();
+                prop_assert_eq!(listed, expected);
+                prop_assert_eq!(list.is_empty(), model.is_empty());
+                prop_assert_eq!(records.len(), model.len());
             }
         }
     }

@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
 use tokio_postgres::{AsyncMessage, Client, Config, Error, Socket};
 
-use super::super::remote::{Connected, Place, ServerClock};
+use super::super::remote::{Connected, Place, Reconnect, ServerClock};
 use super::super::{Durability, StoreError};
 use super::statements::Statements;
 
@@ -25,6 +25,7 @@ pub struct Connector {
     pub durability: Durability,
     pub operation_timeout: Duration,
     pub transaction_idle_max: Duration,
+    pub reconnect: Reconnect,
 }
 
 /// Connects with or without TLS.
@@ -190,8 +191,9 @@ impl Shared {
         until: Instant,
     ) -> Result<Arc<Connection>, StoreError> {
         let next = self.next.fetch_add(1, Ordering::Relaxed) % self.places.len();
-        let get = self.places[next].get(connector.connect_and_prepare());
-        timeout_at(until, get).await.unwrap_or_else(|_| Err(late()))
+        let place = &self.places[next];
+        let connect = Box::pin(connector.connect_and_prepare());
+        place.get(&connector.reconnect, until, connect).await
     }
 }
 
@@ -234,7 +236,9 @@ impl Exclusive {
                     return Ok(Lent { connection, place });
                 }
             }
-            let connection = Arc::new(connector.connect_and_prepare().await?);
+            let connect = Box::pin(connector.connect_and_prepare());
+            let connection = connector.reconnect.connect(until, connect).await?;
+            let connection = Arc::new(connection);
             Ok(Lent { connection, place })
         };
         timeout_at(until, get).await.unwrap_or_else(|_| Err(late()))
@@ -259,20 +263,54 @@ impl Exclusive {
 
 /// With the whole of what it says: the driver's own words are "db error".
 pub fn failed(error: Error) -> StoreError {
-    match error.as_db_error() {
-        Some(error) => StoreError::new(format!("PostgreSQL: {error}")),
-        None => {
-            let mut reason = format!("PostgreSQL: {error}");
-            let mut source = std::error::Error::source(&error);
-            while let Some(error) = source {
-                reason = format!("{reason}: {error}");
-                source = error.source();
-            }
-            StoreError::new(reason)
-        }
+    if let Some(said) = error.as_db_error() {
+        let reason = format!("PostgreSQL: {said}");
+        return match is_rolled_back(said.code().code()) {
+            true => StoreError::not_applied(reason),
+            false => StoreError::new(reason),
+        };
     }
+    let mut reason = format!("PostgreSQL: {error}");
+    let mut source = std::error::Error::source(&error);
+    while let Some(error) = source {
+        reason = format!("{reason}: {error}");
+        source = error.source();
+    }
+    StoreError::new(reason)
+}
+
+/// Whether the server has certainly done nothing of the statement or the transaction that it answers with this
+/// [code](https://www.postgresql.org/docs/current/errcodes-appendix.html). Of one that is not known here, nobody knows:
+/// the completion of a statement may be unknown to the server itself (40003), and one that is being shut down, or whose
+/// disk fails, may have committed.
+pub fn is_rolled_back(code: &str) -> bool {
+    const CLASSES: [&str; 13] = [
+        "0A", "21", "22", "23", "25", "26", "28", "42", "44", "53", "54", "55", "P0",
+    ];
+    // Lost against another transaction, twice; a deadlock; ended by its time limit or by somebody.
+    const CODES: [&str; 4] = ["40001", "40002", "40P01", "57014"];
+    CODES.contains(&code) || code.get(..2).is_some_and(|class| CLASSES.contains(&class))
 }
 
 pub fn late() -> StoreError {
     StoreError::new("PostgreSQL did not answer in time")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rolled_back_is_said_only_of_codes_that_prove_it() {
+        for refused in [
+            "23505", "23503", "40001", "40P01", "57014", "42501", "P0001", "53100",
+        ] {
+            assert!(is_rolled_back(refused), "{refused}");
+        }
+        for unknown in [
+            "40003", "08006", "57P01", "57P02", "58030", "XX000", "99999", "4", "",
+        ] {
+            assert!(!is_rolled_back(unknown), "{unknown}");
+        }
+    }
 }

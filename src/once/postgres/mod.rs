@@ -13,27 +13,32 @@ mod watching;
 
 pub use transaction::{PostgresTransaction, PostgresWrites};
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 use tokio_postgres::config::TargetSessionAttrs;
 use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
+use tokio_postgres::types::ToSql;
 use tokio_postgres::{Config, NoTls, Row, Socket};
 
 use super::compare;
-use super::remote::{Common, FORGOTTEN_AT_ONCE, forget_in_steps};
+use super::pressure::Pressure;
+use super::remote::{Common, FORGOTTEN_AT_ONCE, Reconnect, forget_in_steps};
 use super::{
-    Bounds, Change, Claimed, Clock, Durability, Fingerprint, Key, Store, StoreError, Verdict,
-    WhenFull,
+    Bounds, Change, Claimed, Clock, Durability, Epoch, Fingerprint, Key, Store, StoreError, Usage,
+    Verdict, WhenFull,
 };
 use crate::call::RawReply;
 use connections::{Connect, Connector, Exclusive, Shared, failed};
 use rows::Operation;
 use statements::milliseconds;
-use totals::Totals;
+use totals::{SHARES_COUNTED, Totals};
 use watching::Watching;
 
+/// Of the records that a full table may have, how much room is made at once.
+const SPARE_PARTS: usize = 1000;
 /// A connection that was idle this long is asked whether it still lives.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
 
@@ -76,6 +81,7 @@ struct Inner {
     common: Common,
     totals: Totals,
     watching: Watching,
+    pressure: Pressure,
 }
 
 impl Default for PostgresBuilder {
@@ -193,6 +199,7 @@ impl PostgresBuilder {
             durability: self.durability,
             operation_timeout: self.common.operation_timeout,
             transaction_idle_max: self.transaction_idle_max,
+            reconnect: Reconnect::default(),
         });
         let until = self.common.until();
         let make = make_table(&connector);
@@ -204,6 +211,7 @@ impl PostgresBuilder {
             shared: Shared::new(self.connections),
             exclusive: Exclusive::new(self.transactions_max),
             totals: Totals::new(self.common.bounds, self.count_interval),
+            pressure: Pressure::default(),
             common: self.common,
         }));
         store.0.count().await?;
@@ -303,51 +311,133 @@ impl Inner {
     async fn count(&self) -> Result<(), StoreError> {
         let until = self.common.until();
         let connection = self.shared.get(&self.connector, until).await?;
-        let count = connection
-            .client
-            .query_one(&connection.statements.count, &[]);
         let begun = Instant::now();
+        let (client, statements) = (&connection.client, &connection.statements);
+        let count = client.query_one(&statements.count, &[]);
         let row = connection.answer(until, count).await?;
+        let record_cost = self.totals.record_cost();
+        let shares = async {
+            let limits: [&(dyn ToSql + Sync); 2] = [&record_cost, &SHARES_COUNTED];
+            client.query(&statements.shares, &limits).await
+        };
+        let shares = connection.answer(until, shares).await?;
+        let shares = shares.iter().map(|row| {
+            let scope: Vec<u8> = row.try_get(0).map_err(failed)?;
+            Ok::<_, StoreError>((scope, row.try_get(1).map_err(failed)?))
+        });
+        let shares = shares.collect::<Result<_, _>>()?;
         let (records, reply_bytes) = counts(&row)?;
-        self.totals.counted(records, reply_bytes, begun.elapsed());
+        let took = begun.elapsed();
+        self.totals.counted(records, reply_bytes, shares, took);
         Ok(())
     }
 
-    /// Forgets what is over, or else the oldest outcomes, whichever the statement says.
-    async fn forget(&self, which: Forget, max: usize) -> Result<usize, StoreError> {
+    /// Forgets what is over.
+    async fn forget(&self, max: usize) -> Result<usize, StoreError> {
         let until = self.common.until();
         let connection = self.shared.get(&self.connector, until).await?;
-        let (statement, now) = match which {
-            Forget::Over => (&connection.statements.expire, self.set_time()),
-            Forget::Oldest => (&connection.statements.forget_oldest, None),
+        let (now, max) = (self.set_time(), i64::try_from(max).unwrap_or(i64::MAX));
+        let forget = async {
+            let statement = &connection.statements.expire;
+            connection.client.query_one(statement, &[&now, &max]).await
         };
-        let max = i64::try_from(max).unwrap_or(i64::MAX);
-        let forget = async { connection.client.query_one(statement, &[&now, &max]).await };
         let row = connection.answer(until, forget).await?;
         let (records, reply_bytes) = counts(&row)?;
-        self.totals.add(-records, -reply_bytes);
+        self.totals.forgot(None, records, reply_bytes);
+        Ok(records as usize)
+    }
+
+    /// Forgets the oldest outcomes of a scope.
+    async fn forget_oldest(
+        &self,
+        scope: &Key,
+        max: usize,
+        retention: Duration,
+    ) -> Result<usize, StoreError> {
+        let until = self.common.until();
+        let connection = self.shared.get(&self.connector, until).await?;
+        let (now, max) = (self.set_time(), i64::try_from(max).unwrap_or(i64::MAX));
+        let (scope, id_begins) = scope.scope_and_id();
+        let mark = statements::mark(scope);
+        let forget = async {
+            let parameters: [&(dyn ToSql + Sync); 6] = [
+                &now,
+                &max,
+                &scope,
+                &(id_begins as i32),
+                &statements::duration(retention),
+                &mark,
+            ];
+            let statement = &connection.statements.forget_oldest;
+            connection.client.query_one(statement, &parameters).await
+        };
+        let row = connection.answer(until, forget).await?;
+        let (records, reply_bytes) = counts(&row)?;
+        let retained: i64 = row.try_get(2).map_err(failed)?;
+        self.totals.forgot(Some(scope), records, reply_bytes);
+        if records > 0 {
+            let retained = Duration::from_millis(retained.max(0).cast_unsigned());
+            let key = Key::from_bytes(scope);
+            self.pressure.forgot(&key, records as usize, retained);
+        }
         Ok(records as usize)
     }
 
     /// Makes room for one record, if it may.
-    async fn has_room(&self) -> Result<bool, StoreError> {
+    async fn has_room(&self, asking: &Key, retention: Duration) -> Result<bool, StoreError> {
         while let Some(excess) = self.totals.excess() {
-            if self.totals.bounds.when_full == WhenFull::Refuse {
+            let largest = match self.totals.bounds.when_full {
+                WhenFull::Refuse => None,
+                WhenFull::ForgetOldest => self.totals.largest(),
+            };
+            let Some(largest) = largest else {
                 return Ok(false);
-            }
-            let max = excess.min(FORGOTTEN_AT_ONCE);
-            if self.forget(Forget::Oldest, max).await? == 0 {
-                return Ok(false);
+            };
+            // Some more at once, so that not every request waits for this.
+            let spare = self.totals.bounds.records_max / SPARE_PARTS;
+            let max = excess.saturating_add(spare).min(FORGOTTEN_AT_ONCE);
+            let scope = Key::from_bytes(&largest);
+            if self.forget_oldest(&scope, max, retention).await? == 0 {
+                // Who has most, and nothing to give, is refused; others are not to make room for it.
+                if asking.scope_and_id().0 == &largest[..] {
+                    return Ok(false);
+                }
+                self.totals.pass_over(&largest);
             }
         }
         Ok(true)
     }
-}
 
-#[derive(Clone, Copy)]
-enum Forget {
-    Over,
-    Oldest,
+    /// Extends leases. Returns the owners and numbers of those attempts whose leases are.
+    async fn renew(
+        &self,
+        attempts: &[(Key, Epoch)],
+        lease: Duration,
+    ) -> Result<HashSet<(i64, i64)>, StoreError> {
+        let until = self.common.until();
+        let connection = self.shared.get(&self.connector, until).await?;
+        let set_time = self.set_time();
+        let now = set_time.unwrap_or_else(|| connection.clock.now());
+        let not_after = now.saturating_add(statements::duration(self.connector.operation_timeout));
+        let keys: Vec<&[u8]> = attempts.iter().map(|(key, _)| key.as_bytes()).collect();
+        let epochs = || attempts.iter().map(|(_, epoch)| epoch);
+        let owners: Vec<i64> = epochs().map(|epoch| epoch.owner.cast_signed()).collect();
+        let numbers: Vec<i64> = epochs().map(|epoch| epoch.number.cast_signed()).collect();
+        let renew = async {
+            let parameters: [&(dyn ToSql + Sync); 6] = [
+                &set_time,
+                &keys,
+                &owners,
+                &numbers,
+                &statements::duration(lease),
+                &not_after,
+            ];
+            let statement = &connection.statements.renew;
+            connection.client.query(statement, &parameters).await
+        };
+        let rows = connection.answer(until, renew).await?;
+        rows.iter().map(counts).collect()
+    }
 }
 
 fn counts(row: &Row) -> Result<(i64, i64), StoreError> {
@@ -359,6 +449,37 @@ impl Store for PostgresStore {
     type Transaction = PostgresTransaction;
 
     const TRANSACTIONS: bool = true;
+    const SHARED: bool = true;
+    const RENEWED_AT_ONCE: usize = 256;
+
+    async fn renew(
+        &self,
+        attempts: &[(Key, Epoch)],
+        lease: Duration,
+    ) -> Vec<Result<Verdict, StoreError>> {
+        let renewed = match self.0.renew(attempts, lease).await {
+            Ok(renewed) => renewed,
+            Err(error) => return attempts.iter().map(|_| Err(error.clone())).collect(),
+        };
+        let mut verdicts = Vec::with_capacity(attempts.len());
+        for (key, epoch) in attempts {
+            let of = (epoch.owner.cast_signed(), epoch.number.cast_signed());
+            let verdict = match renewed.contains(&of) {
+                true => Ok(Verdict::Applied),
+                // By itself, to hear why not.
+                false => {
+                    let epoch = *epoch;
+                    self.apply(key, Change::Renew { epoch, lease }).await
+                }
+            };
+            verdicts.push(verdict);
+        }
+        verdicts
+    }
+
+    fn usage(&self) -> Usage {
+        self.0.pressure.usage()
+    }
 
     async fn apply(&self, key: &Key, change: Change) -> Result<Verdict, StoreError> {
         let operation = Operation {
@@ -373,7 +494,7 @@ impl Store for PostgresStore {
     }
 
     async fn expire(&self, max: usize) -> Result<usize, StoreError> {
-        let forget = |at_once| self.0.forget(Forget::Over, at_once);
+        let forget = |at_once| self.0.forget(at_once);
         let forgotten = forget_in_steps(max, forget).await?;
         if self.0.totals.is_count_due() {
             self.0.count().await?;

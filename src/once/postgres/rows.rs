@@ -8,9 +8,12 @@ use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
 use super::super::compare::{Begun, Rows, Seen};
-use super::super::{Claim, Epoch, Key, Record, Recorded, StoreError, Timestamp};
+use super::super::fields::recovery_number;
+use super::super::{
+    Change, Claim, Epoch, Key, Record, Recorded, StoreError, Timestamp, Verdict, step,
+};
 use super::connections::{Connection, failed};
-use super::statements::{Columns, duration, milliseconds, record, recovery_number};
+use super::statements::{self, Columns, duration, mark, milliseconds, record};
 use super::{Inner, watching};
 
 type Parameters<'a> = [&'a (dyn ToSql + Sync)];
@@ -46,14 +49,18 @@ impl Operation<'_> {
         Ok(Seen {
             record: record(row)?,
             now: Timestamp::from_milliseconds(now.max(0).cast_unsigned()),
+            forgotten: statements::forgotten(row)?,
         })
     }
-}
 
-impl Rows for Operation<'_> {
-    async fn begin(&self, key: &Key, claim: &Claim) -> Result<Begun, StoreError> {
-        let is_full = !self.inner.has_room().await?;
+    async fn try_begin(
+        &self,
+        key: &Key,
+        claim: &Claim,
+        is_full: bool,
+    ) -> Result<Begun, StoreError> {
         let connection = self.connection().await?;
+        let mark = mark(key.scope_and_id().0);
         let fingerprint = claim.fingerprint.to_bytes();
         let begin = async {
             let statement = &connection.statements.begin;
@@ -63,26 +70,45 @@ impl Rows for Operation<'_> {
                 &&fingerprint[..],
                 &claim.epoch.owner.cast_signed(),
                 &claim.epoch.number.cast_signed(),
-                &recovery_number(claim.recovery),
+                &i16::from(recovery_number(claim.recovery, false)),
                 &duration(claim.lease),
                 &self.not_after(&connection),
                 &claim.age.created.map(milliseconds),
                 &duration(claim.age.retention),
                 &duration(claim.age.clock_skew_max),
                 &is_full,
+                &mark,
             ];
             connection.client.query_one(statement, parameters).await
         };
         let row = connection.answer(self.until, begin).await?;
         if row.try_get(0).map_err(failed)? {
-            self.inner.totals.add(1, 0);
+            self.inner.totals.add(key, 1, 0);
             return Ok(Begun::Inserted);
         }
         let seen = Self::seen(&connection, &row)?;
-        match seen.record {
-            None if is_full => Ok(Begun::Full),
-            _ => Ok(Begun::Refused(seen)),
+        let begin = Change::Begin(claim.clone());
+        let would_run = seen.record.is_none()
+            && begin.refused_by(seen.forgotten).is_none()
+            && matches!(step(None, seen.now, begin), (Verdict::Run, _));
+        match is_full && would_run {
+            true => Ok(Begun::Full),
+            false => Ok(Begun::Refused(seen)),
         }
+    }
+}
+
+impl Rows for Operation<'_> {
+    async fn begin(&self, key: &Key, claim: &Claim) -> Result<Begun, StoreError> {
+        let is_full = self.inner.totals.excess().is_some();
+        let begun = self.try_begin(key, claim, is_full).await?;
+        // Only for a key that would be begun: what is there already needs no room.
+        if let Begun::Full = begun
+            && self.inner.has_room(key, claim.age.retention).await?
+        {
+            return self.try_begin(key, claim, false).await;
+        }
+        Ok(begun)
     }
 
     async fn complete(
@@ -99,7 +125,7 @@ impl Rows for Operation<'_> {
             .answer(self.until, complete.run(&connection, now))
             .await?;
         if done {
-            self.inner.totals.add(0, complete.reply_bytes);
+            self.inner.totals.add(key, 0, complete.reply_bytes);
         }
         Ok(done)
     }
@@ -109,11 +135,20 @@ impl Rows for Operation<'_> {
         let now = self.inner.set_time();
         let read = async {
             let statement = &connection.statements.read;
-            let parameters: &Parameters<'_> = &[&now, &key.as_bytes()];
+            let mark = mark(key.scope_and_id().0);
+            let parameters: &Parameters<'_> = &[&now, &key.as_bytes(), &mark];
             connection.client.query_one(statement, parameters).await
         };
         let row = connection.answer(self.until, read).await?;
         Self::seen(&connection, &row)
+    }
+
+    async fn settle(&self, key: &Key, epoch: Epoch) -> Result<(), StoreError> {
+        let connection = self.connection().await?;
+        let table = &self.inner.connector.table;
+        let settle = statements::settle(table, key.as_bytes(), epoch);
+        let settled = connection.client.batch_execute(&settle);
+        connection.answer(self.until, settled).await
     }
 
     async fn replace(
@@ -128,6 +163,7 @@ impl Rows for Operation<'_> {
         let not_after =
             milliseconds(now).saturating_add(duration(self.inner.connector.operation_timeout));
         let (was, told) = (Columns::of(old), watching::payload(key));
+        let of = key;
         let key = key.as_bytes();
         let mut parameters: Vec<&(dyn ToSql + Sync)> = vec![
             &set_time,
@@ -171,7 +207,7 @@ impl Rows for Operation<'_> {
             }
         };
         if let Some((records, reply_bytes)) = replaced {
-            self.inner.totals.add(records, reply_bytes);
+            self.inner.totals.add(of, records, reply_bytes);
         }
         Ok(replaced.is_some())
     }

@@ -6,9 +6,8 @@ use bytes::Bytes;
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Error, Row, Statement};
 
-use super::super::fields::{Fields, damaged};
+use super::super::fields::{Fields, damaged, recovery_number};
 use super::super::{Epoch, Record, State, StoreError, Timestamp};
-use crate::schema::Recovery;
 
 /// What the comment on a table of this version says.
 pub const VERSION: &str = "bowline request outcomes, version 1";
@@ -59,6 +58,8 @@ pub struct Statements {
     pub forget_oldest: Statement,
     pub in_doubt: Statement,
     pub count: Statement,
+    pub shares: Statement,
+    pub renew: Statement,
 }
 
 impl Statements {
@@ -70,17 +71,23 @@ impl Statements {
         let told = |payload: &str| {
             format!("case when waited then pg_notify('{table}', {payload})::text end")
         };
+        // A row of its own says up to when keys of a scope may have been forgotten: see `mark`.
+        let forgotten =
+            |mark: &str| format!("(select m.number from {table} m where m.key = {mark})");
         let begin = format!(
             "with {clock},
              begun as (
                 insert into {table} (key, fingerprint, owner, number, recovery, state, until)
                 select $2, $3, $4, $5, $6, 0, now + $7 from clock
                 where now <= $8 and not $12 and ($9 is null
-                    or ($9 <= now + $11 and greatest(now - $9, 0) + $11 < $10))
+                    or ($9 <= now + $11 and greatest(now - $9, 0) + $11 < $10
+                        and $9 > coalesce({}, 0)))
                 on conflict do nothing returning true
              )
-             select exists (select from begun), now, {columns}
-             from clock left join {table} t on t.key = $2"
+             select exists (select from begun), now, {columns}, {}
+             from clock left join {table} t on t.key = $2",
+            forgotten("$13"),
+            forgotten("$13"),
         );
         let begin_types = [
             Type::INT8,
@@ -95,6 +102,7 @@ impl Statements {
             Type::INT8,
             Type::INT8,
             Type::BOOL,
+            Type::BYTEA,
         ];
         let complete = format!(
             "with {clock},
@@ -117,7 +125,9 @@ impl Statements {
             Type::TEXT,
         ];
         let read = format!(
-            "with {clock} select false, now, {columns} from clock left join {table} t on t.key = $2"
+            "with {clock} select false, now, {columns}, {}
+             from clock left join {table} t on t.key = $2",
+            forgotten("$3"),
         );
         let unchanged = "key = $2 and owner = $3 and number = $4 and state = $5 and until = $6
                 and now <= $7";
@@ -171,7 +181,68 @@ impl Statements {
             )
         };
         let expire = forget(&format!("over <= coalesce($1, {NOW})"));
-        let forget_oldest = forget("state = 2 and $1::bigint is null");
+        // Of one scope, $3, in whose keys the ID begins at $4. What is forgotten before its time leaves a mark: the latest
+        // time at which its keys were made, as `record::forgotten` has it. It lasts as long as what it stands for.
+        let forget_oldest = format!(
+            "with {clock},
+             gone as (
+                delete from {table} where key in (
+                    select key from {table}, clock
+                    where over is not null and substring(key from 1 for length($3)) = $3
+                    and (state = 2 or until <= now)
+                    order by over limit $2 for update of {table} skip locked
+                ) returning key, reply_bytes, over, least(
+                    case state when 2 then until - $5 else until end, (select now from clock)) as ended
+             ),
+             made as (
+                select over, ended, case when length(key) = $4 + 17 and get_byte(key, $4) = 0
+                    and get_byte(key, $4 + 7) >> 4 = 7
+                    then ('x' || lpad(encode(substring(key from $4 + 2 for 6), 'hex'), 16, '0'))::bit(64)::bigint
+                end as created from gone
+             ),
+             mark as (
+                insert into {table} (key, fingerprint, owner, number, recovery, state, until)
+                select $6, '', 0, max(least(created, (ended + now) / 2 - 1)), 0, 2, max(over)
+                from made, clock having max(created) is not null
+                on conflict (key) do update set number = greatest({table}.number, excluded.number),
+                    until = greatest({table}.until, excluded.until)
+             )
+             select count(*), coalesce(sum(reply_bytes), 0)::bigint,
+                coalesce((select now from clock) - max(ended), 0)::bigint from gone"
+        );
+        let forget_oldest_types = [
+            Type::INT8,
+            Type::INT8,
+            Type::BYTEA,
+            Type::INT4,
+            Type::INT8,
+            Type::BYTEA,
+        ];
+        // What each of the largest scopes has.
+        let shares = format!(
+            "select substring(key from 1 for 3 + get_byte(key, 1) * 256 + get_byte(key, 2)),
+                (sum(reply_bytes) + $1 * count(*))::bigint
+             from {table} where get_byte(key, 0) < 255 group by 1 order by 2 desc limit $2"
+        );
+        let renew = format!(
+            "with {clock},
+             renewed as (
+                update {table} t set until = now + $5
+                from clock, unnest($2::bytea[], $3::bigint[], $4::bigint[]) as own (key, owner, number)
+                where t.key = own.key and t.owner = own.owner and t.number = own.number
+                    and t.state = 0 and now <= $6
+                returning t.owner, t.number
+             )
+             select owner, number from renewed"
+        );
+        let renew_types = [
+            Type::INT8,
+            Type::BYTEA_ARRAY,
+            Type::INT8_ARRAY,
+            Type::INT8_ARRAY,
+            Type::INT8,
+            Type::INT8,
+        ];
         let in_doubt = format!(
             "select key from {table} where state < 2
              and (state = 1 or (recovery = 0 and until <= coalesce($1, {NOW}))) limit $2"
@@ -190,18 +261,22 @@ impl Statements {
             forget_oldest,
             in_doubt,
             count,
+            shares,
+            renew,
         ) = tokio::try_join!(
             client.prepare_typed(&begin, &begin_types),
             client.prepare_typed(&complete, &complete_types),
-            client.prepare_typed(&read, &[Type::INT8, Type::BYTEA]),
+            client.prepare_typed(&read, &[Type::INT8, Type::BYTEA, Type::BYTEA]),
             client.prepare_typed(&put, &put_types),
             client.prepare_typed(&remove, &put_types[..8]),
             client.prepare_typed(&wait, &[Type::BYTEA]),
             client.prepare_typed(&is_in_flight, &[Type::BYTEA]),
             client.prepare_typed(&expire, &limited),
-            client.prepare_typed(&forget_oldest, &limited),
+            client.prepare_typed(&forget_oldest, &forget_oldest_types),
             client.prepare_typed(&in_doubt, &limited),
             client.prepare_typed(&count, &[]),
+            client.prepare_typed(&shares, &limited),
+            client.prepare_typed(&renew, &renew_types),
         )?;
         Ok(Self {
             begin,
@@ -215,8 +290,31 @@ impl Statements {
             forget_oldest,
             in_doubt,
             count,
+            shares,
+            renew,
         })
     }
+}
+
+/// The key of the row that says up to when keys of a scope may have been forgotten: no request's key begins like this.
+pub fn mark(scope: &[u8]) -> Vec<u8> {
+    [&[MARK], scope].concat()
+}
+
+const MARK: u8 = 255;
+
+/// Undoes a claim that the server may still be making. In one transaction: the first statement waits until whoever is
+/// inserting a row of this key has, or has not, and the next ones see what came of it.
+pub fn settle(table: &str, key: &[u8], epoch: Epoch) -> String {
+    let key: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
+    let (owner, number) = (epoch.owner.cast_signed(), epoch.number.cast_signed());
+    let own = format!("key = '\\x{key}' and owner = {owner} and number = {number} and state < 2");
+    format!(
+        "insert into {table} (key, fingerprint, owner, number, recovery, state, until)
+            values ('\\x{key}', '', {owner}, {number}, 0, 0, 0) on conflict do nothing;
+         update {table} set until = 0 where {own} and recovery > 3;
+         delete from {table} where {own} and recovery < 4"
+    )
 }
 
 /// A record's columns, as they are written.
@@ -244,13 +342,20 @@ impl Columns {
             fingerprint: record.fingerprint.to_bytes(),
             owner: record.epoch.owner.cast_signed(),
             number: record.epoch.number.cast_signed(),
-            recovery: recovery_number(record.recovery),
+            recovery: recovery_number(record.recovery, record.begun_before).into(),
             state,
             until,
             outcome,
             reply_bytes: record.bytes() as i64,
         }
     }
+}
+
+/// Up to when keys of this scope may have been forgotten.
+pub fn forgotten(row: &Row) -> Result<Timestamp, StoreError> {
+    let until: Option<i64> = row.try_get(9).map_err(damaged)?;
+    let until = until.unwrap_or_default().max(0).cast_unsigned();
+    Ok(Timestamp::from_milliseconds(until))
 }
 
 /// What is in the columns after the second, if anything is.
@@ -274,14 +379,6 @@ fn read(row: &Row) -> Result<Option<Fields<'_>>, Box<dyn std::error::Error + Sen
         until: row.try_get::<_, i64>(7)?.try_into()?,
         outcome: row.try_get(8)?,
     }))
-}
-
-pub fn recovery_number(recovery: Recovery) -> i16 {
-    match recovery {
-        Recovery::InDoubt => 0,
-        Recovery::Rerun => 1,
-        Recovery::Atomic => 2,
-    }
 }
 
 pub fn milliseconds(time: Timestamp) -> i64 {

@@ -3,7 +3,7 @@
 use std::ops::Deref;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use tokio_postgres::{Client, Error};
+use tokio_postgres::Client;
 
 use super::super::{Claimed, Recorded, StoreError};
 use super::Inner;
@@ -152,11 +152,14 @@ impl PostgresTransaction {
         let commit = lent.connection.client.batch_execute("commit");
         match tokio::time::timeout_at(store.common.until(), commit).await {
             Ok(Ok(())) => {
-                store.totals.add(0, complete.reply_bytes);
+                store.totals.add(key, 0, complete.reply_bytes);
                 Ok(())
             }
-            Ok(Err(error)) if is_refused(&error) => Err(not_done(&failed(error))),
-            Ok(Err(error)) => Err(not_known(&failed(error))),
+            Ok(Err(error)) => match failed(error) {
+                // A constraint that is checked last, say.
+                error if error.is_not_applied() => Err(not_done(&error)),
+                error => Err(not_known(&error)),
+            },
             Err(_) => Err(not_known(&late())),
         }
     }
@@ -185,15 +188,6 @@ async fn roll_back(store: &Inner, lent: Lent) {
     if rolled_back.is_ok() {
         store.exclusive.put_back(lent);
     }
-}
-
-/// Whether the server said that it has not committed: a constraint that is checked last, say.
-fn is_refused(error: &Error) -> bool {
-    error.code().is_some_and(|code| {
-        let class = code.code().get(..2);
-        // Lost connections, and a server that is being shut down.
-        !matches!(class, Some("08" | "57" | "58") | None)
-    })
 }
 
 fn superseded() -> Status {

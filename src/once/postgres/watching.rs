@@ -103,7 +103,8 @@ async fn listen(connector: Arc<Connector>, waiters: Arc<Waiters>) {
             }
             Err(error) => tracing::debug!(%error, "cannot listen for outcomes"),
         }
-        sleep(wait).await;
+        // At random by half, so that replicas which lost the server together do not come back together.
+        sleep(wait.mul_f64(0.5 + 0.5 * fastrand::f64())).await;
         wait = (wait * 2).min(CONNECT_AGAIN.1);
     }
 }

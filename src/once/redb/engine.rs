@@ -10,11 +10,12 @@ use bytes::Bytes;
 use redb::{Database, ReadableDatabase, ReadableTable, WriteTransaction};
 
 use super::failed::{Failed, Refused, failed};
-use super::tables::{OPEN, RECORDS, Tables};
+use super::tables::{Early, FORGOTTEN, OPEN, RECORDS, SHARES, TOTALS, Tables, scope};
 use crate::call::RawReply;
-use crate::once::store::Bounds;
+use crate::once::pressure::Pressure;
+use crate::once::store::{Bounds, Usage};
 use crate::once::{
-    Change, Key, Record, Recorded, State, StoreError, Timestamp, Verdict, Write, step,
+    Change, Key, Now, Record, Recorded, State, StoreError, Timestamp, Verdict, Write, step,
 };
 use crate::schema::Recovery;
 use crate::wire::{Status, Work};
@@ -27,6 +28,7 @@ const FORGOTTEN_IN_PASSING: usize = 2;
 pub struct Engine {
     database: Arc<Database>,
     bounds: Bounds,
+    pressure: Arc<Pressure>,
 }
 
 /// What handlers commit: their writes, and the reply that goes with them. It may be run more than
@@ -75,29 +77,57 @@ impl Engine {
     ///
     /// # Errors
     /// Where the database fails.
-    pub fn open(database: Arc<Database>, bounds: Bounds) -> Result<Self, StoreError> {
-        let engine = Self { database, bounds };
-        engine.end_leases().map_err(|failed| match failed {
-            Failed::Store(error) => error,
-            Failed::Refused(refused) => StoreError::new(refused.status),
-        })?;
+    pub fn open(
+        database: Arc<Database>,
+        bounds: Bounds,
+        now: impl Into<Now>,
+    ) -> Result<Self, StoreError> {
+        let engine = Self {
+            database,
+            bounds,
+            pressure: Arc::default(),
+        };
+        engine
+            .end_leases(now.into())
+            .map_err(|failed| match failed {
+                Failed::Store(error) => error,
+                Failed::Refused(refused) => StoreError::new(refused.status),
+            })?;
         Ok(engine)
     }
 
-    fn end_leases(&self) -> Result<(), Failed> {
+    fn end_leases(&self, now: Now) -> Result<(), Failed> {
         let transaction = self.database.begin_write()?;
         let mut tables = Tables::open(&transaction, self.bounds)?;
+        tables.count_shares()?;
         for key in tables.open_keys()? {
             if let Some(mut record) = tables.get(&key)?
                 && let State::InFlight { until } = &mut record.state
             {
-                *until = Timestamp::EPOCH;
-                tables.put(&key, &record)?;
+                *until = now.steady.min(*until);
+                tables.put(now, &key, &record)?;
             }
         }
         tables.close()?;
         transaction.commit()?;
         Ok(())
+    }
+
+    /// What it has forgotten before its time.
+    pub fn usage(&self) -> Usage {
+        self.pressure.usage()
+    }
+
+    /// Up to when keys like this may have been forgotten, as of the last commit.
+    fn forgotten(&self, key: &Key) -> Result<Timestamp, StoreError> {
+        let transaction = self.database.begin_read().map_err(failed)?;
+        let totals = transaction.open_table(TOTALS).map_err(failed)?;
+        let of_all = totals.get(FORGOTTEN).map_err(failed)?;
+        let shares = transaction.open_table(SHARES).map_err(failed)?;
+        let own = shares.get(&scope(key.as_bytes())[..]).map_err(failed)?;
+        let of_all = of_all.map_or(0, |of_all| of_all.value());
+        let own = own.map_or(0, |own| own.value().2);
+        Ok(Timestamp::from_milliseconds(own.max(of_all)))
     }
 
     /// The database.
@@ -122,7 +152,7 @@ impl Engine {
     /// has to be committed.
     pub fn answer(
         &self,
-        now: Timestamp,
+        now: impl Into<Now>,
         key: &Key,
         change: &Change,
     ) -> Option<Result<Verdict, StoreError>> {
@@ -133,8 +163,18 @@ impl Engine {
             Ok(record) => record,
             Err(error) => return Some(Err(error)),
         };
-        if record.is_none() && matches!(change, Change::Begin(_)) {
-            return None;
+        if record.is_none() {
+            if matches!(change, Change::Begin(_)) {
+                return None;
+            }
+            match self
+                .forgotten(key)
+                .map(|forgotten| change.refused_by(forgotten))
+            {
+                Ok(None) => {}
+                Ok(Some(refused)) => return Some(Ok(refused)),
+                Err(error) => return Some(Err(error)),
+            }
         }
         match step(record.as_ref(), now, change.clone()) {
             (verdict, Write::Nothing) => Some(Ok(verdict)),
@@ -146,7 +186,8 @@ impl Engine {
     ///
     /// # Errors
     /// Where the database fails.
-    pub fn in_doubt(&self, now: Timestamp, max: usize) -> Result<Vec<Key>, StoreError> {
+    pub fn in_doubt(&self, now: impl Into<Now>, max: usize) -> Result<Vec<Key>, StoreError> {
+        let now = now.into();
         let transaction = self.database.begin_read().map_err(failed)?;
         let open = transaction.open_table(OPEN).map_err(failed)?;
         let mut found = Vec::new();
@@ -157,7 +198,9 @@ impl Engine {
             let key = Key::from_bytes(entry.map_err(failed)?.0.value());
             let is_in_doubt = self.read(&key)?.is_some_and(|record| match record.state {
                 State::InDoubt => true,
-                State::InFlight { until } => until <= now && record.recovery == Recovery::InDoubt,
+                State::InFlight { until } => {
+                    until <= now.steady && record.recovery == Recovery::InDoubt
+                }
                 State::Done { .. } => false,
             });
             if is_in_doubt {
@@ -174,9 +217,10 @@ impl Engine {
     /// Where the database fails. Then it is not known which of them are done.
     pub fn commit(
         &self,
-        now: Timestamp,
+        now: impl Into<Now>,
         operations: &[Operation],
     ) -> Result<Vec<Done>, StoreError> {
+        let now = now.into();
         let mut refused: Vec<Refused> = Vec::new();
         loop {
             match self.try_commit(now, operations, &refused) {
@@ -190,25 +234,34 @@ impl Engine {
 
     fn try_commit(
         &self,
-        now: Timestamp,
+        now: Now,
         operations: &[Operation],
         refused: &[Refused],
     ) -> Result<Vec<Done>, Failed> {
         let transaction = self.database.begin_write()?;
-        let done = self.write(&transaction, now, operations, refused)?;
+        let (done, early) = self.write(&transaction, now, operations, refused)?;
         transaction.commit()?;
+        for early in early {
+            let Early {
+                key,
+                count,
+                retained,
+            } = early;
+            self.pressure.forgot(&key, count, retained);
+        }
         Ok(done)
     }
 
     fn write(
         &self,
         transaction: &WriteTransaction,
-        now: Timestamp,
+        now: Now,
         operations: &[Operation],
         refused: &[Refused],
-    ) -> Result<Vec<Done>, Failed> {
+    ) -> Result<(Vec<Done>, Vec<Early>), Failed> {
         let mut done = Vec::with_capacity(operations.len());
-        let mut tables = None;
+        let mut early = Vec::new();
+        let mut tables: Option<Tables<'_>> = None;
         for (index, operation) in operations.iter().enumerate() {
             if let Some(refused) = refused.iter().find(|refused| refused.index == index) {
                 done.push(Done::Committed(Err(refused.status.clone())));
@@ -217,7 +270,9 @@ impl Engine {
             let mut reply = None;
             if let Operation::Commit { work, .. } = operation {
                 // A handler's work may open any table.
-                tables.take().map_or(Ok(()), Tables::close)?;
+                if let Some(tables) = tables.take() {
+                    early.extend(tables.close()?);
+                }
                 reply = Some(run(&**work, transaction).map_err(|status| refuse(index, status))?);
             }
             let tables = match &mut tables {
@@ -248,8 +303,10 @@ impl Engine {
                 (Operation::Commit { .. }, None) => return Err(refuse(index, superseded())),
             });
         }
-        tables.take().map_or(Ok(()), Tables::close)?;
-        Ok(done)
+        if let Some(tables) = tables.take() {
+            early.extend(tables.close()?);
+        }
+        Ok((done, early))
     }
 }
 
@@ -334,7 +391,7 @@ mod tests {
         let backend = redb::backends::InMemoryBackend::new();
         let database = Database::builder().create_with_backend(backend);
         let database = Arc::new(database.expect("in memory"));
-        Engine::open(database, Bounds::default()).expect("open")
+        Engine::open(database, Bounds::default(), Timestamp::now()).expect("open")
     }
 
     /// How often work was done.

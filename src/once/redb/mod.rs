@@ -19,8 +19,11 @@ use std::thread::JoinHandle;
 use redb::Database;
 use tokio::sync::{mpsc, oneshot};
 
+use super::store::SteadyClock;
 use super::waiters::Waiters;
-use super::{AtOnce, Bounds, Change, Claimed, Clock, Key, State, Store, StoreError, Verdict};
+use super::{
+    AtOnce, Bounds, Change, Claimed, Clock, Key, State, Store, StoreError, Usage, Verdict,
+};
 use crate::call::RawReply;
 use crate::wire::Status;
 use failed::failed;
@@ -53,7 +56,7 @@ pub struct RedbStore(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     engine: Engine,
-    clock: Clock,
+    clock: Arc<SteadyClock>,
     /// Gone once the store is being dropped.
     queue: Mutex<Option<mpsc::Sender<Queued>>>,
     waiters: Arc<Waiters>,
@@ -96,14 +99,15 @@ impl RedbStore {
         bounds: Bounds,
         clock: Clock,
     ) -> Result<Self, StoreError> {
-        let engine = Engine::open(database, bounds)?;
+        let clock = Arc::new(SteadyClock::new(clock));
+        let engine = Engine::open(database, bounds, clock.now())?;
         let (queue, queued) = mpsc::channel(QUEUE_MAX);
         let waiters = Arc::new(Waiters::default());
         let writer = std::thread::Builder::new()
             .name("bowline-once".to_owned())
             .spawn({
                 let (engine, clock, waiters) =
-                    (engine.clone(), clock.clone(), Arc::clone(&waiters));
+                    (engine.clone(), Arc::clone(&clock), Arc::clone(&waiters));
                 move || write(&engine, &clock, &waiters, queued)
             })
             .map_err(StoreError::new)?;
@@ -167,7 +171,12 @@ impl Drop for Inner {
 }
 
 /// The writing thread: ends when the store is dropped.
-fn write(engine: &Engine, clock: &Clock, waiters: &Waiters, mut queued: mpsc::Receiver<Queued>) {
+fn write(
+    engine: &Engine,
+    clock: &SteadyClock,
+    waiters: &Waiters,
+    mut queued: mpsc::Receiver<Queued>,
+) {
     let mut group = Vec::new();
     while queued.blocking_recv_many(&mut group, GROUP_MAX) > 0 {
         let (operations, answers): (Vec<_>, Vec<_>) = group
@@ -238,6 +247,10 @@ impl Store for RedbStore {
 
     async fn in_doubt(&self, max: usize) -> Result<Vec<Key>, StoreError> {
         self.0.engine.in_doubt(self.0.clock.now(), max)
+    }
+
+    fn usage(&self) -> Usage {
+        self.0.engine.usage()
     }
 
     fn transaction(&self, claimed: Claimed) -> Option<RedbTransaction> {

@@ -12,7 +12,7 @@ use redis::{
 };
 use tokio::time::{Instant, timeout_at};
 
-use super::super::remote::{Connected, Place, ServerClock};
+use super::super::remote::{Connected, Place, Reconnect, ServerClock};
 use super::super::waiters::Waiters;
 use super::super::{Durability, Key, StoreError};
 
@@ -31,6 +31,7 @@ pub struct Connector {
     channel: Vec<u8>,
     waiters: Arc<Waiters>,
     place: Place<Connection>,
+    reconnect: Reconnect,
 }
 
 /// A connection that carries any number of commands at once.
@@ -88,12 +89,13 @@ impl Connector {
             channel,
             waiters,
             place: Place::default(),
+            reconnect: Reconnect::default(),
         })
     }
 
     pub async fn get(&self, until: Instant) -> Result<Arc<Connection>, StoreError> {
-        let get = self.place.get(self.connect());
-        timeout_at(until, get).await.unwrap_or_else(|_| Err(late()))
+        let connect = Box::pin(self.connect());
+        self.place.get(&self.reconnect, until, connect).await
     }
 
     async fn connect(&self) -> Result<Connection, StoreError> {
@@ -166,7 +168,21 @@ pub fn script() -> Script {
 }
 
 pub fn failed(error: RedisError) -> StoreError {
-    StoreError::new(format!("Redis: {error}"))
+    // What the server says before it runs a script.
+    const REFUSED: [&str; 7] = [
+        "BUSY",
+        "LOADING",
+        "MASTERDOWN",
+        "MISCONF",
+        "NOREPLICAS",
+        "OOM",
+        "READONLY",
+    ];
+    let reason = format!("Redis: {error}");
+    match error.code().is_some_and(|code| REFUSED.contains(&code)) {
+        true => StoreError::not_applied(reason),
+        false => StoreError::new(reason),
+    }
 }
 
 fn late() -> StoreError {

@@ -14,14 +14,14 @@ use redis::{Script, ScriptInvocation};
 use tokio::time::{Instant, timeout};
 
 use super::compare::{self, Begun, Rows, Seen};
-use super::fields::{Answer, read_answer};
+use super::fields::{Answer, read_answer, read_forgotten, recovery_number};
+use super::pressure::Pressure;
 use super::remote::{Common, forget_in_steps};
 use super::waiters::Waiters;
 use super::{
     Bounds, Change, Claim, Clock, Durability, Epoch, Key, NoTransaction, Record, Recorded, State,
-    Store, StoreError, Timestamp, Verdict, WhenFull,
+    Store, StoreError, Timestamp, Usage, Verdict, WhenFull,
 };
-use crate::schema::Recovery;
 use connection::{Connection, Connector};
 
 /// A message that was lost is not waited for longer.
@@ -64,6 +64,7 @@ struct Inner {
     script: Script,
     settings: RedisBuilder,
     waiters: Arc<Waiters>,
+    pressure: Pressure,
 }
 
 impl Default for RedisBuilder {
@@ -137,6 +138,7 @@ impl RedisBuilder {
             script: connection::script(),
             settings: self,
             waiters,
+            pressure: Pressure::default(),
         }));
         store.0.connector.get(store.0.until()).await?;
         Ok(store)
@@ -193,6 +195,7 @@ impl Inner {
         run.key(format!("{prefix}:open"))
             .key(format!("{prefix}:over"))
             .key(format!("{prefix}:totals"))
+            .key(format!("{prefix}:shares"))
             .arg(what)
             .arg(optional(self.set_time()))
             .arg(key)
@@ -222,14 +225,6 @@ fn is(answer: &Answer, word: &[u8]) -> bool {
 fn epoch_bytes(epoch: Epoch) -> [u8; 16] {
     let together = (u128::from(epoch.owner) << 64) | u128::from(epoch.number);
     together.to_be_bytes()
-}
-
-fn recovery_number(recovery: Recovery) -> u8 {
-    match recovery {
-        Recovery::InDoubt => 0,
-        Recovery::Rerun => 1,
-        Recovery::Atomic => 2,
-    }
 }
 
 /// The number of a state, and its time.
@@ -265,9 +260,24 @@ impl Operation<'_> {
         self.inner.connector.get(self.until).await
     }
 
+    /// Counts what the server forgot before its time to make room.
+    fn note_forgotten(&self, answer: &Answer) {
+        let forgotten = read_forgotten(answer);
+        if forgotten.count > 0 {
+            let key = Key::from_bytes(&forgotten.scope);
+            let pressure = &self.inner.pressure;
+            pressure.forgot(&key, forgotten.count, forgotten.retained);
+        }
+    }
+
     fn seen(&self, connection: &Connection, answer: &Answer) -> Result<Seen, StoreError> {
         let (record, now) = read_answer(answer)?;
-        let seen = Seen { record, now };
+        let forgotten = read_forgotten(answer).until;
+        let seen = Seen {
+            record,
+            now,
+            forgotten,
+        };
         if self.inner.set_time().is_none() {
             connection.clock.set(milliseconds(seen.now));
         }
@@ -292,7 +302,7 @@ impl Rows for Operation<'_> {
         begin
             .arg(&claim.fingerprint.to_bytes())
             .arg(&epoch_bytes(claim.epoch))
-            .arg(recovery_number(claim.recovery))
+            .arg(recovery_number(claim.recovery, false))
             .arg(duration(claim.lease))
             .arg(now + duration(*operation_timeout))
             .arg(optional(claim.age.created.map(milliseconds)))
@@ -302,6 +312,7 @@ impl Rows for Operation<'_> {
             .arg(bounds.reply_bytes_max)
             .arg(u8::from(bounds.when_full == WhenFull::ForgetOldest));
         let answer: Answer = connection.run(&begin, self.until).await?;
+        self.note_forgotten(&answer);
         if is(&answer, b"done") {
             Ok(Begun::Inserted)
         } else if is(&answer, b"full") {
@@ -319,13 +330,17 @@ impl Rows for Operation<'_> {
         retention: Duration,
     ) -> Result<bool, StoreError> {
         let connection = self.connection().await?;
+        let bounds = &self.inner.settings.common.bounds;
         let mut complete = self.inner.prepare("complete", key.as_bytes());
         complete
             .arg(&epoch_bytes(epoch))
             .arg(duration(retention))
             .arg(outcome.bytes())
-            .arg(&outcome.to_bytes()[..]);
+            .arg(&outcome.to_bytes()[..])
+            .arg(bounds.reply_bytes_max)
+            .arg(u8::from(bounds.when_full == WhenFull::ForgetOldest));
         let answer: Answer = connection.run(&complete, self.until).await?;
+        self.note_forgotten(&answer);
         Ok(is(&answer, b"done"))
     }
 
@@ -334,6 +349,11 @@ impl Rows for Operation<'_> {
         let read = self.inner.prepare("read", key.as_bytes());
         let answer: Answer = connection.run(&read, self.until).await?;
         self.seen(&connection, &answer)
+    }
+
+    /// Scripts run one after the other, and one that comes too late does nothing.
+    async fn settle(&self, _: &Key, _: Epoch) -> Result<(), StoreError> {
+        Ok(())
     }
 
     async fn replace(
@@ -357,7 +377,7 @@ impl Rows for Operation<'_> {
             replace
                 .arg(&new.fingerprint.to_bytes())
                 .arg(&epoch_bytes(new.epoch))
-                .arg(recovery_number(new.recovery))
+                .arg(recovery_number(new.recovery, new.begun_before))
                 .arg(state)
                 .arg(until)
                 .arg(new.bytes());
@@ -372,6 +392,12 @@ impl Rows for Operation<'_> {
 
 impl Store for RedisStore {
     type Transaction = NoTransaction;
+
+    const SHARED: bool = true;
+
+    fn usage(&self) -> Usage {
+        self.0.pressure.usage()
+    }
 
     async fn apply(&self, key: &Key, change: Change) -> Result<Verdict, StoreError> {
         let operation = Operation {

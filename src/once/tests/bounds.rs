@@ -58,7 +58,7 @@ async fn a_full_store_refuses_new_keys_and_forgets_none() {
         Bounds::default().with_reply_bytes_max(6),
     ] {
         let count = Arc::default();
-        let store = MemoryStore::with_bounds(bounds);
+        let store = MemoryStore::with_bounds(bounds.with_when_full(WhenFull::Refuse));
         let once = Once::builder().build(store).expect("good terms");
         for name in ["a", "b"] {
             call(&once, request(id(name), "x"), &count, Ok(reply("one")))
@@ -68,35 +68,22 @@ async fn a_full_store_refuses_new_keys_and_forgets_none() {
         let full = call(&once, request(id("c"), "x"), &count, Ok(reply("one"))).await;
         let status = full.unwrap_err();
         assert_eq!(
-            (status.code(), status.work()),
-            (Code::ResourceExhausted, Work::NotDone)
+            (status.code(), status.work(), status.reason()),
+            (
+                Code::ResourceExhausted,
+                Work::NotDone,
+                Some(Reason::StoreFull)
+            )
         );
+        assert_eq!(once.counters().refused, 1);
+        let [anonymous] = &once.usage_by_principal()[..] else {
+            panic!("one principal was refused");
+        };
+        assert_eq!(anonymous.principal.as_deref(), Some("anonymous"));
+        assert_eq!(anonymous.refused, 1);
         for name in ["a", "b"] {
             let kept = call(&once, request(id(name), "x"), &count, Ok(reply("two"))).await;
             assert!(kept.expect("kept").replayed);
         }
     }
-}
-
-#[tokio::test]
-async fn a_full_store_forgets_the_oldest_where_that_was_chosen() {
-    let count = Arc::default();
-    let bounds = Bounds::default()
-        .with_records_max(100)
-        .with_when_full(WhenFull::ForgetOldest);
-    let once = Once::builder()
-        .build(MemoryStore::with_bounds(bounds))
-        .expect("good terms");
-    for number in 0..5_000 {
-        let ended = call(
-            &once,
-            request(id(&number.to_string()), "x"),
-            &count,
-            Ok(reply("one")),
-        );
-        // A shard that has nothing old to give refuses, and that is no loss.
-        let _ = ended.await;
-        assert!(once.store().records() <= 100);
-    }
-    assert!(count.load(Ordering::Relaxed) > 4_900, "{count:?}");
 }

@@ -2,7 +2,9 @@
 
 mod bounds;
 mod duplicates;
+mod full;
 mod gone;
+mod live;
 mod outcomes;
 mod record;
 

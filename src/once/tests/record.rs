@@ -143,8 +143,9 @@ proptest! {
                     }
                 }
                 (Do::Release { attempt }, Verdict::Applied) => { running.remove(attempt); }
-                // It has ended, and can still say the truth.
-                (Do::Doubt { attempt }, Verdict::Applied) => {
+                // It has ended, and can still say the truth. Where it is released, an earlier one was begun.
+                (Do::Doubt { attempt }, Verdict::Applied)
+                | (Do::Release { attempt }, Verdict::InDoubt { .. }) => {
                     running.get_mut(attempt).expect("only who ran doubts").0 = now;
                 }
                 (_, Verdict::Done(outcome)) => {

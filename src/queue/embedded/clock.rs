@@ -43,6 +43,11 @@ impl QueueClock {
         }
     }
 
+    /// Whether it is the machine's, so that what did not run missed it.
+    pub(crate) fn is_real(&self) -> bool {
+        matches!(self.0, Source::System(..))
+    }
+
     /// How much time of the queue a wait for so long has to last, so that it does not end before: the moment that it
     /// is counted from may be over in a moment.
     pub(crate) fn wait(&self, time: Duration) -> Duration {

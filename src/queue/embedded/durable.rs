@@ -17,11 +17,13 @@ use crate::queue::log::{
     open, set_aside_job,
 };
 use crate::queue::machine::{Arrival, Fact, Machine, Moment};
-use crate::queue::{JobNumber, NewJob, QueueError, QueueOptions};
+use crate::queue::{JobNumber, NewJob, QueueError, QueueOptions, QueueType};
 use crate::wire::Work;
 
 /// Jobs that one step moves out of an old segment.
 const CLEAN_JOBS: usize = 16;
+/// Damage that is listed, the first of it: all of it is counted, and set aside.
+const DAMAGE_MAX: usize = 1000;
 
 /// A queue on disk.
 ///
@@ -44,9 +46,17 @@ pub struct DurableBuilder {
     options: QueueOptions,
     segment_bytes: u64,
     clock: Option<QueueClock>,
+    adopts: bool,
 }
 
 impl DurableBuilder {
+    /// Takes a directory that holds a queue of another name or type, and records the new one: for a queue or a
+    /// type that was renamed. Jobs that are in it are read as the new type.
+    pub fn adopt(mut self) -> Self {
+        self.adopts = true;
+        self
+    }
+
     /// Bytes of a segment of the log, from 64 KiB. Default: 64 MiB.
     pub fn segment_bytes(mut self, bytes: u64) -> Self {
         self.segment_bytes = bytes.clamp(64 << 10, 16 << 30);
@@ -62,7 +72,7 @@ impl DurableBuilder {
     /// Opens the queue of this directory, or makes it. Reads the whole log: call it where that may block.
     ///
     /// # Errors
-    /// [`QueueError::Unavailable`], with what the file system says; also where another process has it open, and
+    /// [`QueueError::Unavailable`], with what the file system says; also where it is open already, and
     /// where the options take away a group.
     pub fn open(self, directory: impl AsRef<Path>) -> Result<Durable, QueueError> {
         let directory = Directory::open(directory).map_err(storage_failed)?;
@@ -75,7 +85,7 @@ impl DurableBuilder {
     /// As [`open`](Self::open).
     pub fn open_on(self, storage: Arc<dyn Storage>) -> Result<Durable, QueueError> {
         let wall = QueueClock::wall();
-        let seed = fastrand::u64(..);
+        let seed = super::secret();
         let mut options = self.options;
         options.job_bytes_max = options.job_bytes_max.min(JOB_BYTES_MAX);
         let Opened {
@@ -87,6 +97,9 @@ impl DurableBuilder {
             recovery,
         } = open(&*storage, &options, self.segment_bytes, wall, seed, true)
             .map_err(storage_failed)?;
+        if self.adopts {
+            tail.forget_holds();
+        }
         let mut flusher = Flusher::new(Arc::clone(&storage), self.segment_bytes, safe, unindexed);
         // The number of this opening is safe before any token with it is seen.
         flusher.write(&tail.take_batch()).map_err(storage_failed)?;
@@ -137,6 +150,7 @@ impl Durable {
             options,
             segment_bytes: 64 << 20,
             clock: None,
+            adopts: false,
         }
     }
 
@@ -147,7 +161,8 @@ impl Durable {
 
     /// What was found damaged since: jobs when they were to be sent, and what was read again after storage had failed.
     pub fn damage(&self) -> Vec<Damage> {
-        self.queue.with_shelf(|disk| disk.damage.clone())
+        let damage = self.queue.with_shelf(|disk| disk.damage.clone());
+        damage.unwrap_or_default()
     }
 }
 
@@ -181,10 +196,19 @@ impl Disk {
 impl Shelf for Disk {
     const IS_DURABLE: bool = true;
 
+    fn holds(&self) -> Option<&QueueType> {
+        self.tail.holds()
+    }
+
+    fn claim(&mut self, now: Moment, machine: &Machine, holds: QueueType) {
+        let times = self.times(now);
+        self.tail.claim(times, machine, holds);
+    }
+
     fn has_room(&self, bytes: usize) -> bool {
         // What is left of the segment is for answers, which make room, where there is no room for another.
         let reserved = self.tail.segment_bytes() / 4;
-        self.tail.bytes_left() > reserved + bytes as u64 || self.writer.has_next_segment()
+        self.tail.bytes_left() > reserved + bytes as u64 || self.writer.may_begin_next()
     }
 
     fn tell_of_room(&mut self, room: &Arc<Notify>) {
@@ -232,12 +256,15 @@ impl Shelf for Disk {
             StoredJob::Unknown => return Ok(None),
         };
         let damage = set_aside_job(&*self.storage, damaged, bytes).map_err(unreadable)?;
-        self.damage.push(damage);
+        if self.damage.len() < DAMAGE_MAX {
+            self.damage.push(damage);
+        }
         Ok(None)
     }
 
     fn commit(&mut self, now: Moment, machine: &Machine) -> Option<Commit> {
-        if std::mem::take(&mut self.retire) {
+        let owes_cleaning = self.tail.owes_cleaning();
+        if std::mem::take(&mut self.retire) || owes_cleaning {
             let times = self.times(now);
             self.tail.retire(times, machine);
             if self.recent.has_room_for_moved() {
@@ -275,6 +302,7 @@ impl Shelf for Disk {
             .collect::<Vec<_>>();
         self.known_damage.extend(new.iter().cloned());
         self.damage.extend(new);
+        self.damage.truncate(DAMAGE_MAX);
         Ok(Some(recovered.machine))
     }
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::{Commit, Embedded, QueueClock, Shelf, StorageError, Stored};
 use crate::queue::machine::{Arrival, Fact, Machine, Moment};
-use crate::queue::{JobNumber, NewJob, QueueOptions};
+use crate::queue::{JobNumber, NewJob, QueueOptions, QueueType};
 
 /// A queue in memory. What is in it is lost with its process.
 ///
@@ -18,7 +18,10 @@ pub struct Memory {
 }
 
 #[derive(Debug, Default)]
-pub(crate) struct Jobs(HashMap<JobNumber, Stored>);
+pub(crate) struct Jobs {
+    stored: HashMap<JobNumber, Stored>,
+    holds: Option<QueueType>,
+}
 
 impl Memory {
     /// An empty queue.
@@ -30,7 +33,7 @@ impl Memory {
     pub fn with_clock(options: QueueOptions, clock: QueueClock) -> Self {
         // A late answer from before a restart shows a token of another opening.
         let opening = fastrand::u32(..1 << 24);
-        let machine = Machine::new(options, opening);
+        let machine = Machine::new(options, opening, super::secret());
         Self {
             queue: Embedded::new(machine, Jobs::default(), clock),
         }
@@ -40,21 +43,29 @@ impl Memory {
 impl Shelf for Jobs {
     const IS_DURABLE: bool = false;
 
+    fn holds(&self) -> Option<&QueueType> {
+        self.holds.as_ref()
+    }
+
+    fn claim(&mut self, _: Moment, _: &Machine, holds: QueueType) {
+        self.holds = Some(holds);
+    }
+
     fn store(&mut self, now: Moment, number: JobNumber, _: &Arrival, job: &NewJob, _: &Machine) {
         let job = job.clone();
-        self.0.insert(number, Stored { job, pushed: now });
+        self.stored.insert(number, Stored { job, pushed: now });
     }
 
     fn note(&mut self, _: Moment, fact: &Fact, machine: &Machine) {
         if let Fact::Finished { number, .. } = fact
             && !machine.is_live(*number)
         {
-            self.0.remove(number);
+            self.stored.remove(number);
         }
     }
 
     fn fetch(&mut self, number: JobNumber, _: usize) -> Result<Option<Stored>, StorageError> {
-        Ok(self.0.get(&number).cloned())
+        Ok(self.stored.get(&number).cloned())
     }
 
     fn commit(&mut self, _: Moment, _: &Machine) -> Option<Commit> {
@@ -132,6 +143,42 @@ macro_rules! delegate_engine {
 
             fn close(&self) -> $crate::queue::EngineFuture<'_, ()> {
                 self.queue.close()
+            }
+
+            fn dead_letters_page(
+                &self,
+                group: &str,
+                after: Option<$crate::queue::JobNumber>,
+                max: usize,
+            ) -> $crate::queue::EngineFuture<'_, $crate::queue::Page<$crate::queue::DeadLetter>>
+            {
+                self.queue.dead_letters_page(group, after, max)
+            }
+
+            fn cancel(
+                &self,
+                id: &$crate::queue::JobId,
+            ) -> $crate::queue::EngineFuture<'_, $crate::queue::JobChange> {
+                self.queue.cancel(id)
+            }
+
+            fn reschedule(
+                &self,
+                id: &$crate::queue::JobId,
+                delay: std::time::Duration,
+            ) -> $crate::queue::EngineFuture<'_, $crate::queue::JobChange> {
+                self.queue.reschedule(id, delay)
+            }
+
+            fn claim(
+                &self,
+                queue: &$crate::queue::QueueType,
+            ) -> Result<(), $crate::queue::QueueError> {
+                self.queue.claim(queue)
+            }
+
+            fn limit_job_bytes(&self, bytes_max: usize) {
+                self.queue.limit_job_bytes(bytes_max);
             }
         }
     };

@@ -24,10 +24,13 @@ mod worker;
 #[cfg(feature = "durable")]
 mod writer;
 
+use std::hash::BuildHasher;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::task::yield_now;
 use tokio::time::{Instant, timeout_at};
 
 pub use clock::QueueClock;
@@ -42,17 +45,23 @@ pub use simulated::SimulatedQueue;
 use state::State;
 
 use super::machine::{Fact, GroupIndex, Machine, Moment};
-use super::{NewJob, Pushed, QueueError, QueueOptions};
+use super::{NewJob, Pushed, QueueError, QueueOptions, QueueType};
 use crate::wire::Work;
 
 /// How often a push that waits for room looks for it.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
+/// Jobs of a push that one step takes in; others have a turn before the next.
+const PUSH_JOBS: usize = 256;
+/// Bytes of jobs that one step takes in; one job may be larger.
+const PUSH_BYTES: usize = 1 << 20;
+/// How long storage has to say that a push is safe, however soon its deadline is.
+const COMMIT_MIN: Duration = Duration::from_secs(1);
 
 /// A queue in this process.
 #[derive(Debug)]
-pub(crate) struct Embedded<S>(Arc<Inner<S>>);
+pub(crate) struct Embedded<S: Shelf>(Arc<Inner<S>>);
 
-impl<S> Clone for Embedded<S> {
+impl<S: Shelf> Clone for Embedded<S> {
     fn clone(&self) -> Self {
         Self(Arc::clone(&self.0))
     }
@@ -60,7 +69,7 @@ impl<S> Clone for Embedded<S> {
 
 #[derive(Debug)]
 pub(crate) struct Inner<S> {
-    state: Mutex<State<S>>,
+    locked: Mutex<Locked<S>>,
     /// Of each group: one who waits for jobs has something to look at.
     arrived: Vec<Notify>,
     /// Somebody who waits for room has something to look at.
@@ -68,7 +77,25 @@ pub(crate) struct Inner<S> {
     clock: QueueClock,
     groups: Vec<String>,
     lease: Duration,
-    job_bytes_max: usize,
+    job_bytes_max: AtomicUsize,
+}
+
+#[derive(Debug)]
+struct Locked<S> {
+    /// None once the queue was closed and nothing is leased any more: its storage is free for others.
+    state: Option<State<S>>,
+    /// Whether it takes no more jobs and sends none. Answers are taken as long as a job is leased.
+    is_closed: bool,
+    /// When the last step was taken.
+    stepped: Moment,
+}
+
+/// What is to be waited for after a step.
+#[must_use = "a step is not safe before this says so"]
+struct After<S> {
+    commit: Option<Commit>,
+    /// Storage that nothing needs any more.
+    ended: Option<State<S>>,
 }
 
 impl<S: Shelf> Embedded<S> {
@@ -84,22 +111,26 @@ impl<S: Shelf> Embedded<S> {
                 .map(|_| Notify::new())
                 .collect(),
             room,
-            clock,
             groups: options.groups.names().to_vec(),
             lease: options.lease,
-            job_bytes_max: options.job_bytes_max,
-            state: Mutex::new(State {
-                machine,
-                shelf,
-                facts: Vec::new(),
+            job_bytes_max: AtomicUsize::new(options.job_bytes_max),
+            locked: Mutex::new(Locked {
+                stepped: clock.now(),
+                state: Some(State {
+                    machine,
+                    shelf,
+                    facts: Vec::new(),
+                }),
                 is_closed: false,
             }),
+            clock,
         }))
     }
 
     #[cfg(feature = "durable")]
-    pub fn with_shelf<R>(&self, look: impl FnOnce(&S) -> R) -> R {
-        look(&self.0.lock().shelf)
+    pub fn with_shelf<R>(&self, look: impl FnOnce(&S) -> R) -> Option<R> {
+        let locked = self.0.lock();
+        locked.state.as_ref().map(|state| look(&state.shelf))
     }
 
     fn group(&self, name: &str) -> Result<GroupIndex, QueueError> {
@@ -107,12 +138,31 @@ impl<S: Shelf> Embedded<S> {
         index.ok_or_else(|| QueueError::NoSuchGroup(name.to_owned()))
     }
 
-    /// One step: brings what is due, does `what`, and puts on the shelf what has happened.
-    fn step<R>(
-        &self,
-        what: impl FnOnce(&mut State<S>, Moment) -> R,
-    ) -> Result<(R, Option<Commit>), QueueError> {
-        self.0.step(what)
+    /// See [`Engine::claim`](super::Engine::claim).
+    pub fn claim(&self, queue: &QueueType) -> Result<(), QueueError> {
+        let mut locked = self.0.lock();
+        let Some(state) = &mut locked.state else {
+            return Err(QueueError::Closed);
+        };
+        match state.shelf.holds() {
+            Some(holds) if holds.is_same(queue) => Ok(()),
+            Some(holds) => Err(QueueError::WrongQueue {
+                holds: Box::new(holds.clone()),
+                asked: Box::new(queue.clone()),
+            }),
+            None => {
+                let now = self.0.clock.now();
+                state.shelf.claim(now, &state.machine, queue.clone());
+                // Safe with what is pushed next, or when the queue is idle.
+                let _ = state.shelf.commit(now, &state.machine);
+                Ok(())
+            }
+        }
+    }
+
+    /// See [`Engine::limit_job_bytes`](super::Engine::limit_job_bytes).
+    pub fn limit_job_bytes(&self, bytes_max: usize) {
+        self.0.job_bytes_max.fetch_min(bytes_max, Ordering::Relaxed);
     }
 
     async fn push_all(
@@ -120,29 +170,31 @@ impl<S: Shelf> Embedded<S> {
         jobs: Vec<NewJob>,
         deadline: Instant,
     ) -> Result<Vec<Result<Pushed, QueueError>>, QueueError> {
+        let safe_by = deadline.max(Instant::now() + COMMIT_MIN);
         let mut results = Vec::with_capacity(jobs.len());
         let mut jobs = jobs.into_iter().peekable();
-        let mut push = |jobs: &mut std::iter::Peekable<std::vec::IntoIter<NewJob>>| {
-            self.step(|state, now| {
-                while let Some(job) = jobs.peek() {
-                    match state.push(now, job, self.0.clock.wait(job.delay)) {
-                        None => return true,
-                        Some(result) => results.push(result),
-                    }
-                    jobs.next();
-                }
-                false
-            })
-        };
-        let (mut is_full, mut commit) = push(&mut jobs)?;
-        while is_full {
+        let mut commits = Vec::new();
+        loop {
             let room = self.0.room.notified();
             tokio::pin!(room);
             room.as_mut().enable();
-            // There may be some since it was looked for.
-            (is_full, commit) = push(&mut jobs)?;
-            if !is_full {
-                break;
+            match self.push_some(&mut jobs, &mut results) {
+                Ok((ended, after)) => {
+                    commits.extend(after.commit);
+                    match ended {
+                        PushEnded::All => break,
+                        PushEnded::Budget => {
+                            yield_now().await;
+                            continue;
+                        }
+                        PushEnded::Full => {}
+                    }
+                }
+                Err(error) if results.is_empty() => return Err(error),
+                Err(error) => {
+                    results.extend(jobs.map(|_| Err(error.clone())));
+                    break;
+                }
             }
             // Storage that has found room on a disk that was full tells nobody.
             let look_again = deadline.min(Instant::now() + LOOK_AGAIN);
@@ -151,35 +203,107 @@ impl<S: Shelf> Embedded<S> {
                 break;
             }
         }
-        safe(commit).await?;
+        for commit in commits {
+            match timeout_at(safe_by, commit).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => {
+                    return Err(QueueError::unavailable(error, Work::OutcomeUnknown));
+                }
+                Err(_) => {
+                    let reason = "its storage does not answer";
+                    return Err(QueueError::unavailable(reason, Work::OutcomeUnknown));
+                }
+            }
+        }
         Ok(results)
+    }
+
+    /// Takes in as many jobs as one step does.
+    fn push_some(
+        &self,
+        jobs: &mut std::iter::Peekable<std::vec::IntoIter<NewJob>>,
+        results: &mut Vec<Result<Pushed, QueueError>>,
+    ) -> Result<(PushEnded, After<S>), QueueError> {
+        let max = self.0.job_bytes_max.load(Ordering::Relaxed);
+        self.0.step_while_open(|state, now| {
+            let (mut count, mut bytes) = (0, 0);
+            while let Some(job) = jobs.peek() {
+                bytes += job.bytes();
+                if count > 0 && (count == PUSH_JOBS || bytes > PUSH_BYTES) {
+                    return PushEnded::Budget;
+                }
+                count += 1;
+                match state.push(now, job, self.0.clock.wait(job.delay), max) {
+                    None => return PushEnded::Full,
+                    Some(result) => results.push(result),
+                }
+                jobs.next();
+            }
+            PushEnded::All
+        })
     }
 }
 
+/// Why a step took in no more jobs.
+enum PushEnded {
+    All,
+    Full,
+    /// The step has done enough.
+    Budget,
+}
+
 impl<S: Shelf> Inner<S> {
-    fn lock(&self) -> MutexGuard<'_, State<S>> {
+    fn lock(&self) -> MutexGuard<'_, Locked<S>> {
         // No code of others runs under it.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.locked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// A step that takes a job in or sends one: not of a queue that was closed.
+    fn step_while_open<R>(
+        &self,
+        what: impl FnOnce(&mut State<S>, Moment) -> R,
+    ) -> Result<(R, After<S>), QueueError> {
+        self.step_of(self.lock(), true, what)
+    }
+
+    /// One step: brings what is due, does `what`, and puts on the shelf what has happened.
     fn step<R>(
         &self,
         what: impl FnOnce(&mut State<S>, Moment) -> R,
-    ) -> Result<(R, Option<Commit>), QueueError> {
-        let mut state = self.lock();
-        if state.is_closed {
+    ) -> Result<(R, After<S>), QueueError> {
+        self.step_of(self.lock(), false, what)
+    }
+
+    fn step_of<R>(
+        &self,
+        mut locked: MutexGuard<'_, Locked<S>>,
+        only_open: bool,
+        what: impl FnOnce(&mut State<S>, Moment) -> R,
+    ) -> Result<(R, After<S>), QueueError> {
+        let Locked {
+            state,
+            is_closed,
+            stepped,
+        } = &mut *locked;
+        let Some(state) = state.as_mut().filter(|_| !(only_open && *is_closed)) else {
             return Err(QueueError::Closed);
-        }
+        };
         state.repair(&self.clock)?;
         let now = self.clock.now();
+        let gap = now.since(std::mem::replace(stepped, now));
+        // Whoever waits for jobs looks at the time four times in each lease, and workers renew three times: this process
+        // was stopped, or had no processor, and renewals wait to be read.
+        if gap > self.lease / 2 && self.clock.is_real() && state.machine.has_leases() {
+            tracing::warn!(?gap, "a queue did not run: its leases begin anew");
+            state.machine.give_back(now, gap);
+        }
         state.machine.tick(now, fastrand::u64(..));
-        let result = what(&mut state, now);
+        let result = what(state, now);
         let State {
             machine,
             shelf,
             facts,
-            ..
-        } = &mut *state;
+        } = state;
         machine.take_facts(facts);
         let (mut makes_room, mut makes_ready) = (false, false);
         for fact in facts.drain(..) {
@@ -193,7 +317,12 @@ impl<S: Shelf> Inner<S> {
         let ready = groups
             .filter(is_ready)
             .fold(0u16, |ready, group| ready | 1 << group);
-        drop(state);
+        let has_ended = *is_closed && S::IS_DURABLE && !machine.has_leases();
+        let ended = match has_ended {
+            true => locked.state.take(),
+            false => None,
+        };
+        drop(locked);
         for (group, arrived) in self.arrived.iter().enumerate() {
             if ready & 1 << group != 0 {
                 arrived.notify_one();
@@ -202,16 +331,35 @@ impl<S: Shelf> Inner<S> {
         if makes_room {
             self.room.notify_waiters();
         }
-        Ok((result, commit))
+        Ok((result, After { commit, ended }))
     }
 }
 
-/// Waits until a step is as safe as the shelf makes it.
-async fn safe(commit: Option<Commit>) -> Result<(), QueueError> {
-    match commit {
-        None => Ok(()),
-        Some(commit) => commit
-            .await
-            .map_err(|error| QueueError::unavailable(error, Work::OutcomeUnknown)),
+impl<S: Shelf> After<S> {
+    /// Waits until the step is as safe as the shelf makes it; and, of the last of a closed queue, until its storage is free.
+    async fn safe(self) -> Result<(), QueueError> {
+        let Self { commit, ended } = self;
+        let safe = match commit {
+            None => Ok(()),
+            Some(commit) => commit
+                .await
+                .map_err(|error| QueueError::unavailable(error, Work::OutcomeUnknown)),
+        };
+        if let Some(ended) = ended {
+            // Its thread writes what is left: that may take a while.
+            match tokio::runtime::Handle::try_current() {
+                Ok(runtime) => {
+                    let _ = runtime.spawn_blocking(move || drop(ended)).await;
+                }
+                Err(_) => drop(ended),
+            }
+        }
+        safe
     }
+}
+
+/// A number that cannot be guessed.
+fn secret() -> u64 {
+    // Keyed by what the system draws.
+    std::hash::RandomState::new().hash_one(0)
 }

@@ -1,7 +1,7 @@
 //! Jobs that were pushed a moment ago, in memory besides: most are sent soon, and need not be read from the log. And jobs
 //! that were moved to its end, until they are there.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use super::Stored;
 use crate::queue::JobNumber;
@@ -13,9 +13,8 @@ const RECENT_BYTES: usize = 8 << 20;
 /// What is in memory of the jobs.
 #[derive(Debug, Default)]
 pub(super) struct Recent {
-    /// Pushed jobs, whose numbers follow each other from here.
-    first: u64,
-    jobs: VecDeque<Option<Kept>>,
+    /// Pushed jobs, the oldest first.
+    jobs: BTreeMap<JobNumber, Kept>,
     bytes: usize,
     moved: HashMap<JobNumber, Kept>,
     moved_bytes: usize,
@@ -39,15 +38,9 @@ impl Kept {
 impl Recent {
     /// A job with a higher number than all before.
     pub fn keep(&mut self, number: JobNumber, stored: Stored, position: u64) {
-        if self.jobs.is_empty() {
-            self.first = number.0;
-        }
-        while self.first + (self.jobs.len() as u64) < number.0 {
-            self.jobs.push_back(None);
-        }
         let kept = Kept { stored, position };
         self.bytes += kept.bytes();
-        self.jobs.push_back(Some(kept));
+        self.jobs.insert(number, kept);
     }
 
     /// Whether any more may be moved, before those that were are written.
@@ -69,17 +62,14 @@ impl Recent {
         if let Some(kept) = self.moved.get(&number) {
             return Some(kept.stored.clone());
         }
-        let kept = self.jobs.get(self.index(number)?)?.as_ref()?;
-        Some(kept.stored.clone())
+        Some(self.jobs.get(&number)?.stored.clone())
     }
 
     pub fn forget(&mut self, number: JobNumber) {
         if let Some(kept) = self.moved.remove(&number) {
             self.moved_bytes -= kept.bytes();
         }
-        let index = self.index(number);
-        let job = index.and_then(|index| self.jobs.get_mut(index));
-        if let Some(kept) = job.and_then(Option::take) {
+        if let Some(kept) = self.jobs.remove(&number) {
             self.bytes -= kept.bytes();
         }
     }
@@ -97,19 +87,46 @@ impl Recent {
             }
             self.moves.pop_front();
         }
-        while let Some(oldest) = self.jobs.front() {
-            if let Some(kept) = oldest {
-                if self.bytes <= RECENT_BYTES || kept.position > written {
-                    break;
-                }
-                self.bytes -= kept.bytes();
+        while let Some(oldest) = self.jobs.first_entry() {
+            let kept = oldest.get();
+            if self.bytes <= RECENT_BYTES || kept.position > written {
+                break;
             }
-            self.jobs.pop_front();
-            self.first += 1;
+            self.bytes -= kept.bytes();
+            oldest.remove();
         }
     }
+}
 
-    fn index(&self, number: JobNumber) -> Option<usize> {
-        usize::try_from(number.0.checked_sub(self.first)?).ok()
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::queue::machine::Moment;
+    use crate::queue::{Identity, NewJob};
+
+    #[test]
+    fn a_job_that_stays_keeps_nothing_of_those_that_went() {
+        let identity = Identity {
+            producer: Uuid::nil(),
+            epoch: 0,
+            sequence: 0,
+        };
+        let stored = Stored {
+            job: NewJob::new(identity, Bytes::from_static(b"body")),
+            pushed: Moment(0),
+        };
+        let mut recent = Recent::default();
+        for number in 0..10_000 {
+            recent.keep(JobNumber(number), stored.clone(), number);
+            if number > 0 {
+                recent.forget(JobNumber(number));
+            }
+            recent.let_go(number);
+        }
+        assert_eq!(recent.jobs.len(), 1);
+        assert!(recent.get(JobNumber(0)).is_some());
     }
 }

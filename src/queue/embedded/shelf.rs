@@ -6,12 +6,18 @@ use tokio::sync::Notify;
 
 use super::{Commit, QueueClock};
 use crate::queue::machine::{Arrival, Fact, Machine, Moment};
-use crate::queue::{JobNumber, NewJob, QueueOptions};
+use crate::queue::{JobNumber, NewJob, QueueOptions, QueueType};
 
 /// Keeps bodies and facts. Called under the queue's lock, so nothing of it may wait for long.
 pub(crate) trait Shelf: Send + 'static {
     /// Whether what is committed survives.
     const IS_DURABLE: bool;
+
+    /// Which queue it holds, where that was said.
+    fn holds(&self) -> Option<&QueueType>;
+
+    /// Keeps which queue it holds.
+    fn claim(&mut self, now: Moment, machine: &Machine, holds: QueueType);
 
     /// Whether a body of this size can be stored now.
     fn has_room(&self, bytes: usize) -> bool {

@@ -76,6 +76,7 @@ impl SimulatedQueue {
         self.tail.retire(times, &self.machine);
         let storage = &*self.storage;
         // What is moved is written before a lease.
+        let _ = self.tail.owes_cleaning();
         self.tail
             .clean(times, &self.machine, storage, 2, |_, _, _| {});
     }
@@ -95,7 +96,8 @@ impl SimulatedQueue {
             expires_after: job.expires_after,
             bytes: job.bytes(),
         };
-        let admission = self.machine.push(times.now, push);
+        let max = self.machine.options().job_bytes_max;
+        let admission = self.machine.push(times.now, push, max);
         let pushed = match admission {
             Admission::Accepted(number) => {
                 if let Some(arrival) = self.machine.arrival().copied() {
@@ -140,7 +142,8 @@ impl SimulatedQueue {
             Ok(StoredJob::Damaged(_) | StoredJob::Unknown) => Ok(None),
             Err(error) => Err(StorageError::unreadable(number, &error)),
         };
-        let leased = state::lease(machine, times.now, 0, session, credit, fetch);
+        let leased =
+            state::lease(machine, times.now, 0, session, credit, fetch).map(|(jobs, _)| jobs);
         self.note(times);
         leased.map_err(|error| QueueError::unavailable(error, Work::NotDone))
     }

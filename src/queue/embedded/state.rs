@@ -18,16 +18,20 @@ pub(super) struct State<S> {
     pub machine: Machine,
     pub shelf: S,
     pub facts: Vec<Fact>,
-    pub is_closed: bool,
 }
 
 impl<S: Shelf> State<S> {
     /// Brings storage that has failed back, if it can be.
     pub fn repair(&mut self, clock: &QueueClock) -> Result<(), QueueError> {
+        let holds = self.shelf.holds().cloned();
         match self.shelf.repair(self.machine.options(), clock) {
             Ok(None) => Ok(()),
             Ok(Some(machine)) => {
                 self.machine = machine;
+                // What was not safe yet when it failed is said again.
+                if let (Some(holds), None) = (holds, self.shelf.holds()) {
+                    self.shelf.claim(clock.now(), &self.machine, holds);
+                }
                 Ok(())
             }
             Err(error) => Err(QueueError::unavailable(error, Work::NotDone)),
@@ -40,6 +44,7 @@ impl<S: Shelf> State<S> {
         now: Moment,
         job: &NewJob,
         delay: Duration,
+        bytes_max: usize,
     ) -> Option<Result<Pushed, QueueError>> {
         let push = Push {
             identity: job.identity,
@@ -51,11 +56,11 @@ impl<S: Shelf> State<S> {
             bytes: job.bytes(),
         };
         // There never is room for one that is too large: that is said, and not waited for.
-        let may_fit = push.bytes <= self.machine.options().job_bytes_max;
-        if may_fit && !self.shelf.has_room(push.bytes) {
+        let max = bytes_max.min(self.machine.options().job_bytes_max);
+        if push.bytes <= max && !self.shelf.has_room(push.bytes) {
             return None;
         }
-        Some(match self.machine.push(now, push) {
+        Some(match self.machine.push(now, push, max) {
             Admission::Accepted(number) => {
                 if let Some(arrival) = self.machine.arrival() {
                     self.shelf.store(now, number, arrival, job, &self.machine);
@@ -69,7 +74,7 @@ impl<S: Shelf> State<S> {
             Admission::Duplicate(None) => Ok(Pushed::Again),
             Admission::TooLarge => Err(QueueError::TooLarge {
                 bytes: push.bytes,
-                max: self.machine.options().job_bytes_max,
+                max,
             }),
             Admission::Full => return None,
         })
@@ -81,7 +86,7 @@ impl<S: Shelf> State<S> {
         group: GroupIndex,
         session: u64,
         credit: Credit,
-    ) -> Result<Vec<LeasedJob>, StorageError> {
+    ) -> Result<(Vec<LeasedJob>, bool), StorageError> {
         let Self { machine, shelf, .. } = self;
         lease(machine, now, group, session, credit, |number, bytes| {
             shelf.fetch(number, bytes)
@@ -119,7 +124,7 @@ impl<S: Shelf> State<S> {
 }
 
 /// Leases jobs, and fetches what is stored of them: of a number, and of so many bytes. One that is damaged is over; one
-/// that cannot be read waits, unsent, while others are sent.
+/// that cannot be read waits, unsent, while others are sent. Says besides whether a step could not look at more.
 ///
 /// # Errors
 /// Where there were jobs, and none could be read.
@@ -130,8 +135,8 @@ pub(super) fn lease(
     session: u64,
     credit: Credit,
     mut fetch: impl FnMut(JobNumber, usize) -> Result<Option<Stored>, StorageError>,
-) -> Result<Vec<LeasedJob>, StorageError> {
-    let sent = machine.lease(now, group, session, credit);
+) -> Result<(Vec<LeasedJob>, bool), StorageError> {
+    let (sent, is_cut) = machine.lease(now, group, session, credit);
     let (mut jobs, mut unreadable) = (Vec::with_capacity(sent.len()), None);
     for sent in sent {
         let job = match fetch(sent.number, machine.bytes_of(sent.number)) {
@@ -163,5 +168,5 @@ pub(super) fn lease(
             return Err(error);
         }
     }
-    Ok(jobs)
+    Ok((jobs, is_cut))
 }

@@ -3,15 +3,19 @@
 
 use std::time::Duration;
 
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until};
 
-use super::{Embedded, Shelf, safe};
+use super::{Embedded, Shelf};
 use crate::queue::machine::GroupIndex;
 use crate::queue::{
     Answer, Credit, EngineFuture, EngineWorker, FailureKind, JobNumber, LeasedJob, QueueError,
     Stale, Token,
 };
 use crate::wire::Work;
+
+/// How often in each lease one who waits looks at the time, while there are leases.
+const LOOKS_PER_LEASE: u32 = 4;
 
 /// A worker in the same process as its queue.
 pub(super) struct Worker<S: Shelf> {
@@ -27,27 +31,44 @@ impl<S: Shelf> Worker<S> {
             let arrived = inner.arrived[self.group].notified();
             tokio::pin!(arrived);
             arrived.as_mut().enable();
-            let ((jobs, next, has_more), commit) = inner.step(|state, now| {
-                let jobs = state.lease(now, self.group, self.session, credit);
-                let next = state.machine.next_tick();
-                let has_more = state.machine.has_ready(self.group);
-                (jobs, next.map(|next| next.since(now)), has_more)
-            })?;
-            let jobs = match jobs {
-                Ok(jobs) => jobs,
+            let ((leased, next, has_more, has_leases), after) =
+                inner.step_while_open(|state, now| {
+                    let leased = state.lease(now, self.group, self.session, credit);
+                    let next = state.machine.next_tick();
+                    let has_more = state.machine.has_ready(self.group);
+                    let has_leases = state.machine.has_leases();
+                    (
+                        leased,
+                        next.map(|next| next.since(now)),
+                        has_more,
+                        has_leases,
+                    )
+                })?;
+            let (jobs, is_cut) = match leased {
+                Ok(leased) => leased,
                 Err(error) => {
                     // What came of it is written first: who asks again at once asks no faster than that.
-                    let _ = safe(commit).await;
+                    let _ = after.safe().await;
                     return Err(QueueError::unavailable(error, Work::NotDone));
                 }
             };
+            if jobs.is_empty() && is_cut {
+                after.safe().await?;
+                yield_now().await;
+                continue;
+            }
             if !jobs.is_empty() || has_more {
                 // What is not safe yet must not be seen: its push may still fail.
                 let given = Given { worker: self, jobs };
-                safe(commit).await?;
+                after.safe().await?;
                 return Ok(given.keep());
             }
-            let next = next.map_or(until, |next| Instant::now() + inner.clock.real(next));
+            let now = Instant::now();
+            let mut next = next.map_or(until, |next| now + inner.clock.real(next));
+            if has_leases {
+                // So often that a time in which this process did not run is seen as one.
+                next = next.min(now + inner.clock.real(inner.lease / LOOKS_PER_LEASE));
+            }
             tokio::select! {
                 () = &mut arrived => {}
                 () = sleep_until(next.min(until)) => {}
@@ -57,6 +78,16 @@ impl<S: Shelf> Worker<S> {
                 inner.arrived[self.group].notify_one();
                 return Ok(Vec::new());
             }
+        }
+    }
+}
+
+impl<S: Shelf> Drop for Worker<S> {
+    fn drop(&mut self) {
+        // What it has comes back when its leases end.
+        let mut locked = self.engine.0.lock();
+        if let Some(state) = &mut locked.state {
+            state.machine.forget_session(self.session);
         }
     }
 }
@@ -81,7 +112,7 @@ impl<S: Shelf> Drop for Given<'_, S> {
             return;
         }
         // A queue that is closed or broken by now has given them back already, or will.
-        let _ = self.worker.engine.step(|state, now| {
+        let _ = self.worker.engine.0.step(|state, now| {
             for job in jobs {
                 let released = Answer::Release;
                 let _ = state
@@ -108,7 +139,7 @@ impl<S: Shelf> EngineWorker for Worker<S> {
         Box::pin(async move {
             let random = fastrand::u64(..);
             let clock = &self.engine.0.clock;
-            let (results, commit) = self.engine.step(|state, now| {
+            let (results, after) = self.engine.0.step(|state, now| {
                 let answer = |(number, token, answer)| {
                     let answer = match answer {
                         Answer::RetryAfter(time, why) => Answer::RetryAfter(clock.wait(time), why),
@@ -120,14 +151,14 @@ impl<S: Shelf> EngineWorker for Worker<S> {
                 };
                 answers.into_iter().map(answer).collect()
             })?;
-            safe(commit).await?;
+            after.safe().await?;
             Ok(results)
         })
     }
 
     fn renew(&self, leases: Vec<(JobNumber, Token)>) -> EngineFuture<'_, Vec<Result<(), Stale>>> {
         Box::pin(async move {
-            let (results, _) = self.engine.step(|state, now| {
+            let (results, _) = self.engine.0.step(|state, now| {
                 let renew = |(number, token)| state.machine.renew(now, self.group, number, token);
                 leases.into_iter().map(renew).collect()
             })?;
@@ -137,11 +168,11 @@ impl<S: Shelf> EngineWorker for Worker<S> {
 
     fn leave(&self) -> EngineFuture<'_, ()> {
         Box::pin(async move {
-            let ((), commit) = self.engine.step(|state, now| {
+            let ((), after) = self.engine.0.step(|state, now| {
                 let kind = FailureKind::Released;
                 state.machine.end_session(now, self.session, kind, 0);
             })?;
-            safe(commit).await
+            after.safe().await
         })
     }
 }

@@ -16,8 +16,12 @@ use crate::queue::QueueOptions;
 use crate::queue::log::{Batch, Damage, Flusher, Opened, Storage, Tail, open};
 use crate::queue::machine::Machine;
 
-/// How long to wait before a log that failed is tried again.
+/// How long to wait before a log that failed is tried again …
 const RETRY: Duration = Duration::from_millis(200);
+/// … and the longest, where it fails again each time: reading all of it has its price.
+const RETRY_MAX: Duration = Duration::from_secs(2);
+/// How long nothing is written before the log says that all of it is safe.
+const IDLE: Duration = Duration::from_millis(200);
 /// How often to look whether the next segment is made, where nobody writes.
 const LOOK_FOR_SEGMENT: Duration = Duration::from_millis(2);
 
@@ -30,6 +34,8 @@ struct Shared {
     waiting: AtomicUsize,
     /// Whether there is a segment behind the one that is appended to.
     is_next_ready: AtomicBool,
+    /// Whether the last one that was to be made could not be.
+    has_no_room: AtomicBool,
     /// Whether the log has failed, until the queue goes on with what it has.
     has_failed: AtomicBool,
 }
@@ -43,6 +49,8 @@ pub(super) struct Writing {
     critical: u64,
     /// The segment that is appended to.
     segment: u32,
+    /// Bytes that the next is to have at least.
+    next_bytes_min: u64,
     /// Told when there is room again.
     room: Option<Arc<Notify>>,
     /// Whether the thread has nothing to do, and has to be woken.
@@ -76,6 +84,7 @@ impl Writing {
             batch: Batch::default(),
             critical: 0,
             segment,
+            next_bytes_min: 0,
             room: None,
             is_asleep: false,
             is_closing: false,
@@ -110,6 +119,7 @@ impl Writer {
             woken: Condvar::new(),
             waiting: AtomicUsize::new(0),
             is_next_ready: AtomicBool::new(false),
+            has_no_room: AtomicBool::new(false),
             has_failed: AtomicBool::new(false),
         });
         let thread = std::thread::Builder::new().name("bowline-queue".into());
@@ -128,8 +138,11 @@ impl Writer {
         })
     }
 
-    pub fn has_next_segment(&self) -> bool {
+    /// Whether there is room behind the segment that is appended to: the next one is there, or there is no reason to
+    /// think that it cannot be made.
+    pub fn may_begin_next(&self) -> bool {
         self.shared.is_next_ready.load(Ordering::Relaxed)
+            || !self.shared.has_no_room.load(Ordering::Relaxed)
     }
 
     pub fn tell_of_room(&self, room: &Arc<Notify>) {
@@ -149,6 +162,7 @@ impl Writer {
         }
         if state.segment != tail.segment() {
             state.segment = tail.segment();
+            state.next_bytes_min = tail.next_bytes_min();
             self.shared.is_next_ready.store(false, Ordering::Relaxed);
         }
         if tail.is_critical() {
@@ -219,7 +233,11 @@ impl Thread {
         let mut gathering = Gathering::after(Instant::now(), Duration::ZERO, 0);
         while self.next(&mut batch, gathering) {
             let began = Instant::now();
-            match self.flusher.write(&batch) {
+            let written = match batch.is_empty() {
+                true => self.flusher.mark_safe(),
+                false => self.flusher.write(&batch),
+            };
+            match written {
                 Ok(()) if batch.is_critical => {
                     let ended = Instant::now();
                     let waiting = self.shared.waiting.load(Ordering::Relaxed);
@@ -238,27 +256,38 @@ impl Thread {
         }
     }
 
-    /// The next batch; has the next segment made meanwhile. `false` when the queue is gone.
+    /// The next batch; has the next segment made meanwhile. An empty one when all is to be marked as safe; `false` when
+    /// the queue is gone.
     fn next(&mut self, batch: &mut Batch, gathering: Gathering) -> bool {
         self.prepare();
+        let idle_since = Instant::now();
         let mut state = self.shared.lock();
         while state.batch.is_empty() {
+            let is_marked = self.flusher.is_marked();
             if state.is_closing {
-                return false;
+                return !is_marked;
+            }
+            let idle = IDLE.saturating_sub(idle_since.elapsed());
+            if !is_marked && idle.is_zero() {
+                return true;
             }
             state.is_asleep = true;
-            let waited = match self.shared.is_next_ready.load(Ordering::Relaxed) {
-                true => self
+            let wait = match self.shared.is_next_ready.load(Ordering::Relaxed) {
+                true if is_marked => None,
+                true => Some(idle),
+                false => Some(LOOK_FOR_SEGMENT),
+            };
+            state = match wait {
+                None => self
                     .shared
                     .woken
                     .wait(state)
-                    .map_err(PoisonError::into_inner),
-                false => match self.shared.woken.wait_timeout(state, LOOK_FOR_SEGMENT) {
-                    Ok((state, _)) => Ok(state),
-                    Err(error) => Err(error.into_inner().0),
+                    .unwrap_or_else(PoisonError::into_inner),
+                Some(wait) => match self.shared.woken.wait_timeout(state, wait) {
+                    Ok((state, _)) => state,
+                    Err(error) => error.into_inner().0,
                 },
             };
-            state = waited.unwrap_or_else(|state| state);
             state.is_asleep = false;
             if state.batch.is_empty() {
                 drop(state);
@@ -290,16 +319,22 @@ impl Thread {
         if self.shared.is_next_ready.load(Ordering::Relaxed) || Instant::now() < self.prepare_at {
             return;
         }
-        let segment = self.shared.lock().segment;
-        match self.flusher.prepare(segment + 1) {
+        let (segment, bytes_min) = {
+            let state = self.shared.lock();
+            (state.segment, state.next_bytes_min)
+        };
+        match self.flusher.prepare(segment + 1, bytes_min) {
             Ok(true) => {}
             Ok(false) => return,
             Err(error) => {
-                tracing::warn!(%error, "no room for a queue's next segment");
+                if !self.shared.has_no_room.swap(true, Ordering::Relaxed) {
+                    tracing::warn!(%error, "no room for a queue's next segment: pushes wait");
+                }
                 self.prepare_at = Instant::now() + RETRY / 10;
                 return;
             }
         }
+        self.shared.has_no_room.store(false, Ordering::Relaxed);
         let state = self.shared.lock();
         // Unless it has been begun meanwhile.
         if state.segment == segment {
@@ -323,8 +358,15 @@ impl Thread {
 
     /// Brings the log back to what is safe, again and again. `false` when the queue is gone.
     fn recover(&mut self) -> bool {
+        let mut wait = RETRY;
+        let mut was_told = false;
         loop {
-            let recovered = self.flusher.back_to_safe().and_then(|()| self.open_again());
+            // The log is read again only where there is a chance that it can be written.
+            let probed = self.flusher.probe();
+            let is_possible = probed.is_ok();
+            let recovered = probed
+                .and_then(|()| self.flusher.back_to_safe())
+                .and_then(|()| self.open_again());
             let mut state = self.shared.lock();
             match recovered {
                 Ok(opened) => {
@@ -337,23 +379,29 @@ impl Thread {
                     self.progress = Progress::new(tail.position());
                     state.progress = Arc::clone(&self.progress);
                     state.segment = tail.segment();
+                    state.next_bytes_min = tail.next_bytes_min();
                     state.health = Health::Recovered(Some(Box::new(recovered)));
                     self.shared.is_next_ready.store(false, Ordering::Relaxed);
                     return true;
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "a queue's log is not back yet");
+                    if !std::mem::replace(&mut was_told, true) {
+                        tracing::warn!(%error, "a queue's log is not back yet");
+                    }
                     if state.is_closing {
                         return false;
                     }
-                    drop(self.shared.woken.wait_timeout(state, RETRY));
+                    drop(self.shared.woken.wait_timeout(state, wait));
+                    if is_possible {
+                        wait = (wait * 2).min(RETRY_MAX);
+                    }
                 }
             }
         }
     }
 
     fn open_again(&mut self) -> std::io::Result<Opened> {
-        let (wall, seed) = (QueueClock::wall(), fastrand::u64(..));
+        let (wall, seed) = (QueueClock::wall(), super::secret());
         let (storage, bytes) = (&*self.storage, self.segment_bytes);
         let mut opened = open(storage, &self.options, bytes, wall, seed, false)?;
         let unindexed = std::mem::take(&mut opened.unindexed);

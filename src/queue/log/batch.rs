@@ -1,5 +1,7 @@
 //! What is to be written together: the bytes of one sync.
 
+use super::SegmentKey;
+
 /// The most bytes whose room is kept for the next batch.
 const KEPT_BYTES: usize = 1 << 20;
 
@@ -15,6 +17,8 @@ pub(crate) struct Batch {
     pub is_critical: bool,
     /// The end of it, counted over all that was ever appended.
     pub position: u64,
+    /// Of the segment of its last chunk.
+    pub key: SegmentKey,
 }
 
 /// Where some of the bytes go.
@@ -74,7 +78,7 @@ impl Batch {
 
     /// Goes on with a later batch, which is empty afterwards. Both keep their room for bytes.
     pub fn append(&mut self, later: &mut Self) {
-        let position = later.position;
+        let (position, key) = (later.position, later.key);
         if self.is_empty() {
             std::mem::swap(self, later);
         } else {
@@ -90,9 +94,10 @@ impl Batch {
             self.removals.append(&mut later.removals);
             self.is_critical |= later.is_critical;
             self.position = position;
+            self.key = key;
         }
         later.clear();
-        later.position = position;
+        (later.position, later.key) = (position, key);
     }
 
     /// Nothing is to be written, at the same position.

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use super::index::{index_name, make};
-use super::{Batch, Storage, next_segment_bytes, segment_name};
+use super::record::{self, Position, Record};
+use super::{Batch, SegmentKey, Storage, next_segment_bytes, segment_name};
 
 /// A segment gets an index when so many follow it: most are thrown away before.
 const INDEXED_BEHIND: u32 = 2;
@@ -25,6 +26,10 @@ pub(crate) struct Flusher {
     safe: SafeEnd,
     /// Written and not synced.
     unsynced: Option<SafeEnd>,
+    /// What the records of the segment that is written to are checked with, where that is known.
+    key: Option<SegmentKey>,
+    /// Up to where a mark behind the last record says that all is safe.
+    marked: SafeEnd,
     /// The newest segment that is there.
     created: u32,
     /// Its length, where it was made here.
@@ -51,6 +56,8 @@ impl Flusher {
             segment_bytes_max,
             safe,
             unsynced: None,
+            key: None,
+            marked: safe,
             created: safe.segment,
             created_bytes: 0,
             removals: VecDeque::new(),
@@ -79,11 +86,39 @@ impl Flusher {
                 offset: offset + bytes.len() as u64,
             });
         }
+        if batch.has_bytes() {
+            self.key = Some(batch.key);
+        }
         if batch.is_critical {
             self.sync()?;
         }
         self.removals.extend(&batch.removals);
         self.remove();
+        Ok(())
+    }
+
+    /// Whether something was written since the last [mark](Self::mark_safe).
+    pub fn is_marked(&self) -> bool {
+        self.unsynced.is_none() && self.marked == self.safe
+    }
+
+    /// Syncs what was written, and says behind it that all of it is safe, so that damage is not taken for the torn end
+    /// of what was never acknowledged. What is written next takes the place of the mark.
+    pub fn mark_safe(&mut self) -> io::Result<()> {
+        self.sync()?;
+        let (SafeEnd { segment, offset }, Some(key)) = (self.safe, self.key) else {
+            self.marked = self.safe;
+            return Ok(());
+        };
+        let mut mark = Vec::new();
+        record::write(
+            &mut mark,
+            Position { key, offset },
+            &Record::Safe { offset },
+        );
+        self.storage.write(&segment_name(segment), offset, &mark)?;
+        self.storage.sync(&segment_name(segment))?;
+        self.marked = self.safe;
         Ok(())
     }
 
@@ -125,11 +160,22 @@ impl Flusher {
         Ok(())
     }
 
-    /// Begins to make the segment behind the newest, in a thread of its own. Says whether it is made.
+    /// Whether there is room for a file, though small.
+    ///
+    /// # Errors
+    /// Where there is none.
+    pub fn probe(&self) -> io::Result<()> {
+        const PROBE: &str = "probe";
+        self.storage.create(PROBE, 4096)?;
+        self.storage.remove(PROBE)
+    }
+
+    /// Begins to make the segment behind the newest, of so many bytes at least, in a thread of its own. Says whether it
+    /// is made.
     ///
     /// # Errors
     /// Where it could not be made.
-    pub fn prepare(&mut self, segment: u32) -> io::Result<bool> {
+    pub fn prepare(&mut self, segment: u32, bytes_min: u64) -> io::Result<bool> {
         if self.created >= segment {
             return Ok(true);
         }
@@ -141,7 +187,8 @@ impl Flusher {
             return Ok(self.created >= segment);
         }
         if self.created + 1 == segment {
-            let (storage, bytes) = (Arc::clone(&self.storage), self.next_bytes());
+            let bytes = self.next_bytes().max(bytes_min);
+            let storage = Arc::clone(&self.storage);
             let make = move || storage.create(&segment_name(segment), bytes);
             let thread = std::thread::Builder::new().name("bowline-segment".into());
             self.preparing = Some((segment, thread.spawn(make)?));
@@ -211,6 +258,8 @@ impl Flusher {
         // What can go is found again.
         self.removals.clear();
         self.safe = safe;
+        self.key = None;
+        self.marked = safe;
         self.created = safe.segment;
         self.created_bytes = 0;
         self.unsynced = None;

@@ -9,7 +9,7 @@ use twox_hash::XxHash3_64;
 
 use super::record::{self, Position, Record};
 use super::window::Window;
-use super::{SEGMENT_HEADER, Storage, salt_of, segment_name};
+use super::{SEGMENT_HEADER, SegmentKey, Storage, key_of, segment_name};
 
 const MAGIC: [u8; 8] = *b"BOWLINEI";
 const HEADER: usize = 48;
@@ -41,12 +41,12 @@ pub(super) fn make(storage: &dyn Storage, segment: u32) -> io::Result<bool> {
     let name = segment_name(segment);
     let mut window = Window::new(storage, &name);
     let header = window.get(0, SEGMENT_HEADER as usize)?;
-    let Some(salt) = salt_of(header, segment) else {
+    let Some(key) = key_of(header, segment) else {
         return Ok(false);
     };
     let (mut offset, mut entries, mut changes) = (SEGMENT_HEADER, Vec::new(), Changes::default());
     loop {
-        let Some((brief, bytes)) = window.brief(salt, offset)? else {
+        let Some((brief, bytes)) = window.brief(key, offset)? else {
             return Ok(false);
         };
         changes.write(&mut entries, brief.kind, &brief.content);
@@ -62,7 +62,7 @@ pub(super) fn make(storage: &dyn Storage, segment: u32) -> io::Result<bool> {
     file.extend(MAGIC);
     file.extend(segment.to_le_bytes());
     file.extend((entries.len() as u32).to_le_bytes());
-    file.extend(salt.to_le_bytes());
+    file.extend(key.salt.to_le_bytes());
     file.extend(offset.to_le_bytes());
     file.extend(XxHash3_64::oneshot(&entries).to_le_bytes());
     file.extend(XxHash3_64::oneshot(&file).to_le_bytes());
@@ -75,13 +75,13 @@ pub(super) fn make(storage: &dyn Storage, segment: u32) -> io::Result<bool> {
 }
 
 impl Index {
-    /// The index of the segment that has this salt; `None` where there is none, or it is damaged, or the end of the segment
+    /// The index of the segment that has this key; `None` where there is none, or it is damaged, or the end of the segment
     /// is not where it says.
     ///
     /// # Errors
     /// What the storage says of the segment.
-    pub fn read(storage: &dyn Storage, segment: u32, salt: u64) -> io::Result<Option<Self>> {
-        let Some(index) = Self::read_file(storage, segment, salt) else {
+    pub fn read(storage: &dyn Storage, segment: u32, key: SegmentKey) -> io::Result<Option<Self>> {
+        let Some(index) = Self::read_file(storage, segment, key.salt) else {
             return Ok(None);
         };
         let Some(offset) = index.end.checked_sub(record::SEALED_BYTES) else {
@@ -89,7 +89,7 @@ impl Index {
         };
         let mut last = [0; record::SEALED_BYTES as usize];
         storage.read(&segment_name(segment), offset, &mut last)?;
-        let last = record::read(&last, Position { salt, offset });
+        let last = record::read(&last, Position { key, offset });
         let is_sealed = matches!(last, Some((Record::Sealed { .. }, _)));
         Ok(is_sealed.then_some(index))
     }

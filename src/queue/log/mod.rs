@@ -25,8 +25,8 @@ pub use storage::{Directory, Storage};
 pub(crate) use tail::{StoredJob, Tail, Times};
 
 /// The version of the format, in the header of each segment: higher whenever a program that knows only this one would take
-/// what is new for damage.
-const VERSION: u32 = 0;
+/// what is new for damage. Older ones are read as well; version 0 has no check of a record's length and kind.
+const VERSION: u32 = 1;
 /// Bytes of the header of a segment.
 const SEGMENT_HEADER: u64 = 64;
 /// What claims to be longer is no record.
@@ -93,13 +93,22 @@ fn segment_header(segment: u32, version: u32, salt: u64) -> [u8; SEGMENT_HEADER 
     header
 }
 
-/// The salt of the segment of this version that begins with these bytes, where one half of them is whole.
-fn salt_of(header: &[u8], segment: u32) -> Option<u64> {
-    let (version, salt) = version_and_salt_of(header, segment)?;
-    (version == VERSION).then_some(salt)
+/// What the records of a segment are checked with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct SegmentKey {
+    salt: u64,
+    /// Whether length and kind of each record have a check of their own.
+    is_checked: bool,
 }
 
-/// The same, of any version whose segments begin like this.
+/// The key of the segment of a known version that begins with these bytes, where one half of them is whole.
+fn key_of(header: &[u8], segment: u32) -> Option<SegmentKey> {
+    let (version, salt) = version_and_salt_of(header, segment)?;
+    let is_checked = version > 0;
+    (version <= VERSION).then_some(SegmentKey { salt, is_checked })
+}
+
+/// Version and salt, of any version whose segments begin like this.
 fn version_and_salt_of(header: &[u8], segment: u32) -> Option<(u32, u64)> {
     header.chunks_exact(32).find_map(|half| {
         let version = u32::from_le_bytes(half[12..16].try_into().ok()?);
@@ -112,7 +121,7 @@ fn version_and_salt_of(header: &[u8], segment: u32) -> Option<(u32, u64)> {
 #[cfg(fuzzing)]
 pub(crate) fn read_any(bytes: &[u8]) {
     if let Some(header) = bytes.get(..SEGMENT_HEADER as usize) {
-        let _ = salt_of(header, 1);
+        let _ = key_of(header, 1);
     }
     record::read_any(bytes);
 }

@@ -9,11 +9,11 @@ use super::record::{self, Begun, Position, Pushed, Record};
 use super::tail::{Segment, Tail, Times};
 use super::window::Window;
 use super::{
-    Place, SEGMENT_HEADER, SafeEnd, Storage, VERSION, salt_of, segment_name, segment_of,
+    Place, SEGMENT_HEADER, SafeEnd, Storage, VERSION, key_of, segment_name, segment_of,
     version_and_salt_of,
 };
-use crate::queue::QueueOptions;
 use crate::queue::machine::{Fact, Machine, Moment, Table};
+use crate::queue::{QueueOptions, QueueType};
 
 /// A log that is ready to be appended to.
 pub(crate) struct Opened {
@@ -78,7 +78,7 @@ pub(crate) fn open(
     }
     let mut replay = Replay {
         storage,
-        machine: Machine::new(options.clone(), 0),
+        machine: Machine::new(options.clone(), 0, seed),
         places: Table::default(),
         segments: BTreeMap::new(),
         last: None,
@@ -86,6 +86,7 @@ pub(crate) fn open(
         marked: None,
         opening: 0,
         unindexed: Vec::new(),
+        holds: None,
         recovery: Recovery::default(),
     };
     for name in &names {
@@ -112,6 +113,7 @@ pub(crate) fn open(
         marked,
         opening,
         unindexed,
+        holds,
         recovery,
         ..
     } = replay;
@@ -142,7 +144,15 @@ pub(crate) fn open(
     };
     // A later one was never begun, whatever is in it: its number is used again, so that none is missing.
     let newest = safe.segment;
-    let mut tail = Tail::new(segment_bytes, seed, opening, newest, segments, places);
+    let mut tail = Tail::new(
+        segment_bytes,
+        salts(seed),
+        opening,
+        newest,
+        segments,
+        places,
+        holds,
+    );
     tail.begin(Times { now, wall }, &machine);
     Ok(Opened {
         machine,
@@ -152,6 +162,15 @@ pub(crate) fn open(
         unindexed,
         recovery,
     })
+}
+
+/// What the salts of segments are drawn from: the secret of the tokens is not to be found in it.
+fn salts(seed: u64) -> u64 {
+    let key = blake3::derive_key("bowline 2026 queue log salts", &seed.to_le_bytes());
+    let (first, _) = key.split_at(8);
+    first
+        .iter()
+        .fold(0, |sum, byte| sum << 8 | u64::from(*byte))
 }
 
 struct Replay<'a> {
@@ -165,6 +184,7 @@ struct Replay<'a> {
     marked: Option<(Moment, u64)>,
     opening: u32,
     unindexed: Vec<u32>,
+    holds: Option<QueueType>,
     recovery: Recovery,
 }
 
@@ -175,8 +195,8 @@ impl Replay<'_> {
         let read = self.storage.read(&name, 0, &mut header)?;
         let header = &header[..read];
         let mut window = Window::new(self.storage, &name);
-        let Some(salt) = (read == SEGMENT_HEADER as usize)
-            .then(|| salt_of(header, number))
+        let Some(key) = (read == SEGMENT_HEADER as usize)
+            .then(|| key_of(header, number))
             .flatten()
         else {
             let is_unused = header.iter().all(|byte| *byte == 0);
@@ -192,12 +212,12 @@ impl Replay<'_> {
             return self.storage.remove(&name);
         };
         let segment = Segment {
-            salt,
+            key,
             ..Segment::default()
         };
         self.segments.insert(number, segment);
         // The last may have been torn: only itself says what of it is there.
-        if !is_last && let Some(index) = Index::read(self.storage, number, salt)? {
+        if !is_last && let Some(index) = Index::read(self.storage, number, key)? {
             self.set_end(number, index.end);
             return index.for_each(|offset, record| self.apply(number, offset, record));
         }
@@ -205,7 +225,7 @@ impl Replay<'_> {
         // What is no record between records; and up to where the segment is known to have been safe.
         let (mut holes, mut safe) = (Vec::new(), if is_last { 0 } else { u64::MAX });
         loop {
-            match window.record(salt, offset)? {
+            match window.record(key, offset)? {
                 Some((record, bytes)) => {
                     match record {
                         Record::Safe { offset } if is_last => safe = offset,
@@ -223,7 +243,7 @@ impl Replay<'_> {
                         break;
                     }
                 }
-                None => match window.next_record(salt, offset)? {
+                None => match window.next_record(key, offset)? {
                     Some(next) => {
                         holes.push((offset, next - offset));
                         offset = next;
@@ -233,7 +253,7 @@ impl Replay<'_> {
             }
         }
         if !is_sealed {
-            let is_record = window.record(salt, offset)?.is_some();
+            let is_record = window.record(key, offset)?.is_some();
             let rest = window.end_of_data(offset)?.saturating_sub(offset);
             if (rest > 0 && !is_record) || !is_last {
                 holes.push((offset, rest));
@@ -253,7 +273,7 @@ impl Replay<'_> {
             let mut sealed = Vec::new();
             let safe = torn.unwrap_or(u64::MAX);
             let record = Record::Sealed { safe };
-            record::write(&mut sealed, Position { salt, offset }, &record);
+            record::write(&mut sealed, Position { key, offset }, &record);
             self.storage.truncate(&name, offset)?;
             self.storage.write(&name, offset, &sealed)?;
             offset += sealed.len() as u64;
@@ -286,7 +306,10 @@ impl Replay<'_> {
         self.recovery.records += 1;
         match record {
             Record::Begun(begun) => {
-                self.now = self.now.max(begun.now);
+                self.pass(begun.now);
+                if let Some(holds) = &begun.holds {
+                    self.holds = Some(holds.clone());
+                }
                 self.marked = Some((begun.now, begun.wall));
                 self.opening = self.opening.max(begun.opening);
                 self.machine.begin_at(begun.next);
@@ -298,7 +321,7 @@ impl Replay<'_> {
                 open,
                 arrival,
             }) => {
-                self.now = self.now.max(now);
+                self.pass(now);
                 self.machine.arrive(now, number, &arrival, open);
                 if let (Some(id), Some(segment)) = (arrival.id, self.segments.get_mut(&segment)) {
                     segment.ids.push(id);
@@ -318,7 +341,7 @@ impl Replay<'_> {
                 }
             }
             Record::Fact(now, fact) => {
-                self.now = self.now.max(now);
+                self.pass(now);
                 self.machine.apply(now, &fact);
                 if let Fact::Finished { number, .. } = fact
                     && !self.machine.is_live(number)
@@ -339,11 +362,18 @@ impl Replay<'_> {
             }
             Record::Producer(producer) => self.machine.remember_producer(&producer),
             Record::Mark { now, wall } => {
-                self.now = self.now.max(now);
+                self.pass(now);
                 self.marked = Some((now, wall));
             }
+            Record::Holds(holds) => self.holds = Some(holds),
             Record::Safe { .. } | Record::Sealed { .. } => {}
         }
+    }
+
+    /// It is this time now: delays that are over by then ended before what follows, as they did when it happened.
+    fn pass(&mut self, now: Moment) {
+        self.now = self.now.max(now);
+        self.machine.bring_due(now, usize::MAX);
     }
 
     fn let_go(&mut self, place: Place) {
@@ -378,11 +408,11 @@ fn check_version(storage: &dyn Storage, segment: u32) -> io::Result<()> {
     let mut header = [0; SEGMENT_HEADER as usize];
     storage.read(&segment_name(segment), 0, &mut header)?;
     match version_and_salt_of(&header, segment) {
-        Some((version, _)) if version != VERSION => Err(io::Error::new(
+        Some((version, _)) if version > VERSION => Err(io::Error::new(
             io::ErrorKind::Unsupported,
             format!(
                 "segment {segment} of the queue's log has version {version} of the format, and this program reads \
-                 version {VERSION}; nothing was changed"
+                 versions up to {VERSION}; nothing was changed"
             ),
         )),
         _ => Ok(()),

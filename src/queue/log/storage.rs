@@ -6,6 +6,7 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// What the log needs of a directory that nobody else uses. Called from blocking threads.
 ///
@@ -49,26 +50,41 @@ pub struct Directory {
 /// Files that are kept open.
 const OPEN_MAX: usize = 8;
 const LOCK: &str = "lock";
+/// How long an opening waits for a queue that has the directory and may be closing.
+const LOCK_WAIT: Duration = Duration::from_millis(500);
 
 impl Directory {
-    /// Makes the directory if it is not there, and locks it.
+    /// Makes the directory if it is not there, and locks it. Waits half a second for a queue that has it, which may be
+    /// closing.
     ///
     /// # Errors
-    /// What the file system says; [`ErrorKind::WouldBlock`] where another process has it.
+    /// What the file system says; [`ErrorKind::WouldBlock`] where it is open already.
     pub fn open(path: impl AsRef<Path>) -> io::Result<Self> {
-        let path = path.as_ref().to_owned();
+        // The working directory of the process may change.
+        let path = std::path::absolute(path)?;
         make_directory(&path)?;
         let lock = OpenOptions::new()
             .create(true)
             .truncate(false)
             .write(true)
             .open(path.join(LOCK))?;
-        lock.try_lock().map_err(|error| match error {
-            TryLockError::WouldBlock => {
-                io::Error::new(ErrorKind::WouldBlock, "another process has this queue open")
+        let until = Instant::now() + LOCK_WAIT;
+        while let Err(error) = lock.try_lock() {
+            match error {
+                // A queue that is being closed gives it back in a moment.
+                TryLockError::WouldBlock if Instant::now() < until => {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                TryLockError::WouldBlock => {
+                    let reason = format!(
+                        "{}: this process or another has this queue open; close it first",
+                        path.display()
+                    );
+                    return Err(io::Error::new(ErrorKind::WouldBlock, reason));
+                }
+                TryLockError::Error(error) => return Err(error),
             }
-            TryLockError::Error(error) => error,
-        })?;
+        }
         Ok(Self {
             path,
             open: std::sync::Mutex::default(),

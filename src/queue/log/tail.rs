@@ -8,15 +8,27 @@ use twox_hash::XxHash3_64;
 
 use super::batch::Batch;
 use super::record::{self, Begun, Position, Pushed, Record};
+use super::window::Window;
 use super::{
-    Place, RECORD_BYTES_MAX, SEGMENT_HEADER, Storage, VERSION, next_segment_bytes, segment_header,
-    segment_name,
+    Place, RECORD_BYTES_MAX, SEGMENT_HEADER, SegmentKey, Storage, VERSION, next_segment_bytes,
+    segment_header, segment_name,
 };
 use crate::queue::machine::{Arrival, Digest, Fact, Machine, Moment, Table};
-use crate::queue::{JobNumber, NewJob};
+use crate::queue::{JobNumber, NewJob, QueueType};
 
 /// How often the wall clock is written down.
 const MARK_EVERY_MILLISECONDS: u64 = 1000;
+/// Bytes of the oldest segment that are looked through for each byte that is appended: more than are appended, so that
+/// the log shrinks to what is needed whatever is written.
+const CLEAN_FACTOR: u64 = 4;
+/// Before so many bytes are owed, nothing is looked through …
+const CLEAN_MIN: u64 = 64 << 10;
+/// … and no more than this in one step.
+const CLEAN_MAX: u64 = 256 << 10;
+/// Job IDs of an old segment that one step writes down again.
+const RETIRE_IDS_MAX: usize = 1024;
+/// A segment is so many times as long as what it begins with, at least.
+const PREAMBLE_FACTOR: u64 = 4;
 
 /// The time of the queue, and that of the wall in milliseconds since 1970.
 #[derive(Clone, Copy, Debug)]
@@ -33,8 +45,12 @@ pub(crate) struct Tail {
     seed: u64,
     opening: u32,
     segment: u32,
-    salt: u64,
+    key: SegmentKey,
     offset: u64,
+    /// What the segment begins with: its first records, which others before it have too.
+    preamble_bytes: u64,
+    /// Which queue the log holds.
+    holds: Option<QueueType>,
     batch: Batch,
     marked: Option<Moment>,
     segments: BTreeMap<u32, Segment>,
@@ -45,12 +61,16 @@ pub(crate) struct Tail {
     safe: Option<u64>,
     /// How far the oldest segment has been looked through for jobs to move.
     cleaned: Option<(u32, u64)>,
+    /// Bytes of old segments that are to be looked through.
+    owed: u64,
+    /// The position up to which `owed` counts what was appended.
+    counted: u64,
 }
 
 /// What is in a segment that is still needed.
 #[derive(Debug, Default)]
 pub(super) struct Segment {
-    pub salt: u64,
+    pub key: SegmentKey,
     pub live: u32,
     /// The job IDs that are recorded here.
     pub ids: Vec<Digest>,
@@ -66,15 +86,20 @@ impl Tail {
         last: u32,
         segments: BTreeMap<u32, Segment>,
         places: Table<Place>,
+        holds: Option<QueueType>,
     ) -> Self {
+        // A log that is longer than it has to be is looked through from the first step on.
+        let owed = segments.values().map(|segment| segment.end).sum();
         Self {
             segment_bytes_max,
             segment_bytes: 0,
             seed,
             opening,
             segment: last,
-            salt: 0,
+            key: SegmentKey::default(),
             offset: 0,
+            preamble_bytes: 0,
+            holds,
             batch: Batch::default(),
             marked: None,
             segments,
@@ -82,7 +107,30 @@ impl Tail {
             ends: VecDeque::new(),
             safe: None,
             cleaned: None,
+            owed,
+            counted: 0,
         }
+    }
+
+    /// Which queue the log holds, where that is known.
+    pub fn holds(&self) -> Option<&QueueType> {
+        self.holds.as_ref()
+    }
+
+    /// Another queue may be [claimed](Self::claim).
+    pub fn forget_holds(&mut self) {
+        self.holds = None;
+    }
+
+    /// Writes down which queue the log holds.
+    pub fn claim(&mut self, times: Times, machine: &Machine, holds: QueueType) {
+        self.append_record(times, machine, &Record::Holds(holds.clone()));
+        self.holds = Some(holds);
+    }
+
+    /// Bytes that the next segment is to have at least.
+    pub fn next_bytes_min(&self) -> u64 {
+        self.preamble_bytes * PREAMBLE_FACTOR
     }
 
     /// The segment that is appended to.
@@ -148,7 +196,7 @@ impl Tail {
         let Some(of) = self.segments.get(&place.segment()) else {
             return Ok(StoredJob::Unknown);
         };
-        let read = RecordBytes::read(storage, place.segment(), of.salt, place.offset())?;
+        let read = RecordBytes::read(storage, place.segment(), of.key, place.offset())?;
         let job = read.and_then(|read| read.push());
         Ok(match job {
             Some((pushed, job)) if pushed.number == number => StoredJob::Whole(pushed.now, job),
@@ -178,12 +226,16 @@ impl Tail {
         self.safe = None;
         self.segment += 1;
         self.segment_bytes = next_segment_bytes(self.segment_bytes, self.segment_bytes_max);
-        self.salt = XxHash3_64::oneshot_with_seed(self.seed, &self.segment.to_le_bytes());
+        self.key = SegmentKey {
+            salt: XxHash3_64::oneshot_with_seed(self.seed, &self.segment.to_le_bytes()),
+            is_checked: VERSION > 0,
+        };
+        self.batch.key = self.key;
         self.offset = 0;
-        let header = segment_header(self.segment, VERSION, self.salt);
+        let header = segment_header(self.segment, VERSION, self.key.salt);
         let _ = self.append_within(u64::MAX, |into, _| into.extend(header));
         let segment = Segment {
-            salt: self.salt,
+            key: self.key,
             ..Segment::default()
         };
         self.segments.insert(self.segment, segment);
@@ -193,6 +245,7 @@ impl Tail {
             opening: self.opening,
             next: machine.next_number(),
             groups: machine.options().groups.names().to_vec(),
+            holds: self.holds.clone(),
         }));
         for mut producer in machine.producers() {
             if let Some(arriving) = arriving {
@@ -200,6 +253,9 @@ impl Tail {
             }
             self.append_unchecked(&Record::Producer(producer));
         }
+        self.preamble_bytes = self.offset;
+        // Or a segment that many producers fill is begun for each push.
+        self.segment_bytes = self.segment_bytes.max(self.next_bytes_min());
         self.batch.is_critical = true;
     }
 
@@ -275,14 +331,21 @@ impl Tail {
         }
     }
 
-    /// Lets the oldest segments go that hold no job, and remembers their job IDs.
+    /// Lets the oldest segments go that hold no job, and remembers their job IDs: so many of them at a time.
     pub fn retire(&mut self, times: Times, machine: &Machine) {
-        while let Some(oldest) = self.segments.first_entry() {
+        let mut left = RETIRE_IDS_MAX;
+        while let Some(mut oldest) = self.segments.first_entry() {
             let segment = *oldest.key();
             if segment == self.segment || oldest.get().live > 0 {
                 break;
             }
-            let ids = oldest.remove().ids;
+            let of = &mut oldest.get_mut().ids;
+            let ids = of.split_off(of.len().saturating_sub(left));
+            left -= ids.len();
+            let is_over = of.is_empty();
+            if is_over {
+                oldest.remove();
+            }
             for id in ids {
                 if let Some((number, finished)) = machine.finished(id) {
                     let seen = Record::Seen {
@@ -296,9 +359,21 @@ impl Tail {
                     }
                 }
             }
+            if !is_over {
+                // The rest with the next step.
+                self.owed += CLEAN_MIN;
+                return;
+            }
             self.batch.removals.push(segment);
             self.batch.is_critical = true;
         }
+    }
+
+    /// Whether so much was appended that old segments are to be looked at again.
+    pub fn owes_cleaning(&mut self) -> bool {
+        self.owed += (self.batch.position - self.counted) * CLEAN_FACTOR;
+        self.counted = self.batch.position;
+        self.owed >= CLEAN_MIN
     }
 
     /// Moves a few jobs out of the oldest segment, where little of the log is still needed. Gives each, which cannot be
@@ -312,33 +387,43 @@ impl Tail {
         mut moved_to: impl FnMut(JobNumber, NewJob, u64),
     ) {
         let log_bytes: u64 = self.segments.values().map(|segment| segment.end).sum();
-        let live_bytes = machine.bytes() + 128 * machine.len() as u64;
-        let Some((oldest, salt)) = self.segments.first_key_value().map(|(s, o)| (*s, o.salt))
-        else {
+        // What is known of producers stands at the beginning of each segment.
+        let preambles = self.preamble_bytes * self.segments.len() as u64;
+        let live_bytes = machine.bytes() + 128 * machine.len() as u64 + preambles;
+        let Some((oldest, key)) = self.segments.first_key_value().map(|(s, o)| (*s, o.key)) else {
             return;
         };
         if self.segments.len() < 4 || live_bytes * 3 > log_bytes || oldest == self.segment {
+            self.owed = 0;
             return;
         }
+        let budget = self.owed.clamp(CLEAN_MIN, CLEAN_MAX);
         let (_, mut offset) = self
             .cleaned
             .filter(|(segment, _)| *segment == oldest)
             .unwrap_or((oldest, SEGMENT_HEADER));
+        let (name, began, until) = (segment_name(oldest), offset, offset + budget);
+        let mut window = Window::new(storage, &name);
         let mut moved = 0;
-        while moved < jobs_max {
-            let Ok(Some(read)) = RecordBytes::read(storage, oldest, salt, offset) else {
+        while moved < jobs_max && offset < until {
+            let at = Position { key, offset };
+            let Ok(read) = window.record_bytes(at) else {
                 break;
             };
-            let Some((_, bytes)) = read.record() else {
-                // The end, or damage: what is behind it is kept where it is.
-                break;
+            let Some(bytes) = record::bytes_of(read, at) else {
+                // The end, or damage.
+                match window.next_record(key, offset) {
+                    Ok(Some(next)) => offset = next,
+                    _ => break,
+                }
+                continue;
             };
             if let Some((
                 Pushed {
                     number, arrival, ..
                 },
                 job,
-            )) = read.push()
+            )) = record::read_push(read, at)
                 && self
                     .place(number)
                     .is_some_and(|place| place.segment.get() == oldest && place.offset() == offset)
@@ -353,6 +438,7 @@ impl Tail {
             }
             offset += bytes as u64;
         }
+        self.owed = self.owed.saturating_sub(offset - began);
         self.cleaned = Some((oldest, offset));
     }
 
@@ -405,7 +491,7 @@ impl Tail {
 
     fn position_now(&self) -> Position {
         Position {
-            salt: self.salt,
+            key: self.key,
             offset: self.offset,
         }
     }
@@ -440,15 +526,16 @@ impl RecordBytes {
     fn read(
         storage: &dyn Storage,
         segment: u32,
-        salt: u64,
+        key: SegmentKey,
         offset: u64,
     ) -> io::Result<Option<Self>> {
+        let at = Position { key, offset };
         const GUESS: usize = 4096;
         let name = segment_name(segment);
         let mut bytes = vec![0; GUESS];
         let read = storage.read(&name, offset, &mut bytes)?;
         bytes.truncate(read);
-        let Some(needed) = record::bytes_of(&bytes) else {
+        let Some(needed) = record::bytes_of(&bytes, at) else {
             return Ok(None);
         };
         if needed > read {
@@ -460,13 +547,7 @@ impl RecordBytes {
             let read = storage.read(&name, offset, &mut bytes)?;
             bytes.truncate(read);
         }
-        let at = Position { salt, offset };
         Ok(Some(Self { bytes, at }))
-    }
-
-    /// `None` where it is damaged.
-    fn record(&self) -> Option<(Record, usize)> {
-        record::read(&self.bytes, self.at)
     }
 
     /// `None` where it is damaged, or no push.

@@ -3,10 +3,15 @@
 use std::io;
 
 use super::record::{self, Brief, Position, Record};
-use super::{RECORD_BYTES_MAX, Storage};
+use super::{RECORD_BYTES_MAX, SegmentKey, Storage};
 
 /// Bytes that are read at a time.
 const READ: usize = 128 << 10;
+
+/// Bytes that are hashed between two records to find the second, before only small ones are looked for.
+const HASHED_MAX: usize = 32 << 20;
+/// A small record.
+const SMALL: usize = 1 << 10;
 
 /// A part of a segment in memory.
 pub(super) struct Window<'a> {
@@ -41,30 +46,36 @@ impl<'a> Window<'a> {
     }
 
     /// The whole record at an offset, and the bytes that it takes.
-    pub fn record(&mut self, salt: u64, offset: u64) -> io::Result<Option<(Record, u64)>> {
-        let record = record::read(self.record_bytes(offset)?, Position { salt, offset });
+    pub fn record(&mut self, key: SegmentKey, offset: u64) -> io::Result<Option<(Record, u64)>> {
+        let at = Position { key, offset };
+        let record = record::read(self.record_bytes(at)?, at);
         Ok(record.map(|(record, bytes)| (record, bytes as u64)))
     }
 
     /// The same, as an index keeps it.
-    pub fn brief(&mut self, salt: u64, offset: u64) -> io::Result<Option<(Brief<'_>, usize)>> {
-        let at = Position { salt, offset };
-        Ok(Brief::of(self.record_bytes(offset)?, at))
+    pub fn brief(
+        &mut self,
+        key: SegmentKey,
+        offset: u64,
+    ) -> io::Result<Option<(Brief<'_>, usize)>> {
+        let at = Position { key, offset };
+        Ok(Brief::of(self.record_bytes(at)?, at))
     }
 
     /// The bytes of what may be a record; none where there is none.
-    fn record_bytes(&mut self, offset: u64) -> io::Result<&[u8]> {
-        let header = self.get(offset, record::HEADER)?;
-        match record::bytes_of(header) {
+    pub fn record_bytes(&mut self, at: Position) -> io::Result<&[u8]> {
+        let header = self.get(at.offset, record::HEADER)?;
+        match record::bytes_of(header, at) {
             // A damaged length may claim anything.
-            Some(bytes) if bytes <= RECORD_BYTES_MAX => self.get(offset, bytes),
+            Some(bytes) if bytes <= RECORD_BYTES_MAX => self.get(at.offset, bytes),
             _ => Ok(&[]),
         }
     }
 
     /// Where the next whole record begins behind a place that has none.
-    pub fn next_record(&mut self, salt: u64, offset: u64) -> io::Result<Option<u64>> {
+    pub fn next_record(&mut self, key: SegmentKey, offset: u64) -> io::Result<Option<u64>> {
         let mut offset = offset + record::ALIGN as u64;
+        let mut hashed = 0;
         loop {
             let part = self.get(offset, READ / 2)?;
             if part.len() < record::HEADER {
@@ -77,11 +88,15 @@ impl<'a> Window<'a> {
                 offset += (zeros * record::ALIGN) as u64;
                 continue;
             }
-            let is_kind = part
-                .get(4..8)
-                .is_some_and(|kind| kind[0] > 0 && kind[1..] == [0; 3]);
-            if is_kind && self.record(salt, offset)?.is_some() {
-                return Ok(Some(offset));
+            // Nearly all that is left is told by its first eight bytes.
+            let at = Position { key, offset };
+            if let Some(bytes) = record::bytes_of(part, at) {
+                // A body of the oldest version that looks like many records would be hashed again and again.
+                let is_worth_it = hashed <= HASHED_MAX || bytes <= SMALL;
+                if is_worth_it && self.record(key, offset)?.is_some() {
+                    return Ok(Some(offset));
+                }
+                hashed += bytes.min(RECORD_BYTES_MAX);
             }
             offset += record::ALIGN as u64;
         }

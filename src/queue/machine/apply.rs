@@ -66,6 +66,13 @@ impl Machine {
                     self.groups[*group].revive(job);
                 }
             }
+            Fact::Rescheduled { group, number, due } => {
+                if let Some(job) = self.open(*group, *number) {
+                    self.groups[*group].leave_line(job);
+                    self.advance(*group, job);
+                    self.groups[*group].put_back(job, now, *due);
+                }
+            }
             Fact::Restored {
                 group,
                 number,
@@ -100,6 +107,7 @@ impl Machine {
         self.next = self.next.max(number + 1);
         self.intake
             .note(now, JobNumber(number), arrival.identity, arrival.id);
+        self.intake.bound(&self.options);
         let extra = Extra {
             id: arrival.id,
             key: arrival.key,
@@ -146,6 +154,7 @@ impl Machine {
             Finish::Expired => &mut of.expired,
             Finish::Deleted => &mut of.deleted,
             Finish::Damaged => &mut of.damaged,
+            Finish::Cancelled => &mut of.cancelled,
         };
         *count += 1;
         self.advance(group, job);

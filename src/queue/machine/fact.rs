@@ -97,6 +97,12 @@ pub(crate) enum Fact {
         group: GroupIndex,
         number: JobNumber,
     },
+    /// It is due at another time than before.
+    Rescheduled {
+        group: GroupIndex,
+        number: JobNumber,
+        due: Moment,
+    },
     /// It stands like this: all that was said of it before, in short.
     Restored {
         group: GroupIndex,
@@ -134,4 +140,6 @@ pub(crate) enum Finish {
     Deleted,
     /// What was stored of it is damaged, and was set aside.
     Damaged,
+    /// Cancelled by its ID before a worker had it.
+    Cancelled,
 }

@@ -31,6 +31,7 @@ pub(super) struct Group {
     pub expired: u64,
     pub deleted: u64,
     pub damaged: u64,
+    pub cancelled: u64,
 }
 
 /// That a worker has a job.
@@ -293,6 +294,27 @@ impl Group {
             }
         }
         (self.done, self.expired, self.deleted, self.damaged) = (0, 0, 0, 0);
+        self.cancelled = 0;
+    }
+
+    /// Begins all leases anew, with the time that each has already taken.
+    pub fn begin_leases_anew(
+        &mut self,
+        now: Moment,
+        gap: Duration,
+        lease: Duration,
+        attempt_max: Duration,
+    ) {
+        self.lease_ends.clear();
+        for (number, of) in &mut self.leases {
+            of.began = of.began + gap;
+            of.ends = (now + lease).min(of.began + attempt_max);
+            self.lease_ends.insert((of.ends, *number));
+        }
+    }
+
+    pub fn has_leases(&self) -> bool {
+        !self.leases.is_empty()
     }
 
     pub fn revive(&mut self, job: Traits) {
@@ -319,6 +341,13 @@ impl Group {
         if let Some(due) = self.delays.remove(&job.number) {
             self.due.remove(&(due, job.number));
         }
+    }
+
+    /// Takes a job that waits out of where it is, its line too. If it was at its head, the next is to
+    /// [`advance`](Self::advance).
+    pub fn leave_line(&mut self, job: Traits) {
+        self.take_out(job);
+        self.step_aside(job);
     }
 
     fn step_aside(&mut self, job: Traits) {

@@ -15,7 +15,16 @@ pub(super) struct Intake {
     producers: BTreeMap<(Uuid, u64), Producer>,
     /// No producer was heard of before this: until it is long ago, none is looked for.
     oldest: Option<Moment>,
+    /// Runs of all producers together.
+    runs: usize,
+    /// Producers that were forgotten before their time, to make room for others.
+    pub forgotten: u64,
 }
+
+/// Runs that are kept of one producer. A producer without failed pushes has one.
+const RUNS_MAX: usize = 1024;
+/// Runs that are kept of all producers together, for each producer that may be known.
+const RUNS_PER_PRODUCER: usize = 16;
 
 /// The job of an ID.
 #[derive(Clone, Copy, Debug)]
@@ -79,8 +88,46 @@ impl Intake {
             .entry((identity.producer, identity.epoch))
             .or_default();
         producer.heard = producer.heard.max(now);
+        let before = producer.runs.len();
         producer.note(identity.sequence, identity.sequence.saturating_add(1));
+        self.runs = self.runs + producer.runs.len() - before;
         self.oldest.get_or_insert(now);
+    }
+
+    /// Forgets those producers that were not heard of for the longest time, where there are too many.
+    pub fn bound(&mut self, options: &QueueOptions) {
+        let max = options.producers_max.max(1);
+        let runs_max = max.saturating_mul(RUNS_PER_PRODUCER).max(RUNS_MAX);
+        if self.producers.len() <= max && self.runs <= runs_max {
+            return;
+        }
+        // An eighth at a time, so that looking through them is rare; never the last one.
+        let mut heard: Vec<Moment> = self.producers.values().map(|of| of.heard).collect();
+        let gone = (heard.len() / 8)
+            .max(heard.len().saturating_sub(max))
+            .max(1);
+        if gone >= heard.len() {
+            return;
+        }
+        let (_, last, _) = heard.select_nth_unstable(gone - 1);
+        let (last, mut left) = (*last, gone);
+        let runs = &mut self.runs;
+        self.producers.retain(|_, producer| {
+            let goes = left > 0 && producer.heard <= last;
+            if goes {
+                left -= 1;
+                *runs -= producer.runs.len();
+            }
+            !goes
+        });
+        let before = self.forgotten;
+        self.forgotten += gone as u64;
+        if before == 0 {
+            tracing::warn!(
+                producers_max = max,
+                "a queue forgets producers before their time: a push that one of them makes again is a second job"
+            );
+        }
     }
 
     /// The job of this ID is finished: it is forgotten in time.
@@ -91,8 +138,12 @@ impl Intake {
         }
     }
 
-    pub fn forget(&mut self, now: Moment, options: &QueueOptions) {
-        while let Some((finished, id)) = self.finished.front() {
+    /// Forgets what is due, at most `max` job IDs at a time.
+    pub fn forget(&mut self, now: Moment, options: &QueueOptions, max: usize) {
+        for _ in 0..max {
+            let Some((finished, id)) = self.finished.front() else {
+                break;
+            };
             let is_kept = now.since(*finished) < options.id_retention;
             if is_kept && self.finished.len() <= options.ids_max {
                 break;
@@ -109,8 +160,14 @@ impl Intake {
             .oldest
             .is_some_and(|oldest| now.since(oldest) >= retention)
         {
-            self.producers
-                .retain(|_, producer| now.since(producer.heard) < retention);
+            let runs = &mut self.runs;
+            self.producers.retain(|_, producer| {
+                let stays = now.since(producer.heard) < retention;
+                if !stays {
+                    *runs -= producer.runs.len();
+                }
+                stays
+            });
             let heard = self.producers.values().map(|producer| producer.heard);
             self.oldest = heard.min();
         }
@@ -145,9 +202,11 @@ impl Intake {
             .oldest
             .map_or(known.heard, |oldest| oldest.min(known.heard));
         self.oldest = Some(oldest);
+        let before = known.runs.len();
         for (start, end) in &producer.runs {
             known.note(*start, *end);
         }
+        self.runs = self.runs + known.runs.len() - before;
     }
 
     /// Every producer, its epoch, when it was last heard, and the runs of its sequence.
@@ -210,6 +269,10 @@ impl Producer {
             self.runs.remove(&from);
         }
         self.runs.insert(start, end);
+        // What is forgotten would be a second job if it came again; what is taken for pushed would be lost.
+        while self.runs.len() > RUNS_MAX {
+            self.runs.pop_first();
+        }
     }
 }
 

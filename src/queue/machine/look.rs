@@ -19,6 +19,12 @@ impl Machine {
         self.intake.find(id)
     }
 
+    /// The job that a key belongs to.
+    #[cfg(test)]
+    pub fn head_of(&self, group: GroupIndex, key: Digest) -> Option<u64> {
+        self.groups[group].head(key)
+    }
+
     pub fn dead_after(
         &self,
         group: GroupIndex,
@@ -51,6 +57,8 @@ impl Machine {
             expired: of.expired,
             deleted: of.deleted,
             damaged: of.damaged,
+            cancelled: of.cancelled,
+            producers_forgotten: self.intake.forgotten,
             jobs: self.jobs.len(),
             bytes: self.bytes,
         }

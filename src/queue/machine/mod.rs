@@ -24,6 +24,7 @@ mod replay;
 mod sessions;
 mod table;
 mod terms;
+mod tokens;
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
@@ -41,15 +42,19 @@ use super::{FailureKind, JobNumber, JobState, Priority, QueueOptions, Token};
 use group::Group;
 use intake::{Intake, Seen};
 use sessions::Sessions;
+use tokens::Tokens;
 
-/// Low bits of a token, counted within one opening of the queue; the others are the opening's own.
-const TOKEN_COUNT_BITS: u32 = 40;
+/// Jobs of each kind that one step looks at without being asked for them: what is due beyond that is brought by
+/// the next step.
+const STEP_JOBS_MAX: usize = 1024;
+/// Bytes of jobs that one step sends, however much credit there is.
+const STEP_BYTES_MAX: usize = 4 << 20;
 
 #[derive(Debug)]
 pub(crate) struct Machine {
     options: QueueOptions,
     next: u64,
-    tokens: u64,
+    tokens: Tokens,
     jobs: Table<Job>,
     /// Of the jobs that have any of it.
     extras: HashMap<u64, Extra>,
@@ -82,8 +87,9 @@ struct Extra {
 }
 
 impl Machine {
-    /// `opening` differs from every other opening of the same queue: it makes tokens differ.
-    pub fn new(options: QueueOptions, opening: u32) -> Self {
+    /// `opening` differs from every other opening of the same queue, and `secret` cannot be guessed: they make
+    /// tokens differ.
+    pub fn new(options: QueueOptions, opening: u32, secret: u64) -> Self {
         let groups = options
             .groups
             .names()
@@ -93,7 +99,7 @@ impl Machine {
         Self {
             options,
             next: 0,
-            tokens: u64::from(opening) << TOKEN_COUNT_BITS,
+            tokens: Tokens::new(opening, secret),
             jobs: Table::default(),
             extras: HashMap::new(),
             bytes: 0,
@@ -114,13 +120,14 @@ impl Machine {
         into.append(&mut self.facts);
     }
 
-    pub fn push(&mut self, now: Moment, push: Push) -> Admission {
+    /// Takes a job of at most so many bytes in.
+    pub fn push(&mut self, now: Moment, push: Push, bytes_max: usize) -> Admission {
         match self.intake.seen(push.identity, push.id) {
             Some(Seen::Id(number)) => return Admission::Duplicate(Some(number)),
             Some(Seen::Push) => return Admission::Duplicate(None),
             None => {}
         }
-        if push.bytes > self.options.job_bytes_max {
+        if push.bytes > bytes_max {
             return Admission::TooLarge;
         }
         let bytes = self.bytes + push.bytes as u64;
@@ -141,30 +148,34 @@ impl Machine {
         Admission::Accepted(number)
     }
 
-    /// Jobs for a worker, within its credit.
+    /// Jobs for a worker, within its credit, and no more than one step sends. Says besides whether it was the step
+    /// that ended it, perhaps without a job: it dropped what has expired.
     pub fn lease(
         &mut self,
         now: Moment,
         group: GroupIndex,
         session: u64,
         credit: Credit,
-    ) -> Vec<Sent> {
+    ) -> (Vec<Sent>, bool) {
         self.sessions.heard(session, now);
         let (mut sent, mut bytes) = (Vec::new(), 0);
-        while sent.len() < credit.jobs && !self.groups[group].is_blocked(&self.options) {
+        for _ in 0..STEP_JOBS_MAX {
+            if sent.len() >= credit.jobs || self.groups[group].is_blocked(&self.options) {
+                return (sent, false);
+            }
             let Some(number) = self.groups[group].peek_ready() else {
-                break;
+                return (sent, false);
             };
             if self.has_expired(now, number) {
                 self.finish(now, group, number, Finish::Expired);
                 continue;
             }
             bytes += self.bytes_of(JobNumber(number));
-            if bytes > credit.bytes && !(sent.is_empty() && credit.takes_any_first) {
-                break;
+            let is_over = bytes > credit.bytes && !(sent.is_empty() && credit.takes_any_first);
+            if is_over || (bytes > STEP_BYTES_MAX && !sent.is_empty()) {
+                return (sent, false);
             }
-            self.tokens += 1;
-            let (number, token) = (JobNumber(number), Token(self.tokens));
+            let (number, token) = (JobNumber(number), self.tokens.draw());
             self.decide(
                 now,
                 Fact::Leased {
@@ -181,7 +192,7 @@ impl Machine {
                 earlier: history.map(|history| history.attempts).unwrap_or_default(),
             });
         }
-        sent
+        (sent, true)
     }
 
     pub fn answer(
@@ -249,15 +260,19 @@ impl Machine {
         }
     }
 
+    /// Nothing more will be heard of a worker. What it has comes back when its leases end.
+    pub fn forget_session(&mut self, session: u64) {
+        self.sessions.end(session);
+    }
+
     /// Brings what is due: delays, ends of leases, expiries, and what is to be forgotten.
     pub fn tick(&mut self, now: Moment, random: u64) {
+        self.bring_due(now, STEP_JOBS_MAX);
         for group in 0..self.groups.len() {
-            while let Some(number) = self.groups[group].pop_due(now) {
-                if let Some(job) = self.traits(number) {
-                    self.groups[group].line_up(job);
-                }
-            }
-            while let Some((number, lease)) = self.groups[group].first_lease_ended(now) {
+            for _ in 0..STEP_JOBS_MAX {
+                let Some((number, lease)) = self.groups[group].first_lease_ended(now) else {
+                    break;
+                };
                 // A worker that is there renews what it has three times in each lease.
                 let heard = self.sessions.last_heard(lease.session);
                 let was_heard =
@@ -271,7 +286,10 @@ impl Machine {
                 self.fail(now, group, JobNumber(number), kind, cause.into(), random);
             }
         }
-        while let Some((expires, number)) = self.expiries.first().copied() {
+        for _ in 0..STEP_JOBS_MAX {
+            let Some((expires, number)) = self.expiries.first().copied() else {
+                break;
+            };
             if now < expires {
                 break;
             }
@@ -288,9 +306,36 @@ impl Machine {
                 }
             }
         }
-        self.intake.forget(now, &self.options);
+        self.intake.forget(now, &self.options, STEP_JOBS_MAX);
         let forget_after = self.options.attempt_max + self.options.lease;
         self.sessions.forget(now, forget_after);
+    }
+
+    /// Brings the jobs whose delay is over, in the order of their times: at most so many of each group.
+    pub fn bring_due(&mut self, now: Moment, max: usize) {
+        for group in 0..self.groups.len() {
+            for _ in 0..max {
+                let Some(number) = self.groups[group].pop_due(now) else {
+                    break;
+                };
+                if let Some(job) = self.traits(number) {
+                    self.groups[group].line_up(job);
+                }
+            }
+        }
+    }
+
+    /// Gives back to every lease a time in which this process did not run: nobody could have renewed it.
+    pub fn give_back(&mut self, now: Moment, gap: Duration) {
+        self.sessions.hear_all(now);
+        let lease = self.options.lease.min(self.options.attempt_max);
+        for group in &mut self.groups {
+            group.begin_leases_anew(now, gap, lease, self.options.attempt_max);
+        }
+    }
+
+    pub fn has_leases(&self) -> bool {
+        self.groups.iter().any(Group::has_leases)
     }
 
     /// When there is next something to do without being asked.
@@ -319,6 +364,53 @@ impl Machine {
             self.finish(now, group, number.0, Finish::Deleted);
         }
         is_dead
+    }
+
+    /// Cancels a job that waits, or is delayed, in every group that has not finished it.
+    pub fn cancel(&mut self, now: Moment, id: Digest) -> Option<(JobNumber, Option<JobState>)> {
+        self.change(id, |machine, group, number| {
+            machine.finish(now, group, number.0, Finish::Cancelled);
+        })
+    }
+
+    /// Makes a job that waits, or is delayed, due at another time, in every group that has not finished it.
+    pub fn reschedule(
+        &mut self,
+        now: Moment,
+        id: Digest,
+        delay: Duration,
+    ) -> Option<(JobNumber, Option<JobState>)> {
+        let due = now + delay;
+        self.change(id, |machine, group, number| {
+            machine.decide(now, Fact::Rescheduled { group, number, due });
+        })
+    }
+
+    /// Changes the job of an ID in every group that has not finished it; in none where it does not wait in one of
+    /// them: then says how it stands there.
+    fn change(
+        &mut self,
+        id: Digest,
+        change: impl Fn(&mut Self, GroupIndex, JobNumber),
+    ) -> Option<(JobNumber, Option<JobState>)> {
+        let number = self.find(id)?;
+        let groups: Vec<GroupIndex> = (0..self.groups.len())
+            .filter(|group| self.is_open(*group, number.0))
+            .collect();
+        if groups.is_empty() {
+            return Some((number, Some(JobState::Finished)));
+        }
+        let waits = |state: &JobState| matches!(state, JobState::Ready | JobState::Delayed);
+        let mut states = groups
+            .iter()
+            .map(|group| self.groups[*group].state(number.0));
+        if let Some(state) = states.find(|state| !waits(state)) {
+            return Some((number, Some(state)));
+        }
+        for group in groups {
+            change(self, group, number);
+        }
+        Some((number, None))
     }
 
     /// What is stored of a job that this step has sent cannot be read at present: it was not sent, uses up no attempt, and

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use super::Machine;
 use super::fact::{Arrival, Digest, Fact, Moment};
 use super::intake::KnownProducer;
-use super::{Machine, TOKEN_COUNT_BITS};
 use crate::queue::JobNumber;
 
 impl Machine {
@@ -62,11 +62,12 @@ impl Machine {
 
     pub fn remember_producer(&mut self, producer: &KnownProducer) {
         self.intake.remember_producer(producer);
+        self.intake.bound(&self.options);
     }
 
     /// Goes on after a restart that took so long, as the opening of this number.
     pub fn resume(&mut self, now: Moment, down: Duration, opening: u32) {
-        self.tokens = u64::from(opening) << TOKEN_COUNT_BITS;
+        self.tokens.begin(opening);
         let lease = self.options.lease.min(self.options.attempt_max);
         for group in &mut self.groups {
             group.resume(now, down, lease);

@@ -22,6 +22,11 @@ impl Sessions {
         self.heard.get(&session).copied()
     }
 
+    /// Every worker was heard of now.
+    pub fn hear_all(&mut self, now: Moment) {
+        self.heard.values_mut().for_each(|heard| *heard = now);
+    }
+
     pub fn end(&mut self, session: u64) {
         self.heard.remove(&session);
     }

@@ -3,8 +3,11 @@
 use std::collections::BTreeMap;
 
 const CHUNK: u64 = 1024;
+/// A chunk of which so few values are left keeps these only.
+const SPARSE_MAX: usize = 32;
 
-/// Values by number. A chunk of numbers takes memory as long as one of them is there.
+/// Values by number. A chunk of numbers takes memory as long as one of them is there; where few of many are left, of
+/// these only.
 #[derive(Debug)]
 pub(crate) struct Table<V> {
     chunks: BTreeMap<u64, Chunk<V>>,
@@ -13,9 +16,80 @@ pub(crate) struct Table<V> {
 
 #[derive(Debug)]
 struct Chunk<V> {
-    /// Never longer than it has to be: of the last chunk, whose numbers still come, a part.
-    values: Vec<Option<V>>,
+    values: Values<V>,
     used: usize,
+}
+
+#[derive(Debug)]
+enum Values<V> {
+    /// Never longer than it has to be: of the last chunk, whose numbers still come, a part.
+    Dense(Vec<Option<V>>),
+    /// What is left, by index.
+    Sparse(Vec<(u16, V)>),
+}
+
+impl<V> Values<V> {
+    fn get(&self, index: usize) -> Option<&V> {
+        match self {
+            Self::Dense(values) => values.get(index)?.as_ref(),
+            Self::Sparse(values) => {
+                let at = values.binary_search_by_key(&(index as u16), |(index, _)| *index);
+                Some(&values[at.ok()?].1)
+            }
+        }
+    }
+
+    fn get_mut(&mut self, index: usize) -> Option<&mut V> {
+        match self {
+            Self::Dense(values) => values.get_mut(index)?.as_mut(),
+            Self::Sparse(values) => {
+                let at = values.binary_search_by_key(&(index as u16), |(index, _)| *index);
+                Some(&mut values[at.ok()?].1)
+            }
+        }
+    }
+
+    fn insert(&mut self, index: usize, value: V) -> Option<V> {
+        match self {
+            Self::Dense(values) => {
+                while values.len() <= index {
+                    values.push(None);
+                }
+                values[index].replace(value)
+            }
+            Self::Sparse(values) => {
+                match values.binary_search_by_key(&(index as u16), |(index, _)| *index) {
+                    Ok(at) => Some(std::mem::replace(&mut values[at].1, value)),
+                    Err(at) => {
+                        values.insert(at, (index as u16, value));
+                        None
+                    }
+                }
+            }
+        }
+    }
+
+    fn remove(&mut self, index: usize) -> Option<V> {
+        match self {
+            Self::Dense(values) => values.get_mut(index)?.take(),
+            Self::Sparse(values) => {
+                let at = values.binary_search_by_key(&(index as u16), |(index, _)| *index);
+                Some(values.remove(at.ok()?).1)
+            }
+        }
+    }
+
+    /// Keeps what is left only, where that is little and no more is to come.
+    fn shrink(&mut self, used: usize) {
+        if let Self::Dense(values) = self
+            && used <= SPARSE_MAX
+            && values.len() == CHUNK as usize
+        {
+            let left = (0u16..).zip(std::mem::take(values));
+            let left = left.filter_map(|(index, value)| Some((index, value?)));
+            *self = Self::Sparse(left.collect());
+        }
+    }
 }
 
 impl<V> Default for Table<V> {
@@ -33,25 +107,23 @@ impl<V> Table<V> {
     }
 
     pub fn get(&self, number: u64) -> Option<&V> {
-        let chunk = self.chunks.get(&(number / CHUNK))?;
-        chunk.values.get(index(number))?.as_ref()
+        self.chunks
+            .get(&(number / CHUNK))?
+            .values
+            .get(index(number))
     }
 
     pub fn get_mut(&mut self, number: u64) -> Option<&mut V> {
         let chunk = self.chunks.get_mut(&(number / CHUNK))?;
-        chunk.values.get_mut(index(number))?.as_mut()
+        chunk.values.get_mut(index(number))
     }
 
     pub fn insert(&mut self, number: u64, value: V) -> Option<V> {
         let chunk = self.chunks.entry(number / CHUNK).or_insert_with(|| Chunk {
-            values: Vec::with_capacity(CHUNK as usize),
+            values: Values::Dense(Vec::with_capacity(CHUNK as usize)),
             used: 0,
         });
-        let index = index(number);
-        while chunk.values.len() <= index {
-            chunk.values.push(None);
-        }
-        let before = chunk.values[index].replace(value);
+        let before = chunk.values.insert(index(number), value);
         if before.is_none() {
             chunk.used += 1;
             self.len += 1;
@@ -61,11 +133,14 @@ impl<V> Table<V> {
 
     pub fn remove(&mut self, number: u64) -> Option<V> {
         let chunk = self.chunks.get_mut(&(number / CHUNK))?;
-        let value = chunk.values.get_mut(index(number))?.take()?;
+        let value = chunk.values.remove(index(number))?;
         chunk.used -= 1;
         self.len -= 1;
-        if chunk.used == 0 {
-            self.chunks.remove(&(number / CHUNK));
+        match chunk.used {
+            0 => {
+                self.chunks.remove(&(number / CHUNK));
+            }
+            used => chunk.values.shrink(used),
         }
         Some(value)
     }
@@ -82,6 +157,20 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn a_chunk_of_which_little_is_left_keeps_that_only() {
+        let mut table = Table::default();
+        for number in 0..CHUNK {
+            table.insert(number, number);
+        }
+        for number in 1..CHUNK {
+            table.remove(number);
+        }
+        let chunk = &table.chunks[&0];
+        assert!(matches!(&chunk.values, Values::Sparse(left) if left.capacity() <= 2 * SPARSE_MAX));
+        assert_eq!(table.get(0), Some(&0));
+    }
 
     proptest! {
         #[test]

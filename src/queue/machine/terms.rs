@@ -92,6 +92,10 @@ pub struct QueueCounters {
     pub deleted: u64,
     /// Jobs whose stored bytes were found damaged since then, and set aside.
     pub damaged: u64,
+    /// Jobs cancelled by their ID since then.
+    pub cancelled: u64,
+    /// Producers forgotten since then to make room for others: a push that one of them makes again is a second job.
+    pub producers_forgotten: u64,
     /// Jobs that some group has not finished.
     pub jobs: usize,
     /// Their bytes.

@@ -8,8 +8,9 @@ use uuid::Uuid;
 
 use crate::message;
 use crate::queue::{
-    Answer, Attempts, Capabilities, Credit, DeadLetter, FailureKind, Identity, JobFailure, JobId,
-    JobNumber, JobState, LeasedJob, NewJob, Priority, Pushed, QueueCounters, QueueError, Token,
+    Answer, Attempts, Capabilities, Credit, DeadLetter, FailureKind, Identity, JobChange,
+    JobFailure, JobId, JobNumber, JobState, LeasedJob, NewJob, Priority, Pushed, QueueCounters,
+    QueueError, QueueType, Token,
 };
 use crate::queue_capnp as wire;
 
@@ -375,6 +376,8 @@ pub(super) fn write_counters(mut to: wire::counters::Builder<'_>, counters: Queu
     to.set_damaged(counters.damaged);
     to.set_jobs(counters.jobs as u64);
     to.set_bytes(counters.bytes);
+    to.set_cancelled(counters.cancelled);
+    to.set_producers_forgotten(counters.producers_forgotten);
 }
 
 pub(super) fn read_counters(from: wire::counters::Reader<'_>) -> QueueCounters {
@@ -390,14 +393,57 @@ pub(super) fn read_counters(from: wire::counters::Reader<'_>) -> QueueCounters {
         damaged: from.get_damaged(),
         jobs: from.get_jobs() as usize,
         bytes: from.get_bytes(),
+        cancelled: from.get_cancelled(),
+        producers_forgotten: from.get_producers_forgotten(),
     }
+}
+
+pub(super) fn write_change(mut to: wire::job_change::Builder<'_>, change: JobChange) {
+    match change {
+        JobChange::Unknown => to.set_absent(()),
+        JobChange::Done(number) => {
+            to.set_number(number.0);
+            to.set_done(());
+        }
+        JobChange::TooLate { number, state: is } => {
+            to.set_number(number.0);
+            to.set_too_late(state(is));
+        }
+    }
+}
+
+pub(super) fn read_change(from: wire::job_change::Reader<'_>) -> capnp::Result<JobChange> {
+    use wire::job_change::Which;
+    let number = JobNumber(from.get_number());
+    Ok(match from.which()? {
+        Which::Absent(()) => JobChange::Unknown,
+        Which::Done(()) => JobChange::Done(number),
+        Which::TooLate(state) => JobChange::TooLate {
+            number,
+            state: read_state(state),
+        },
+    })
+}
+
+/// The type of the queue's jobs, where the server says so.
+pub(super) fn read_type(
+    from: wire::description::Reader<'_>,
+) -> capnp::Result<Option<(u64, String)>> {
+    let name = from.get_type_name()?.to_str()?.to_owned();
+    Ok(Some((from.get_type_id(), name)).filter(|(id, _)| *id != 0))
 }
 
 pub(super) fn write_description(
     mut to: wire::description::Builder<'_>,
     lease: Duration,
     can: Capabilities,
+    of: Option<&QueueType>,
 ) {
+    if let Some(of) = of {
+        to.set_type_id(of.type_id);
+        to.set_type_name(&of.type_name[..]);
+    }
+    to.set_cancels(can.cancels);
     to.set_lease_microseconds(microseconds(lease));
     to.set_is_durable(can.is_durable);
     to.set_fences(can.fences);
@@ -427,6 +473,7 @@ pub(super) fn read_description(from: wire::description::Reader<'_>) -> (Duration
         expires: from.get_expires(),
         dead_letters: from.get_dead_letters(),
         finds: from.get_finds(),
+        cancels: from.get_cancels(),
         bounds: from.get_bounds(),
         job_bytes_max: usize::try_from(from.get_job_bytes_max()).unwrap_or(usize::MAX),
     };
@@ -440,6 +487,8 @@ pub(super) fn read_any(bytes: &[u8]) {
         return;
     };
     let _ = message.get_root().map(read_description);
+    let _ = message.get_root().and_then(read_type);
+    let _ = message.get_root().and_then(read_change);
     let _ = message.get_root().map(read_counters);
     let _ = message.get_root().map(read_found);
     let _ = message.get_root().and_then(read_leased);

@@ -6,6 +6,9 @@
 mod codec;
 mod remote;
 mod service;
+mod sessions;
+#[cfg(test)]
+mod tests;
 
 use std::time::Duration;
 
@@ -35,7 +38,7 @@ const INTERFACE: u64 = 0xb0f1_a3c5_d7e9_0232;
 /// Bytes of jobs in one message, which with what is around them stays under the default
 /// [`Limits`](crate::Limits).
 const BATCH_BYTES_MAX: usize = 512 << 10;
-/// Jobs in one message.
+/// Jobs, answers, leases or numbers in one message; one with more is refused.
 const BATCH_JOBS_MAX: usize = 1024;
 /// Body, ID and key of the largest job that a message has room for.
 const JOB_BYTES_MAX: usize = (1 << 20) - (64 << 10);
@@ -60,7 +63,7 @@ const fn method(name: &'static str, ordinal: u16, effect: Effect) -> MethodInfo 
 }
 
 /// The methods, by their ordinals.
-static METHODS: [MethodInfo; 11] = [
+static METHODS: [MethodInfo; 13] = [
     method("describe", 0, Effect::Idempotent),
     // A push is known by its identity.
     method("push", 1, Effect::Idempotent),
@@ -75,6 +78,8 @@ static METHODS: [MethodInfo; 11] = [
     method("delete", 8, Effect::Unsafe),
     method("find", 9, Effect::Idempotent),
     method("counters", 10, Effect::Idempotent),
+    method("cancel", 11, Effect::Unsafe),
+    method("reschedule", 12, Effect::Unsafe),
 ];
 static INFO: ServiceInfo = ServiceInfo {
     name: "job_queue",
@@ -93,6 +98,8 @@ const SEND_BACK: u16 = 7;
 const DELETE: u16 = 8;
 const FIND: u16 = 9;
 const COUNTERS: u16 = 10;
+const CANCEL: u16 = 11;
+const RESCHEDULE: u16 = 12;
 
 /// For fuzzing: any bytes as each message of schema/queue.capnp that has more in it than numbers.
 #[cfg(fuzzing)]

@@ -104,6 +104,17 @@ impl Shared {
         self.say(first.into_iter().chain(asked))
     }
 
+    /// Why a subscription was not confirmed in time.
+    pub fn unconfirmed(&self) -> SubscribeError {
+        match self.sender.is_connected() {
+            true => SubscribeError::Unconfirmed,
+            false => SubscribeError::NotConnected {
+                endpoint: self.endpoint.clone(),
+                failure: self.sender.failure(),
+            },
+        }
+    }
+
     pub fn unsubscribe(&self, prefix: &Bytes) -> Result<(), SubscribeError> {
         let mut state = self.open()?;
         if state.taken_back() >= TAKEN_BACK_MAX {

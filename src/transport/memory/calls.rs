@@ -8,8 +8,8 @@ use tokio::sync::{mpsc, watch};
 use super::{Registry, lock};
 use crate::transport::connection::Connection;
 use crate::transport::{
-    BATCH_MAX, Closed, Form, Outgoing, Peer, Received, Refused, Requests, TransportError,
-    TransportOptions, unpack,
+    BATCH_MAX, Closed, ConnectionFailure, Form, Outgoing, Peer, Received, Refused, Requests,
+    TransportError, TransportOptions, unpack,
 };
 
 static ROUTERS: LazyLock<Registry<Router>> = LazyLock::new(Registry::new);
@@ -193,6 +193,8 @@ impl Dealer {
             if let Some(router) = link.router.upgrade() {
                 lock(&router.peers).replies.remove(&link.id);
             }
+            self.connection.lost("closed by the peer");
+            self.connection.failed(ConnectionFailure::not_bound());
             self.connection.set(false);
         }
     }
@@ -208,6 +210,7 @@ pub(in crate::transport) fn connect_dealer(
         link: Mutex::new(None),
         connection: Connection::new(),
     });
+    dealer.connection.failed(ConnectionFailure::not_bound());
     let bound = ROUTERS.bound.subscribe();
     let replies = dealer.attach();
     let receiver = DealerReceiver {
@@ -250,6 +253,14 @@ impl DealerSender {
 
     pub fn is_connected(&self) -> bool {
         self.dealer.connection.is_connected()
+    }
+
+    pub fn failure(&self) -> ConnectionFailure {
+        self.dealer.connection.failure()
+    }
+
+    pub fn last_lost(&self) -> Option<String> {
+        self.dealer.connection.last_lost()
     }
 
     pub fn connection_generation(&self) -> u64 {

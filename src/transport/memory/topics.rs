@@ -12,8 +12,9 @@ use crate::transport::changes::Changes;
 use crate::transport::connection::Connection;
 use crate::transport::wanted::{Change, Wanted};
 use crate::transport::{
-    BATCH_MAX, Closed, ConnectedSubscriber, Index, Malformed, PublishRefused, SendToRefused,
-    SubscriptionChange, TopicFrames, TopicMessage, TransportError, TransportOptions, unpack_events,
+    BATCH_MAX, Closed, ConnectedSubscriber, ConnectionFailure, Index, Malformed, PublishRefused,
+    SendToRefused, SubscriptionChange, TopicFrames, TopicMessage, TransportError, TransportOptions,
+    unpack_events,
 };
 
 static PUBLISHERS: LazyLock<Registry<Publisher>> = LazyLock::new(Registry::new);
@@ -276,6 +277,7 @@ impl Subscriber {
             if let Some(publisher) = publisher.upgrade() {
                 publisher.detach(id);
             }
+            self.connection.failed(ConnectionFailure::not_bound());
             self.connection.set(false);
         }
     }
@@ -291,6 +293,7 @@ pub(in crate::transport) fn connect_subscribe(
         state: Mutex::default(),
         connection: Connection::new(),
     });
+    subscriber.connection.failed(ConnectionFailure::not_bound());
     let bound = PUBLISHERS.bound.subscribe();
     let messages = subscriber.attach();
     let receiver = SubscribeReceiver {
@@ -336,6 +339,10 @@ impl SubscribeSender {
 
     pub fn is_connected(&self) -> bool {
         self.subscriber.connection.is_connected()
+    }
+
+    pub fn failure(&self) -> ConnectionFailure {
+        self.subscriber.connection.failure()
     }
 
     pub fn connection_generation(&self) -> u64 {

@@ -8,7 +8,8 @@ use super::frames::{Parts, apart};
 use super::link::{Heard, NotSent};
 use super::reach::{self, Reach, Reached};
 use crate::transport::{
-    Closed, Endpoint, Outgoing, Received, Refused, TransportError, TransportOptions,
+    Closed, ConnectionFailure, Endpoint, Envelope, Outgoing, Received, Refused, TransportError,
+    TransportOptions,
 };
 
 pub(in crate::transport) async fn connect_dealer(
@@ -63,6 +64,14 @@ impl DealerSender {
         self.reach.is_connected()
     }
 
+    pub fn failure(&self) -> ConnectionFailure {
+        self.reach.failure()
+    }
+
+    pub fn last_lost(&self) -> Option<String> {
+        self.reach.last_lost()
+    }
+
     pub fn connection_generation(&self) -> u64 {
         self.reach.generation()
     }
@@ -87,7 +96,9 @@ impl DealerReceiver {
         self.reached.receive(&mut self.heard).await?;
         for heard in self.heard.drain(..) {
             if let Heard::Message(message) = heard {
-                apart(&message, |received| batch.push(received));
+                apart(&message, &Envelope::default(), |received| {
+                    batch.push(received)
+                });
             }
         }
         Ok(())

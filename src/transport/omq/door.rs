@@ -6,7 +6,8 @@
 
 use std::collections::HashMap;
 use std::io::ErrorKind;
-use std::net::IpAddr;
+use std::mem::Discriminant;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -20,13 +21,16 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::{AbortHandle, JoinHandle, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval, interval_at, sleep, timeout};
 
-use super::link::{Heard, Incoming, Limits, Link, Lost};
+use super::link::{HandshakeFailure, Heard, Incoming, Limits, Link, Lost};
 use super::outbox::Total;
-use super::stream::{Listener, Stream};
+use super::stream::{Listener, PeerAddress, Stream};
 use super::{keypair, message_size_max, to_error};
-use crate::counter::Counter;
-use crate::security::{self, Admissions, Handshakes, Principal, PublicKey, ServerSecurity};
+use crate::counter::{Counter, LogBurst, LogPerKind};
+use crate::security::{
+    self, AdmissionRefused, Admissions, Handshakes, Principal, PublicKey, ServerSecurity,
+};
 use crate::transport::{DoorCounters, Endpoint, TransportError, TransportOptions};
+use crate::wire::Reason;
 
 /// How often lists are looked at, which may change. A second is promised.
 pub(super) const LOOK_AT_LISTS: Duration = Duration::from_millis(400);
@@ -40,13 +44,17 @@ pub(super) trait Host: Send + Sync + Sized + 'static {
 
     fn welcome(&self, door: &Door<Self>, link: &Arc<Link>, who: Who) -> Arc<Self::Guest>;
 
-    /// Takes what a guest has said, and returns when it may say more; `Err` shows it out.
+    /// Takes what a guest has said; `Err` shows it out.
     fn hear(
         &self,
         door: &Door<Self>,
         guest: &Arc<Self::Guest>,
         heard: &mut Vec<Heard>,
     ) -> impl Future<Output = Result<(), ShownOut>> + Send;
+
+    /// Returns when more may be read from a guest. Meanwhile what waits for it is written, and it is
+    /// told that this side lives.
+    fn may_read(&self, guest: &Arc<Self::Guest>) -> impl Future<Output = ()> + Send;
 
     /// Whether it may stay after a list has changed; it is still on the list of keys.
     fn may_stay(&self, door: &Door<Self>, guest: &Self::Guest) -> bool;
@@ -55,9 +63,14 @@ pub(super) trait Host: Send + Sync + Sized + 'static {
     fn left(&self, guest: &Arc<Self::Guest>);
 }
 
-/// It says what no peer would, or passes a limit.
+/// Why a connection is closed from this side: its peer broke a rule or passed a limit.
 #[derive(Debug)]
-pub(super) struct ShownOut;
+pub(super) struct ShownOut(pub &'static str);
+
+/// Why the connection of a peer is closed whose key is not on the list any more.
+pub(super) const KEY_REVOKED: &str = "its key was revoked";
+/// Lines about connections made and closed in a second.
+const LOG_LINES_MAX: u32 = 20;
 
 /// Who is let in.
 #[derive(Clone, Copy, Debug)]
@@ -74,6 +87,7 @@ pub(super) struct Who {
 pub(super) struct Door<H: Host> {
     pub host: H,
     kind: SocketType,
+    endpoint: Endpoint,
     options: TransportOptions,
     /// What a peer may say at once, in bytes.
     message_bytes_max: usize,
@@ -83,6 +97,7 @@ pub(super) struct Door<H: Host> {
     handshakes: Mutex<Handshakes<AbortHandle>>,
     inside: Mutex<HashMap<u64, Inside<H::Guest>>>,
     counters: Counters,
+    logs: Logs,
 }
 
 /// Somebody who is in.
@@ -90,6 +105,14 @@ struct Inside<G> {
     who: Who,
     link: Arc<Link>,
     guest: Arc<G>,
+}
+
+/// What is logged of connections, and how often.
+struct Logs {
+    failed: LogPerKind<Reason>,
+    lost: LogPerKind<Discriminant<Lost>>,
+    opened: LogBurst,
+    closed: LogBurst,
 }
 
 #[derive(Debug, Default)]
@@ -100,7 +123,6 @@ struct Counters {
     broken: AtomicU64,
     subscriptions_refused: AtomicU64,
     handshakes_ended: Counter,
-    over_share: Counter,
 }
 
 /// Ends the accepting task, and with it all connections, when it is dropped.
@@ -124,6 +146,24 @@ impl Keeper {
 impl Drop for Keeper {
     fn drop(&mut self) {
         self.task.abort();
+    }
+}
+
+/// Why a peer that has finished its part of the handshake is not admitted.
+#[derive(Debug, thiserror::Error)]
+enum NotAdmitted {
+    #[error("the key {0} is not allowed")]
+    Key(PublicKey),
+    #[error("{0}")]
+    Limit(AdmissionRefused, Option<Principal>),
+}
+
+impl NotAdmitted {
+    fn reason(&self) -> Reason {
+        match self {
+            Self::Key(_) => Reason::KeyRejected,
+            Self::Limit(..) => Reason::Overloaded,
+        }
     }
 }
 
@@ -152,15 +192,16 @@ impl<H: Host> std::fmt::Debug for Door<H> {
 pub(super) async fn open<H: Host>(
     host: H,
     kind: SocketType,
-    endpoint: &Endpoint,
+    (endpoint, addresses): (&Endpoint, &[SocketAddr]),
     options: &TransportOptions,
     message_bytes_max: usize,
 ) -> Result<(Arc<Door<H>>, Keeper, Endpoint), TransportError> {
-    let bound = Listener::bind(endpoint).await;
+    let bound = Listener::bind(endpoint, addresses, options.ipc_mode).await;
     let (listener, actual) = bound.map_err(|error| to_error(endpoint, error))?;
     let door = Arc::new(Door {
         host,
         kind,
+        endpoint: actual.clone(),
         options: options.clone(),
         message_bytes_max,
         waiting: Total::default(),
@@ -171,6 +212,12 @@ pub(super) async fn open<H: Host>(
         handshakes: Mutex::new(Handshakes::new(options.handshakes_max)),
         inside: Mutex::default(),
         counters: Counters::default(),
+        logs: Logs {
+            failed: LogPerKind::default(),
+            lost: LogPerKind::default(),
+            opened: LogBurst::new(LOG_LINES_MAX),
+            closed: LogBurst::new(LOG_LINES_MAX),
+        },
     });
     let (stop, stopped) = mpsc::channel(1);
     let task = tokio::spawn(keep(Arc::clone(&door), listener, stopped));
@@ -193,11 +240,11 @@ impl<H: Host> Door<H> {
         self.counters.subscriptions_refused.fetch_add(1, Relaxed);
     }
 
-    /// Closes a connection.
-    pub fn show_out(&self, link: &Link) {
+    /// Closes a connection, and says why in the log.
+    pub fn show_out(&self, link: &Link, why: &'static str) {
         if !link.is_closed() {
             self.counters.shown_out.fetch_add(1, Relaxed);
-            link.close();
+            link.end(Lost::Disconnected(why));
         }
     }
 
@@ -213,9 +260,10 @@ impl<H: Host> Door<H> {
     pub fn principal(&self, key: Option<PublicKey>) -> Result<Option<Principal>, ShownOut> {
         match (self.security(), key) {
             (None, _) => Ok(None),
-            (Some(_), None) => Err(ShownOut),
+            (Some(_), None) => Err(ShownOut(KEY_REVOKED)),
             (Some(security), Some(key)) => {
-                security.allowed.principal(&key).map(Some).ok_or(ShownOut)
+                let principal = security.allowed.principal(&key);
+                principal.map(Some).ok_or(ShownOut(KEY_REVOKED))
             }
         }
     }
@@ -251,40 +299,46 @@ impl<H: Host> Door<H> {
     /// Closes the connections of those who are not on the list any more, and of those who have
     /// what they may not have any more: these come again, and ask again.
     fn expel(&self) {
-        let wrong = |one: &&Inside<H::Guest>| {
-            self.principal(one.who.key).is_err() || !self.host.may_stay(self, &one.guest)
+        let wrong = |one: &Inside<H::Guest>| {
+            if let Err(ShownOut(why)) = self.principal(one.who.key) {
+                return Some((Arc::clone(&one.link), why));
+            }
+            let may_stay = self.host.may_stay(self, &one.guest);
+            let why = "the access rules do not allow its subscriptions any more";
+            (!may_stay).then(|| (Arc::clone(&one.link), why))
         };
         let inside = lock(&self.inside);
-        let wrong = inside.values().filter(wrong);
-        let wrong: Vec<_> = wrong.map(|one| Arc::clone(&one.link)).collect();
+        let wrong: Vec<_> = inside.values().filter_map(wrong).collect();
         drop(inside);
-        wrong.iter().for_each(|link| self.show_out(link));
+        for (link, why) in wrong {
+            self.show_out(&link, why);
+        }
     }
 
-    fn admit(&self, peer: &MechanismPeerInfo, stream: Option<IpAddr>) -> Option<Admitted> {
+    /// Admits a peer that has proved its key; an error says why not, to the log alone.
+    fn admit(
+        &self,
+        peer: &MechanismPeerInfo,
+        stream: Option<IpAddr>,
+    ) -> Result<Admitted, NotAdmitted> {
         let mut principal = None;
         if let Some(security) = self.security() {
             let key = PublicKey::from_bytes(peer.public_key);
             principal = security.allowed.principal(&key);
             if principal.is_none() {
                 self.counters.refused.fetch_add(1, Relaxed);
-                tracing::debug!(%key, address = ?stream, "a key that is not allowed");
-                return None;
+                return Err(NotAdmitted::Key(key));
             }
         }
         let admitted = lock(&self.admissions).admit(principal.as_ref(), stream);
         match admitted {
-            Ok(number) => Some(Admitted {
+            Ok(number) => Ok(Admitted {
                 admissions: Arc::clone(&self.admissions),
                 number,
             }),
-            Err(reason) => {
+            Err(limit) => {
                 self.counters.refused.fetch_add(1, Relaxed);
-                self.counters.over_share.count_and_log(|count| {
-                    let principal = principal.as_ref().map(Principal::as_str);
-                    tracing::warn!(address = ?stream, principal, %reason, count, "connection refused");
-                });
-                None
+                Err(NotAdmitted::Limit(limit, principal))
             }
         }
     }
@@ -295,21 +349,27 @@ impl<H: Host> Door<H> {
             door: &self,
             number: handshake,
         };
-        let admitted = Arc::new(Mutex::new(None));
-        let config = self.config(&stream, &admitted);
-        let address = stream.address;
+        let admission = Arc::new(Mutex::new(None));
+        let config = self.config(&stream, &admission);
+        let (address, peer) = (stream.address, stream.peer);
         let within = self.options.handshake_timeout;
         let total = Arc::clone(&self.waiting);
         let limits = Limits::from(&self.options);
         let shaken = Link::shake_hands(stream, config, limits, total, within).await;
         drop(handshake);
         // Out of what the codec holds on to: that may outlive the connection.
-        let admitted = lock(&admitted).take();
-        let (Ok((link, incoming, peer)), Some(admitted)) = (shaken, admitted) else {
-            self.counters.failed.fetch_add(1, Relaxed);
-            return;
+        let admission = lock(&admission).take();
+        let (link, incoming, properties, admitted) = match (shaken, admission) {
+            (Ok((link, incoming, properties)), Some(Ok(admitted))) => {
+                (link, incoming, properties, admitted)
+            }
+            (shaken, admission) => {
+                self.counters.failed.fetch_add(1, Relaxed);
+                self.log_failed(peer, shaken.err(), admission.and_then(Result::err));
+                return;
+            }
         };
-        let key = match peer.authentication.public_key {
+        let key = match properties.authentication.public_key {
             Some(PeerPublicKey::Curve(key)) => Some(PublicKey::from_bytes(key)),
             _ => None,
         };
@@ -331,17 +391,63 @@ impl<H: Host> Door<H> {
             guest: &guest,
         };
         // It may have been struck off the list while it was on its way in.
-        if self.principal(who.key).is_err() {
-            self.show_out(&link);
-        }
-        match self.stay(&link, incoming, &guest).await {
-            Lost::ByPeer | Lost::ByUs => {}
-            lost => {
-                self.counters.broken.fetch_add(1, Relaxed);
-                tracing::debug!(%lost, "a connection broke");
+        let principal = match self.principal(who.key) {
+            Ok(principal) => principal,
+            Err(ShownOut(why)) => {
+                self.show_out(&link, why);
+                None
             }
-        }
+        };
+        let principal = principal.as_ref().map(Principal::as_str);
+        self.logs.opened.log(|suppressed| {
+            tracing::info!(endpoint = %self.endpoint, %peer, principal, suppressed, "connection opened");
+        });
+        let lost = self.stay(&link, incoming, &guest).await;
+        self.log_closed(peer, principal, &lost);
         drop(here);
+    }
+
+    /// Says why a peer has not come in. It is told nothing: it may be a stranger.
+    fn log_failed(
+        &self,
+        peer: PeerAddress,
+        failure: Option<HandshakeFailure>,
+        not_admitted: Option<NotAdmitted>,
+    ) {
+        let (endpoint, count) = (&self.endpoint, self.counters.failed.load(Relaxed));
+        if let Some(error) = not_admitted {
+            let principal = match &error {
+                NotAdmitted::Limit(_, principal) => principal.as_ref().map(Principal::as_str),
+                NotAdmitted::Key(_) => None,
+            };
+            self.logs.failed.log(error.reason(), || {
+                tracing::warn!(%endpoint, %peer, principal, %error, count, "connection refused");
+            });
+        } else if let Some(error) = failure {
+            if error.is_wordless {
+                return tracing::debug!(%endpoint, %peer, %error, count, "handshake failed");
+            }
+            self.logs.failed.log(error.reason, || {
+                tracing::warn!(%endpoint, %peer, %error, count, "handshake failed");
+            });
+        }
+    }
+
+    fn log_closed(&self, peer: PeerAddress, principal: Option<&str>, lost: &Lost) {
+        let endpoint = &self.endpoint;
+        if matches!(lost, Lost::ByPeer | Lost::ByUs) {
+            return self.logs.closed.log(|suppressed| {
+                tracing::info!(%endpoint, %peer, principal, cause = %lost, suppressed, "connection closed");
+            });
+        }
+        if !matches!(lost, Lost::Disconnected(_)) {
+            self.counters.broken.fetch_add(1, Relaxed);
+        }
+        self.logs.lost.log(std::mem::discriminant(lost), || {
+            let counters = self.counters();
+            let (broken, disconnected) = (counters.broken, counters.disconnected);
+            tracing::warn!(%endpoint, %peer, principal, error = %lost, broken, disconnected, "connection lost");
+        });
     }
 
     async fn stay(&self, link: &Link, mut incoming: Incoming, guest: &Arc<H::Guest>) -> Lost {
@@ -352,20 +458,33 @@ impl<H: Host> Door<H> {
         let mut tick = interval_at(Instant::now() + every, every);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut heard = Vec::new();
+        let mut is_paused = false;
         loop {
+            if is_paused {
+                tokio::select! {
+                    biased;
+                    () = self.host.may_read(guest) => is_paused = false,
+                    () = std::future::poll_fn(|cx| incoming.poll_paused(cx)) => is_paused = false,
+                    now = tick.tick() => if let Err(lost) = link.tick(now, every, patience, true) {
+                        return lost;
+                    },
+                }
+                continue;
+            }
             let polled = std::future::poll_fn(|cx| incoming.poll(cx, &mut heard));
             tokio::select! {
                 biased;
                 polled = polled => match polled {
                     Ok(()) => {
-                        if let Err(ShownOut) = self.host.hear(self, guest, &mut heard).await {
-                            self.show_out(link);
-                            return Lost::ByUs;
+                        if let Err(ShownOut(why)) = self.host.hear(self, guest, &mut heard).await {
+                            self.show_out(link, why);
+                            return Lost::Disconnected(why);
                         }
+                        is_paused = true;
                     }
                     Err(lost) => return lost,
                 },
-                now = tick.tick() => if let Err(lost) = link.tick(now, every, patience) {
+                now = tick.tick() => if let Err(lost) = link.tick(now, every, patience, false) {
                     return lost;
                 },
             }
@@ -375,21 +494,20 @@ impl<H: Host> Door<H> {
     fn config(
         self: &Arc<Self>,
         stream: &Stream,
-        admitted: &Arc<Mutex<Option<Admitted>>>,
+        admission: &Arc<Mutex<Option<Result<Admitted, NotAdmitted>>>>,
     ) -> ConnectionConfig {
         // The codec keeps it, and may outlive the door.
         let door = Arc::downgrade(self);
-        let (admitted, address) = (Arc::clone(admitted), stream.address);
+        let (admission, address) = (Arc::clone(admission), stream.address);
         let authenticator = Authenticator::new_with_result(move |peer| {
-            let one = door.upgrade().and_then(|door| door.admit(peer, address));
-            match one {
-                Some(one) => {
-                    *lock(&admitted) = Some(one);
-                    AuthenticationResult::allow()
-                }
+            let admitted = door.upgrade().map(|door| door.admit(peer, address));
+            let is_admitted = matches!(admitted, Some(Ok(_)));
+            *lock(&admission) = admitted;
+            match is_admitted {
+                true => AuthenticationResult::allow(),
                 // The peer may be right tomorrow, so it is not told to stop: no ERROR, and it
                 // tries again.
-                None => AuthenticationResult {
+                false => AuthenticationResult {
                     status: AuthenticationStatus::TemporaryFailure,
                     user_id: None,
                     metadata: Vec::new(),
@@ -506,7 +624,7 @@ async fn accept(listener: Option<&Listener>) -> Stream {
                 | ErrorKind::ConnectionReset
                 | ErrorKind::NotConnected => {}
                 _ => {
-                    tracing::warn!(%error, "nobody can be accepted for a moment");
+                    tracing::warn!(%error, "connections cannot be accepted for a moment");
                     sleep(ACCEPT_AGAIN).await;
                 }
             },

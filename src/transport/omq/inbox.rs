@@ -42,6 +42,8 @@ pub(super) struct Inbox<T, M> {
 #[derive(Debug)]
 struct Turns<T, M> {
     next: VecDeque<Arc<Place<T, M>>>,
+    /// Those that have something, and are not to be asked for it now: at most one of each connection.
+    parked: Vec<Arc<Place<T, M>>>,
     reader: Option<Waker>,
     is_closed: bool,
 }
@@ -71,6 +73,7 @@ impl<T, M> Inbox<T, M> {
         Self {
             turns: Mutex::new(Turns {
                 next: VecDeque::new(),
+                parked: Vec::new(),
                 reader: None,
                 is_closed: false,
             }),
@@ -106,13 +109,16 @@ impl<T, M> Inbox<T, M> {
         }
     }
 
-    /// Takes messages by turns, each with its size in bytes, until `take` says that it has enough.
+    /// Takes messages by turns, each with its size in bytes, until `take` says that it has enough. None are
+    /// taken from a place that is parked, which wakes this task when it is so no more.
     pub fn poll(
         &self,
         cx: &mut Context<'_>,
+        is_parked: impl Fn(&Place<T, M>, &Context<'_>) -> bool,
         mut take: impl FnMut(&Arc<Place<T, M>>, M, usize) -> bool,
     ) -> Poll<Result<(), Closed>> {
         let mut has_taken = false;
+        self.unpark(cx, &is_parked);
         loop {
             let mut turns = lock(&self.turns);
             let Some(place) = turns.next.pop_front() else {
@@ -125,6 +131,10 @@ impl<T, M> Inbox<T, M> {
                     }
                 };
             };
+            if is_parked(&place, cx) {
+                turns.parked.push(place);
+                continue;
+            }
             drop(turns);
             has_taken = true;
             let has_enough = self.take_turn(&place, &mut take);
@@ -132,6 +142,19 @@ impl<T, M> Inbox<T, M> {
                 return Poll::Ready(Ok(()));
             }
         }
+    }
+
+    /// Gives those their turn again that are parked no more.
+    fn unpark(&self, cx: &Context<'_>, is_parked: impl Fn(&Place<T, M>, &Context<'_>) -> bool) {
+        let mut turns = lock(&self.turns);
+        let Turns { next, parked, .. } = &mut *turns;
+        parked.retain(|place| {
+            let is_parked = is_parked(place, cx);
+            if !is_parked {
+                next.push_back(Arc::clone(place));
+            }
+            is_parked
+        });
     }
 
     fn take_turn(
@@ -183,10 +206,14 @@ fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use super::*;
 
+    /// Places from this number on are parked.
+    const PARKED: u8 = 100;
+
     fn take_all(inbox: &Inbox<u8, u32>, most: usize) -> Vec<(u8, u32)> {
         let mut taken = Vec::new();
         let mut cx = Context::from_waker(Waker::noop());
-        let _ = inbox.poll(&mut cx, |place, message, _| {
+        let is_parked = |place: &Place<u8, u32>, _: &Context<'_>| place.of >= PARKED;
+        let _ = inbox.poll(&mut cx, is_parked, |place, message, _| {
             taken.push((place.of, message));
             taken.len() >= most
         });
@@ -231,6 +258,28 @@ mod tests {
     }
 
     #[test]
+    fn nothing_is_taken_from_a_parked_place_until_it_is_not() {
+        let inbox = Inbox::new(1000);
+        let (parked, other) = (Arc::new(Place::new(PARKED)), Arc::new(Place::new(1)));
+        put(&inbox, &parked, 0..2);
+        put(&inbox, &other, 5..6);
+        assert_eq!(take_all(&inbox, 9), [(1, 5)]);
+        assert_eq!(take_all(&inbox, 9), []);
+        put(&inbox, &parked, 2..3);
+        let mut taken = Vec::new();
+        let mut cx = Context::from_waker(Waker::noop());
+        let polled = inbox.poll(
+            &mut cx,
+            |_, _| false,
+            |_, message, _| {
+                taken.push(message);
+                false
+            },
+        );
+        assert_eq!((polled, taken), (Poll::Ready(Ok(())), vec![0, 1, 2]));
+    }
+
+    #[test]
     fn what_was_put_before_closing_is_still_taken() {
         let inbox = Inbox::new(2);
         let place = Arc::new(Place::new(1));
@@ -238,7 +287,7 @@ mod tests {
         inbox.close();
         assert_eq!(take_all(&inbox, 9), [(1, 0)]);
         let mut cx = Context::from_waker(Waker::noop());
-        let polled = inbox.poll(&mut cx, |_, _, _| true);
+        let polled = inbox.poll(&mut cx, |_, _| false, |_, _, _| true);
         assert_eq!(polled, Poll::Ready(Err(Closed)));
     }
 }

@@ -3,21 +3,26 @@
 //! Whoever sends writes to the stream at once, and leaves behind only what it does not take. One
 //! task reads ([`Incoming`]), and writes what was left. Nothing passes from task to task.
 
+mod handshake;
+
+pub(super) use handshake::HandshakeFailure;
+
 use std::io::{self, IoSlice};
 use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use omq_proto::Message;
-use omq_proto::proto::{Command, Connection, ConnectionConfig, Event, PeerProperties};
+use omq_proto::proto::{Command, Connection, Event};
 use tokio::sync::Notify;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 use super::frames::Parts;
-use super::outbox::{Outbox, Total};
-use super::stream::{ReadHalf, Stream, WriteHalf};
+use super::outbox::Outbox;
+use super::stream::{ReadHalf, WriteHalf};
 use crate::security::Share;
 use crate::transport::TransportOptions;
 
@@ -27,6 +32,9 @@ const COPIED_MAX: usize = 4 << 10;
 /// What is read at once, least and most. A connection that has little to say keeps little.
 const READ_MIN: usize = 4 << 10;
 const READ_MAX: usize = 256 << 10;
+/// With more than this waiting to be written, a connection is congested: its socket takes no requests
+/// from it until half of that is left. Less where the limits are less.
+const CONGESTED_BYTES: usize = 256 << 10;
 /// Bytes of answers to a peer's PINGs that may wait: it asks without reading.
 const PONGS_MAX: usize = 64 << 10;
 
@@ -35,6 +43,22 @@ const PONGS_MAX: usize = 64 << 10;
 pub(super) struct Limits {
     pub bytes_max: usize,
     pub messages_max: usize,
+}
+
+impl Limits {
+    /// Whether so much makes the connection congested.
+    fn are_strained(&self, outbox: &Outbox) -> bool {
+        outbox.bytes() > self.congested_bytes() || outbox.messages() > self.messages_max / 2
+    }
+
+    /// Whether so much is little enough again.
+    fn are_relieved(&self, outbox: &Outbox) -> bool {
+        outbox.bytes() <= self.congested_bytes() / 2 && outbox.messages() <= self.messages_max / 4
+    }
+
+    fn congested_bytes(&self) -> usize {
+        CONGESTED_BYTES.min(self.bytes_max / 2)
+    }
 }
 
 impl From<&TransportOptions> for Limits {
@@ -53,18 +77,31 @@ pub(super) enum Lost {
     ByPeer,
     #[error("closed by this side")]
     ByUs,
-    #[error("the handshake took too long")]
-    HandshakeTimeout,
-    #[error("the peer has not answered in time")]
-    Silent,
-    #[error("the peer has not read in time")]
-    Stuck,
-    #[error("the peer asks whether this side lives, and reads no answer")]
+    #[error("closed by this side: {0}")]
+    Disconnected(&'static str),
+    #[error("the handshake did not end within {0:?}")]
+    HandshakeTimeout(Duration),
+    #[error("the peer did not answer a heartbeat within {0:?}")]
+    Silent(Duration),
+    #[error("the peer read nothing for {0:?} while messages for it were waiting")]
+    Stuck(Duration),
+    #[error("the peer sends heartbeats and does not read the answers")]
     Pings,
-    #[error(transparent)]
+    #[error("the network reports: {0}")]
     Stream(#[from] io::Error),
-    #[error(transparent)]
-    Protocol(#[from] omq_proto::Error),
+    #[error("the peer sent a message of {0} bytes or more, which is over the limit")]
+    TooLarge(usize),
+    #[error("{0}")]
+    Protocol(omq_proto::Error),
+}
+
+impl From<omq_proto::Error> for Lost {
+    fn from(error: omq_proto::Error) -> Self {
+        match error {
+            omq_proto::Error::MessageTooLarge { size, .. } => Self::TooLarge(size),
+            error => Self::Protocol(error),
+        }
+    }
 }
 
 /// Why a message could not be sent now. Nothing of it has been sent.
@@ -81,10 +118,12 @@ pub(super) struct Link {
     limits: Limits,
     room: Arc<Notify>,
     over: Arc<Notify>,
+    is_congested: Arc<AtomicBool>,
 }
 
 #[derive(Debug)]
 struct State {
+    limits: Limits,
     /// Gone when it is closed.
     write: Option<Arc<WriteHalf>>,
     codec: Connection,
@@ -95,9 +134,15 @@ struct State {
     reader: Option<Waker>,
     /// Why it was closed, for who reads.
     ended: Option<Lost>,
+    /// The same in words, for who looks after it.
+    cause: Option<String>,
     /// There is more room than there was, where somebody waits for it.
     room: Arc<Notify>,
     is_room_awaited: bool,
+    /// Much waits, and the peer does not read it as fast as it comes.
+    is_congested: Arc<AtomicBool>,
+    /// Woken when it is congested no more.
+    relieved: Option<Waker>,
     /// The end has come.
     over: Arc<Notify>,
     /// Since the last tick.
@@ -130,59 +175,6 @@ pub(super) enum Heard {
 }
 
 impl Link {
-    /// Speaks first, and returns when both sides know each other.
-    pub async fn shake_hands(
-        stream: Stream,
-        config: ConnectionConfig,
-        limits: Limits,
-        total: Total,
-        handshake_timeout: Duration,
-    ) -> Result<(Arc<Self>, Incoming, Arc<PeerProperties>), Lost> {
-        let mut codec = Connection::new(config);
-        codec.set_input_budget(true);
-        let room = Arc::new(Notify::new());
-        let over = Arc::new(Notify::new());
-        let link = Arc::new(Self {
-            state: Mutex::new(State {
-                write: Some(Arc::new(stream.write)),
-                codec,
-                outbox: Outbox::new(total),
-                scratch: Vec::new(),
-                pongs: 0,
-                reader: None,
-                ended: None,
-                room: Arc::clone(&room),
-                is_room_awaited: false,
-                over: Arc::clone(&over),
-                has_heard: true,
-                has_written: true,
-                was_held: false,
-                is_held: false,
-                pinged: None,
-                stuck: None,
-            }),
-            limits,
-            room,
-            over,
-        });
-        let mut incoming = Incoming {
-            link: Arc::clone(&link),
-            read: stream.read,
-            buffer: BytesMut::new(),
-            wanted: READ_MIN,
-            lost: None,
-        };
-        let hands = std::future::poll_fn(|cx| incoming.poll_handshake(cx));
-        let shaken = timeout(handshake_timeout, hands).await;
-        match shaken.unwrap_or(Err(Lost::HandshakeTimeout)) {
-            Ok(peer) => Ok((link, incoming, peer)),
-            Err(lost) => {
-                link.close();
-                Err(lost)
-            }
-        }
-    }
-
     /// Sends, or says at once why not. What the system does not take now waits, within the limits.
     pub fn try_send(&self, parts: Parts<'_>) -> Result<(), NotSent> {
         let mut state = self.lock();
@@ -250,6 +242,40 @@ impl Link {
         }
     }
 
+    /// Whether much waits to be written. What makes more should not be taken from it.
+    pub fn is_congested(&self) -> bool {
+        self.is_congested.load(Relaxed)
+    }
+
+    /// Whether it is congested; if so, has the task woken when it is no more. One task may ask.
+    pub fn poll_congested(&self, cx: &Context<'_>) -> bool {
+        if !self.is_congested() {
+            return false;
+        }
+        let mut state = self.lock();
+        let is_congested = self.is_congested();
+        if is_congested {
+            state.relieved = Some(cx.waker().clone());
+        }
+        is_congested
+    }
+
+    /// Returns when it is not congested.
+    pub async fn relieved(&self) {
+        loop {
+            let mut room = pin!(self.room.notified());
+            room.as_mut().enable();
+            {
+                let mut state = self.lock();
+                if !self.is_congested() {
+                    return;
+                }
+                state.is_room_awaited = true;
+            }
+            room.await;
+        }
+    }
+
     /// Returns when it is closed.
     pub async fn ended(&self) {
         let mut over = pin!(self.over.notified());
@@ -283,16 +309,33 @@ impl Link {
 
     /// Closes it, and forgets what waits.
     pub fn close(&self) {
-        self.lock().end(Lost::ByUs);
+        self.end(Lost::ByUs);
+    }
+
+    /// Closes it for a reason, which its reader is told.
+    pub fn end(&self, lost: Lost) {
+        self.lock().end(lost);
     }
 
     pub fn is_closed(&self) -> bool {
         self.lock().write.is_none()
     }
 
+    /// Returns why it was closed, once it is.
+    pub fn cause(&self) -> Option<String> {
+        self.lock().cause.clone()
+    }
+
     /// Asks a silent peer whether it lives, and finds one that does not answer, or does not read.
-    /// To be called once in each heartbeat interval.
-    pub fn tick(&self, now: Instant, interval: Duration, timeout: Duration) -> Result<(), Lost> {
+    /// To be called once in each heartbeat interval. While nothing is read from the peer
+    /// (`is_paused`), it cannot answer, and is told that this side lives.
+    pub fn tick(
+        &self,
+        now: Instant,
+        interval: Duration,
+        timeout: Duration,
+        is_paused: bool,
+    ) -> Result<(), Lost> {
         let mut state = self.lock();
         if state.write.is_none() {
             return Err(Lost::ByUs);
@@ -302,15 +345,17 @@ impl Link {
         } else {
             let since = *state.stuck.get_or_insert(now);
             if now - since >= interval + timeout {
-                return Err(Lost::Stuck);
+                return Err(Lost::Stuck(interval + timeout));
             }
         }
         let was_held = std::mem::take(&mut state.was_held) | state.is_held;
-        if was_held {
+        if is_paused || was_held {
+            // Its own heartbeats wait unread, and so does its silence.
+            state.has_heard = true;
             state.pinged = None;
-            return match state.codec.peer_minor() {
-                0 => Ok(()),
-                _ => state.ping(),
+            return match state.outbox.is_empty() {
+                true => state.ping(),
+                false => Ok(()),
             };
         }
         if std::mem::take(&mut state.has_heard) {
@@ -318,7 +363,7 @@ impl Link {
             return Ok(());
         }
         match state.pinged {
-            Some(at) if now - at >= timeout => Err(Lost::Silent),
+            Some(at) if now - at >= timeout => Err(Lost::Silent(timeout)),
             Some(_) => Ok(()),
             // ZMTP 3.0 has no PING: whoever speaks it may be silent.
             None if state.codec.peer_minor() == 0 => Ok(()),
@@ -344,6 +389,7 @@ impl State {
             self.send_plain(parts)?;
         }
         if !self.outbox.is_empty() {
+            self.look_at_congestion();
             self.wake_reader();
         }
         Ok(())
@@ -390,11 +436,29 @@ impl State {
         Ok(())
     }
 
+    /// Sends a PING to a peer that knows it.
     fn ping(&mut self) -> Result<(), Lost> {
+        if self.codec.peer_minor() == 0 {
+            return Ok(());
+        }
         self.command(&Command::Ping {
             ttl_deciseconds: 0,
             context: Bytes::new(),
         })
+    }
+
+    /// Looks whether too much waits, after something was added.
+    fn look_at_congestion(&mut self) {
+        if self.limits.are_strained(&self.outbox) {
+            self.is_congested.store(true, Relaxed);
+        }
+    }
+
+    fn relieve(&mut self) {
+        self.is_congested.store(false, Relaxed);
+        if let Some(waker) = self.relieved.take() {
+            waker.wake();
+        }
     }
 
     /// Puts what the codec has written behind what waits; says how much that was.
@@ -415,6 +479,9 @@ impl State {
             && self.outbox.write(|slices| write.try_write(slices))?
         {
             self.has_written = true;
+            if self.is_congested.load(Relaxed) && self.limits.are_relieved(&self.outbox) {
+                self.relieve();
+            }
             if std::mem::take(&mut self.is_room_awaited) {
                 self.room.notify_waiters();
             }
@@ -471,10 +538,18 @@ impl State {
     }
 
     fn end(&mut self, lost: Lost) {
-        if self.write.take().is_some() {
+        self.close_because(&lost);
+        if self.ended.is_none() {
             self.ended = Some(lost);
         }
+    }
+
+    fn close_because(&mut self, lost: &Lost) {
+        if self.write.take().is_some() {
+            self.cause = Some(lost.to_string());
+        }
         self.outbox.clear();
+        self.relieve();
         self.codec.close();
         self.wake_reader();
         self.room.notify_waiters();
@@ -511,36 +586,32 @@ impl Incoming {
             }
             drop(state);
             if let Some(lost) = self.lost.take() {
-                self.link.close();
+                self.link.lock().close_because(&lost);
                 return Poll::Ready(Err(lost));
             }
-            self.lost = ready!(self.poll_input(cx)).err();
+            self.lost = ready!(self.poll_input(cx, |_| {})).err();
         }
     }
 
-    fn poll_handshake(&mut self, cx: &mut Context<'_>) -> Poll<Result<Arc<PeerProperties>, Lost>> {
-        loop {
-            let mut state = self.link.lock();
-            state.take_coded(false);
-            let written = state.write_out();
-            if let Some(lost) = self.lost.take() {
-                // What the codec says to a peer that it refuses has been written.
-                return Poll::Ready(Err(lost));
-            }
-            written?;
-            if let Some(Event::HandshakeSucceeded {
-                peer_properties, ..
-            }) = state.codec.poll_event()
-            {
-                return Poll::Ready(Ok(peer_properties));
-            }
-            drop(state);
-            self.lost = ready!(self.poll_input(cx)).err();
+    /// Writes what waits, and reads nothing. Ready when the connection has ended, which
+    /// [`poll`](Self::poll) then says.
+    pub fn poll_paused(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut state = self.link.lock();
+        if self.lost.is_none() {
+            self.lost = state.wait(cx).err();
+        }
+        match self.lost.is_some() || state.write.is_none() {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
         }
     }
 
     /// Reads once, and has the codec look at it; writes what waits where nothing comes.
-    fn poll_input(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Lost>> {
+    fn poll_input(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut look: impl FnMut(&Bytes),
+    ) -> Poll<Result<(), Lost>> {
         let read = self.poll_read(cx);
         let mut state = self.link.lock();
         match read {
@@ -551,7 +622,10 @@ impl Incoming {
             },
             Poll::Ready(bytes) => {
                 state.has_heard = true;
-                Poll::Ready(bytes.and_then(|bytes| Ok(state.codec.handle_input(bytes)?)))
+                Poll::Ready(bytes.and_then(|bytes| {
+                    look(&bytes);
+                    Ok(state.codec.handle_input(bytes)?)
+                }))
             }
         }
     }

@@ -3,6 +3,7 @@
 //! Whoever publishes writes to each peer's stream. What a peer's stream does not take waits for that
 //! peer, within limits; past them a message is dropped for it, and counted. So nobody waits for it.
 
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
@@ -33,6 +34,7 @@ const LOGGED_BYTES_MAX: usize = 128;
 
 pub(in crate::transport) async fn bind_publish(
     endpoint: &Endpoint,
+    addresses: &[SocketAddr],
     options: &TransportOptions,
     admit: Admit,
 ) -> Result<(PublishSender, SubscriptionWatch, Endpoint), TransportError> {
@@ -57,7 +59,7 @@ pub(in crate::transport) async fn bind_publish(
     let (door, keeper, actual) = door::open(
         subscribers,
         SocketType::Pub,
-        endpoint,
+        (endpoint, addresses),
         options,
         MESSAGE_BYTES_MAX,
     )
@@ -150,11 +152,13 @@ impl Host for Subscribers {
         Ok(())
     }
 
+    async fn may_read(&self, _: &Arc<Subscriber>) {}
+
     fn may_stay(&self, door: &Door<Self>, guest: &Subscriber) -> bool {
         let prefixes = lock(&self.state).index.prefixes(guest.who.number);
         let may = |prefix: &Bytes| match door.principal(guest.who.key) {
             Ok(principal) => (self.admit)(principal.as_ref(), prefix).is_some(),
-            Err(ShownOut) => false,
+            Err(ShownOut(_)) => false,
         };
         prefixes.iter().all(may)
     }

@@ -12,13 +12,16 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, timeout};
 
 use super::door::{LOOK_AT_LISTS, lock};
-use super::link::{Heard, Incoming, Limits, Link, Lost};
+use super::link::{Heard, Incoming, Limits, Link};
 use super::outbox::Total;
-use super::stream::Stream;
+use super::stream::{PeerAddress, Stream};
 use super::{curve, keypair, message_size_max};
+use crate::counter::Counter;
 use crate::security::{self, AccessList, AllowedKeys, PublicKey};
 use crate::transport::connection::Connection;
-use crate::transport::{Closed, Endpoint, TransportOptions};
+use crate::transport::failure::RepeatedFailure;
+use crate::transport::{Closed, ConnectionFailure, Endpoint, TransportOptions};
+use crate::wire::Reason;
 
 /// What a new connection begins with: a subscriber's subscriptions, say.
 pub(super) type Begin = Arc<dyn Fn(&Link) + Send + Sync>;
@@ -131,6 +134,16 @@ impl Reach {
         self.shared.connection.generation()
     }
 
+    /// Why there is no connection, where there is none.
+    pub fn failure(&self) -> ConnectionFailure {
+        self.shared.connection.failure()
+    }
+
+    /// Why the last connection ended, where one has.
+    pub fn last_lost(&self) -> Option<String> {
+        self.shared.connection.last_lost()
+    }
+
     pub async fn changed(&self, seen: u64) -> Result<u64, Closed> {
         self.shared.connection.changed(seen).await
     }
@@ -204,10 +217,7 @@ impl Reached {
             match ready!(incoming.poll(cx, heard)) {
                 Ok(()) => return Poll::Ready(Ok(*key)),
                 // The link is closed by it, and the keeping task makes another.
-                Err(lost) => {
-                    tracing::debug!(%lost, "the connection is lost");
-                    self.incoming = None;
-                }
+                Err(_) => self.incoming = None,
             }
         }
     }
@@ -221,28 +231,63 @@ struct Keeping {
     begin: Begin,
 }
 
+/// After a connection that lasted so long, failures are logged anew.
+const LASTED: Duration = Duration::from_secs(1);
+
 impl Keeping {
     async fn keep(self) {
         let keys = self.servers();
         let mut tries = keys.iter().cycle();
         let mut last_good = None;
         let mut wait = self.options.reconnect_min;
-        let mut failed = 0;
+        let mut failed: usize = 0;
+        let mut failure: Option<ConnectionFailure> = None;
+        let mut logged = RepeatedFailure::default();
+        let (opened, lost) = (Counter::default(), Counter::default());
         loop {
             // The key that was right the last time, or each in its turn.
             let key = last_good.take().or_else(|| tries.next().copied()).flatten();
             match self.connect(key).await {
-                Ok((link, incoming)) => {
-                    (wait, failed) = (self.options.reconnect_min, 0);
+                Ok((link, incoming, peer)) => {
+                    let endpoint = &self.endpoint;
+                    opened.count_and_log(|count| {
+                        tracing::info!(%endpoint, %peer, count, "connected");
+                    });
+                    let since = Instant::now();
+                    failed = 0;
                     last_good = Some(key);
                     self.stay(&link, incoming, key).await;
+                    let error = self.shared.connection.failure();
+                    if !self.shared.connection.is_closed() {
+                        lost.count_and_log(|count| {
+                            tracing::warn!(%endpoint, %peer, %error, count, "connection lost");
+                        });
+                    }
+                    // One that ends at once is not made again at once, for ever.
+                    let lasted = since.elapsed();
+                    if lasted >= wait {
+                        wait = self.options.reconnect_min;
+                    }
+                    if lasted >= LASTED {
+                        logged = RepeatedFailure::default();
+                    }
                 }
-                Err(lost) => {
-                    tracing::debug!(endpoint = %self.endpoint, %lost, "no connection");
+                Err(error) => {
                     failed += 1;
-                    if failed % keys.len() != 0 {
+                    let error = match failure.take() {
+                        // With one of the keys that the server may have, it came further.
+                        Some(further) if error.reason() == Reason::WrongServerKey => further,
+                        _ => error,
+                    };
+                    if !failed.is_multiple_of(keys.len()) {
+                        failure = Some(error);
                         continue;
                     }
+                    if logged.is_due(error.reason(), Instant::now()) {
+                        let (endpoint, attempts) = (&self.endpoint, failed);
+                        tracing::warn!(%endpoint, %error, attempts, "cannot connect");
+                    }
+                    self.shared.connection.failed(error);
                 }
             }
             sleep(wait.mul_f64(0.5 + 0.5 * fastrand::f64())).await;
@@ -260,10 +305,16 @@ impl Keeping {
         }
     }
 
-    async fn connect(&self, server: Option<PublicKey>) -> Result<(Arc<Link>, Incoming), Lost> {
+    async fn connect(
+        &self,
+        server: Option<PublicKey>,
+    ) -> Result<(Arc<Link>, Incoming, PeerAddress), ConnectionFailure> {
         let within = self.options.handshake_timeout;
-        let connecting = timeout(within, Stream::connect(&self.endpoint)).await;
-        let stream = connecting.map_err(|_| Lost::HandshakeTimeout)??;
+        let stream = Stream::connect(&self.endpoint, within).await?;
+        let peer = stream.peer;
+        self.shared
+            .connection
+            .progress(ConnectionFailure::unfinished());
         let mechanism = match (&self.options.client_security, server) {
             (Some(security), Some(server)) => MechanismSetup::CurveClient {
                 our_keypair: keypair(&security.keys),
@@ -277,7 +328,7 @@ impl Keeping {
         let limits = Limits::from(&self.options);
         let (link, incoming, _) =
             Link::shake_hands(stream, config, limits, Total::default(), within).await?;
-        Ok((link, incoming))
+        Ok((link, incoming, peer))
     }
 
     /// Hands the connection over, and returns when it is lost.
@@ -306,12 +357,15 @@ impl Keeping {
         loop {
             tokio::select! {
                 () = link.ended() => break,
-                now = tick.tick() => if link.tick(now, every, patience).is_err() {
-                    link.close();
+                now = tick.tick() => if let Err(lost) = link.tick(now, every, patience, false) {
+                    link.end(lost);
                     break;
                 },
             }
         }
+        self.shared
+            .connection
+            .lost(link.cause().unwrap_or_default());
         self.shared.give_up();
         self.shared.connection.set(false);
     }

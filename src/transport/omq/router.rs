@@ -1,20 +1,24 @@
 //! The server's socket.
 
+use std::hash::{BuildHasher, RandomState};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
+
+use std::task::Context;
 
 use omq_proto::Message;
 use omq_proto::proto::SocketType;
 
 use super::door::{self, Door, Host, Keeper, ShownOut, Who};
-use super::frames::{Parts, apart};
+use super::frames::{Parts, apart, envelope};
 use super::inbox::{Inbox, Place};
 use super::link::{Heard, Link, NotSent};
 use crate::security::{Holder, Pool, Principal, Share, Shares, may_take};
 use crate::transport::{
-    self, BATCH_MAX, Closed, DoorCounters, Endpoint, Outgoing, Refused, Requests, TransportError,
-    TransportOptions,
+    self, BATCH_MAX, Closed, DoorCounters, Endpoint, Envelope, Outgoing, Refused, Requests,
+    TransportError, TransportOptions,
 };
 
 /// How often a connection is looked at that is not read because of its share.
@@ -24,7 +28,11 @@ type Guest = Place<Caller, Message>;
 
 /// The connection that a message came from.
 #[derive(Clone, Debug)]
-pub(crate) struct Peer(Arc<Guest>);
+pub(crate) struct Peer {
+    guest: Arc<Guest>,
+    /// Where in front of the connection's own peer it is, if it is.
+    envelope: Envelope,
+}
 
 /// What is known and counted of a connection.
 #[derive(Debug)]
@@ -48,36 +56,52 @@ impl Drop for InFlight {
 }
 
 impl Peer {
+    /// The connection's own peer.
+    fn of(guest: &Arc<Guest>) -> Self {
+        Self {
+            guest: Arc::clone(guest),
+            envelope: Envelope::default(),
+        }
+    }
+
     pub fn principal(&self) -> Option<&Principal> {
-        self.0.of.share.principal()
+        self.guest.of.share.principal()
     }
 
     pub fn share(&self) -> &Arc<Share> {
-        &self.0.of.share
+        &self.guest.of.share
     }
 
     pub fn is(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
+        Arc::ptr_eq(&self.guest, &other.guest) && self.envelope == other.envelope
     }
 
-    /// Tells connections apart, while they are open.
-    pub fn key(&self) -> u64 {
-        Arc::as_ptr(&self.0) as u64
+    pub fn has_envelope(&self) -> bool {
+        !self.envelope.is_empty()
+    }
+
+    /// Tells peers apart, while their connections are open.
+    pub fn key(&self, hash: &RandomState) -> u64 {
+        let connection = Arc::as_ptr(&self.guest) as u64;
+        match self.has_envelope() {
+            false => connection,
+            true => hash.hash_one((connection, &self.envelope)),
+        }
     }
 
     /// Returns when the connection is lost.
     pub async fn gone(&self) {
-        self.0.of.link.ended().await;
+        self.guest.of.link.ended().await;
     }
 
     /// Whether the connection has `max` in flight already.
     pub fn is_busy(&self, max: usize) -> bool {
-        self.0.of.running.load(Relaxed) >= max
+        self.guest.of.running.load(Relaxed) >= max
     }
 
     pub fn enter(&self) -> InFlight {
-        self.0.of.running.fetch_add(1, Relaxed);
-        InFlight(Arc::clone(&self.0))
+        self.guest.of.running.fetch_add(1, Relaxed);
+        InFlight(Arc::clone(&self.guest))
     }
 }
 
@@ -85,6 +109,7 @@ impl Peer {
 struct Callers {
     inbox: Inbox<Caller, Message>,
     parts_max: usize,
+    envelope_bytes_max: usize,
     shares: Shares,
     /// Bytes of messages that are received, and not taken yet.
     received: Pool,
@@ -129,13 +154,19 @@ impl Host for Callers {
         });
         self.inbox.put(guest, messages);
         if is_too_much {
-            return Err(ShownOut);
-        }
-        self.inbox.has_room(guest).await;
-        while !self.received.may_take(held, 1) {
-            tokio::time::sleep(ROOM_RETRY).await;
+            return Err(ShownOut("it sent a message of too many parts"));
         }
         Ok(())
+    }
+
+    /// One that sends more than is taken waits for itself, and so does one that does not read its
+    /// replies, or whose principal or address holds its share.
+    async fn may_read(&self, guest: &Arc<Guest>) {
+        guest.of.link.relieved().await;
+        self.inbox.has_room(guest).await;
+        while !self.received.may_take(&guest.of.share.received_bytes, 1) {
+            tokio::time::sleep(ROOM_RETRY).await;
+        }
     }
 
     fn may_stay(&self, door: &Door<Self>, guest: &Guest) -> bool {
@@ -148,17 +179,20 @@ impl Host for Callers {
 
 pub(in crate::transport) async fn bind_router(
     endpoint: &Endpoint,
+    addresses: &[SocketAddr],
     options: &TransportOptions,
 ) -> Result<(RouterSender, RouterReceiver, Endpoint), TransportError> {
     let callers = Callers {
         inbox: Inbox::new(options.receive_queue_max as usize),
         parts_max: options.parts_max,
+        envelope_bytes_max: options.envelope_bytes_max,
         shares: Shares::default(),
         received: Pool::new(options.receive_bytes_total_max, usize::MAX),
     };
     let bytes_max = options.message_bytes_max;
+    let place = (endpoint, addresses);
     let (door, keeper, actual) =
-        door::open(callers, SocketType::Router, endpoint, options, bytes_max).await?;
+        door::open(callers, SocketType::Router, place, options, bytes_max).await?;
     let receiver = RouterReceiver {
         door: Arc::clone(&door),
         last: None,
@@ -180,11 +214,11 @@ pub(crate) struct RouterSender {
 
 impl RouterSender {
     pub fn try_send(&self, peer: &Peer, outgoing: Outgoing) -> Result<(), Refused> {
-        let Caller { link, share, .. } = &peer.0.of;
+        let Caller { link, share, .. } = &peer.guest.of;
         if !self.has_room(share, outgoing.payload().len()) {
             return Err(Refused::Full(Box::new(outgoing)));
         }
-        match link.try_send(Parts::from(&outgoing)) {
+        match link.try_send(Parts::from(&outgoing).behind(&peer.envelope)) {
             Ok(()) => Ok(()),
             Err(NotSent::Full) => Err(Refused::Full(Box::new(outgoing))),
             Err(NotSent::Closed) => Err(Refused::NoPeer),
@@ -199,7 +233,8 @@ impl RouterSender {
 
     /// Closes the connection of a peer.
     pub fn show_out(&self, peer: &Peer) {
-        self.door.show_out(&peer.0.of.link);
+        self.door
+            .show_out(&peer.guest.of.link, "it does not read what is sent to it");
     }
 
     pub fn counters(&self) -> DoorCounters {
@@ -237,15 +272,22 @@ impl RouterReceiver {
     pub async fn receive(&mut self, batch: &mut Requests) -> Result<(), Closed> {
         let Self { door, last } = self;
         std::future::poll_fn(|cx| {
-            door.host.inbox.poll(cx, |guest, message, bytes| {
-                let held = &guest.of.share.received_bytes;
-                door.host.received.give_back(held, bytes);
-                match known(door, last, guest) {
-                    Ok(peer) => apart(&message, batch.of(transport::Peer::Omq(peer))),
-                    Err(ShownOut) => door.show_out(&guest.of.link),
-                }
-                batch.len() >= BATCH_MAX
-            })
+            let is_congested = |guest: &Guest, cx: &Context<'_>| guest.of.link.poll_congested(cx);
+            door.host
+                .inbox
+                .poll(cx, is_congested, |guest, message, bytes| {
+                    let held = &guest.of.share.received_bytes;
+                    door.host.received.give_back(held, bytes);
+                    match known(door, last, guest) {
+                        Ok(mut peer) => {
+                            let envelope = envelope(&message, door.host.envelope_bytes_max);
+                            peer.envelope = envelope.clone();
+                            apart(&message, &envelope, batch.of(transport::Peer::Omq(peer)));
+                        }
+                        Err(ShownOut(why)) => door.show_out(&guest.of.link, why),
+                    }
+                    batch.len() >= BATCH_MAX
+                })
         })
         .await
     }
@@ -263,14 +305,14 @@ fn known(
         && Arc::ptr_eq(known, guest)
         && *at == generation
     {
-        return Ok(Peer(Arc::clone(guest)));
+        return Ok(Peer::of(guest));
     }
     let principal = door.principal(guest.of.who.key)?;
     if principal.as_ref() != guest.of.share.principal() {
-        return Err(ShownOut);
+        return Err(ShownOut("its key has another principal now"));
     }
     *last = Some((Arc::clone(guest), generation));
-    Ok(Peer(Arc::clone(guest)))
+    Ok(Peer::of(guest))
 }
 
 #[cfg(test)]
@@ -306,7 +348,10 @@ mod tests {
     async fn a_socket_that_is_dropped_with_messages_unread_leaves_nothing_behind() {
         let options = TransportOptions::default();
         let endpoint = "tcp://127.0.0.1:0".parse().unwrap();
-        let (sender, receiver, actual) = bind_router(&endpoint, &options).await.unwrap();
+        let (sender, receiver, actual) =
+            bind_router(&endpoint, &[([127, 0, 0, 1], 0).into()], &options)
+                .await
+                .unwrap();
         let (dealer, replies) = connect_dealer(&actual, &options).await.unwrap();
         let bytes = Bytes::from_static(b"unread");
         let unread = Outgoing::Compact(Packed { bytes, calls: 1 });

@@ -1,26 +1,51 @@
 //! A stream of bytes over tcp or ipc: how it is connected, listened for, read and written.
 
+use std::fmt;
 use std::io::{self, IoSlice};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::AsyncReadExt;
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream, tcp, unix};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixSocket, UnixStream, tcp, unix};
 
-use crate::transport::Endpoint;
+use crate::transport::{self, ConnectionFailure, Endpoint, ipc};
+
+/// Connections that may wait to be accepted on a Unix socket.
+const BACKLOG: u32 = 1024;
 
 /// An open stream, in halves.
 #[derive(Debug)]
 pub(super) struct Stream {
     pub read: ReadHalf,
     pub write: WriteHalf,
-    /// Of who is at the other end, over tcp.
+    /// Of the other end, over tcp.
     pub address: Option<IpAddr>,
+    pub peer: PeerAddress,
+}
+
+/// The other end of a stream, for the log.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum PeerAddress {
+    Tcp(SocketAddr),
+    /// The process, where the system says it.
+    Ipc(Option<i32>),
+}
+
+impl fmt::Display for PeerAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Ipc(Some(process)) => write!(f, "process {process}"),
+            Self::Ipc(None) => f.write_str("a process of this machine"),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -47,29 +72,43 @@ impl Stream {
     fn tcp(stream: TcpStream) -> io::Result<Self> {
         // Whoever sends has gathered already what leaves together.
         stream.set_nodelay(true)?;
-        let address = stream.peer_addr()?.ip();
+        let mut peer = stream.peer_addr()?;
+        // An IPv4 peer of a socket that listens on IPv6, too.
+        peer.set_ip(peer.ip().to_canonical());
         let (read, write) = stream.into_split();
         Ok(Self {
             read: ReadHalf::Tcp(read),
             write: WriteHalf::Tcp(write),
-            address: Some(address),
+            address: Some(peer.ip()),
+            peer: PeerAddress::Tcp(peer),
         })
     }
 
     pub fn ipc(stream: UnixStream) -> Self {
+        let process = stream.peer_cred().ok().and_then(|of| of.pid());
         let (read, write) = stream.into_split();
         Self {
             read: ReadHalf::Ipc(read),
             write: WriteHalf::Ipc(write),
             address: None,
+            peer: PeerAddress::Ipc(process),
         }
     }
 
-    pub async fn connect(endpoint: &Endpoint) -> io::Result<Self> {
-        match endpoint {
-            Endpoint::Tcp { host, port } => {
-                Self::tcp(TcpStream::connect((host.as_str(), *port)).await?)
+    /// Connects within a time that resolving the host name is part of.
+    pub async fn connect(endpoint: &Endpoint, within: Duration) -> Result<Self, ConnectionFailure> {
+        let stream = match endpoint {
+            Endpoint::Tcp { .. } => {
+                let stream = transport::tcp::connect(endpoint, within).await?;
+                Self::tcp(stream)
             }
+            _ => Self::connect_ipc(endpoint).await,
+        };
+        stream.map_err(|error| ConnectionFailure::from(&error))
+    }
+
+    async fn connect_ipc(endpoint: &Endpoint) -> io::Result<Self> {
+        match endpoint {
             Endpoint::Ipc(path) => match abstract_name(path) {
                 None => Ok(Self::ipc(UnixStream::connect(path).await?)),
                 Some(name) => {
@@ -78,7 +117,7 @@ impl Stream {
                     Ok(Self::ipc(UnixStream::from_std(stream)?))
                 }
             },
-            Endpoint::Inproc(_) => Err(no_stream()),
+            _ => Err(no_stream()),
         }
     }
 }
@@ -125,36 +164,40 @@ impl WriteHalf {
 }
 
 impl Listener {
-    /// Listens; the endpoint returned has the port that was free.
-    pub async fn bind(endpoint: &Endpoint) -> io::Result<(Self, Endpoint)> {
+    /// Listens on the first of the addresses that is possible, for `tcp`; the endpoint returned has
+    /// the port that was free.
+    pub async fn bind(
+        endpoint: &Endpoint,
+        addresses: &[SocketAddr],
+        ipc_mode: u32,
+    ) -> io::Result<(Self, Endpoint)> {
         match endpoint {
-            Endpoint::Tcp { host, port } => {
-                let listener = TcpListener::bind((host.as_str(), *port)).await?;
+            Endpoint::Tcp { host, .. } => {
+                let listener = TcpListener::bind(addresses).await?;
                 let port = listener.local_addr()?.port();
                 // Keeps the host as it was given: it may be a name.
                 let host = host.clone();
                 Ok((Self::Tcp(listener), Endpoint::Tcp { host, port }))
             }
-            Endpoint::Ipc(path) => Ok((Self::bind_ipc(path)?, endpoint.clone())),
+            Endpoint::Ipc(path) => Ok((Self::bind_ipc(path, ipc_mode)?, endpoint.clone())),
             Endpoint::Inproc(_) => Err(no_stream()),
         }
     }
 
-    fn bind_ipc(path: &Path) -> io::Result<Self> {
+    fn bind_ipc(path: &Path, mode: u32) -> io::Result<Self> {
         if let Some(name) = abstract_name(path) {
             let listener = net::UnixListener::bind_addr(&abstract_address(name)?)?;
             listener.set_nonblocking(true)?;
             return Ok(Self::Ipc(UnixListener::from_std(listener)?, None));
         }
-        let listener = UnixListener::bind(path).or_else(|error| match error.kind() {
-            // Nobody listens on it: that has been looked at.
-            io::ErrorKind::AddrInUse if is_socket(path) => {
-                std::fs::remove_file(path)?;
-                UnixListener::bind(path)
-            }
-            _ => Err(error),
-        })?;
-        Ok(Self::Ipc(listener, Some(path.to_owned())))
+        let socket = UnixSocket::new_stream()?;
+        // Before it is bound, so that no other user can connect in between; and after it, for
+        // systems that do not look, and for bits that the umask has taken away.
+        ipc::restrict(&socket, mode)?;
+        socket.bind(path)?;
+        let listener = Self::Ipc(socket.listen(BACKLOG)?, Some(path.to_owned()));
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
+        Ok(listener)
     }
 
     pub async fn accept(&self) -> io::Result<Stream> {
@@ -188,11 +231,6 @@ fn abstract_address(name: &[u8]) -> io::Result<net::SocketAddr> {
 fn abstract_address(_: &[u8]) -> io::Result<net::SocketAddr> {
     let reason = "abstract sockets are Linux's alone";
     Err(io::Error::new(io::ErrorKind::Unsupported, reason))
-}
-
-fn is_socket(path: &Path) -> bool {
-    use std::os::unix::fs::FileTypeExt;
-    std::fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket())
 }
 
 fn no_stream() -> io::Error {

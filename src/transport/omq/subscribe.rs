@@ -12,8 +12,8 @@ use super::link::{Heard, Link};
 use super::reach::{self, Reach, Reached};
 use crate::transport::wanted::{Change, Wanted};
 use crate::transport::{
-    Closed, Endpoint, Malformed, Take, TopicFrames, TransportError, TransportOptions, remembered,
-    unpack_events,
+    Closed, ConnectionFailure, Endpoint, Malformed, Take, TopicFrames, TransportError,
+    TransportOptions, remembered, unpack_events,
 };
 
 pub(in crate::transport) async fn connect_subscribe(
@@ -115,6 +115,10 @@ impl SubscribeSender {
 
     pub fn is_connected(&self) -> bool {
         self.reach.is_connected()
+    }
+
+    pub fn failure(&self) -> ConnectionFailure {
+        self.reach.failure()
     }
 
     pub fn connection_generation(&self) -> u64 {

@@ -1,5 +1,7 @@
 //! Dealer and router.
 
+use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,17 +12,44 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use zeromq::{DealerSocket, RouterSocket, Socket, SocketEvent, SocketRecv, SocketSend, ZmqMessage};
 
-use super::{actual, linger, message, options, to_error};
+use super::{CAUSE_UNKNOWN, ConnectionLog, actual, bind, connect, linger, message, options};
 use crate::transport::connection::Connection;
 use crate::transport::{
-    BATCH_MAX, Closed, Endpoint, Form, Frames, Malformed, Outgoing, Peer, Received, Refused,
-    Requests, TransportError, TransportOptions, unpack,
+    self, BATCH_MAX, Closed, ConnectionFailure, Endpoint, Envelope, Form, Frames, Malformed,
+    Outgoing, Received, Refused, Requests, TransportError, TransportOptions, unpack,
 };
 
 fn to_message(outgoing: Outgoing) -> ZmqMessage {
+    message(to_parts(outgoing).into())
+}
+
+fn to_parts(outgoing: Outgoing) -> VecDeque<Bytes> {
     match outgoing {
-        Outgoing::Classic(frames) => message(vec![Bytes::new(), frames.header.into(), frames.body]),
-        Outgoing::Compact(packed) => message(vec![packed.bytes]),
+        Outgoing::Classic(frames) => [Bytes::new(), frames.header.into(), frames.body].into(),
+        Outgoing::Compact(packed) => [packed.bytes].into(),
+    }
+}
+
+/// Whom a message came from.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Peer {
+    identity: Bytes,
+    envelope: Envelope,
+}
+
+impl Peer {
+    pub fn has_envelope(&self) -> bool {
+        !self.envelope.is_empty()
+    }
+
+    /// What is for this peer.
+    fn addressed(&self, outgoing: Outgoing) -> ZmqMessage {
+        let mut parts = to_parts(outgoing);
+        for part in self.envelope.parts().iter().rev() {
+            parts.push_front(part.clone());
+        }
+        parts.push_front(self.identity.clone());
+        message(parts.into())
     }
 }
 
@@ -50,7 +79,7 @@ pub(in crate::transport) async fn connect_dealer(
     let (received, incoming) = mpsc::channel(options.receive_queue_max.max(1) as usize);
     let connection = Arc::new(Connection::new());
     let supervisor = tokio::spawn(supervise(
-        endpoint.to_string(),
+        endpoint.clone(),
         options.clone(),
         Arc::clone(&connection),
         to_send,
@@ -71,22 +100,28 @@ pub(in crate::transport) async fn connect_dealer(
 
 /// Connects, carries, and connects again.
 async fn supervise(
-    endpoint: String,
+    endpoint: Endpoint,
     from: TransportOptions,
     connection: Arc<Connection>,
     mut to_send: mpsc::Receiver<Outgoing>,
     received: mpsc::Sender<Vec<Bytes>>,
 ) {
     let mut wait = from.reconnect_min;
+    let mut log = ConnectionLog::default();
     loop {
         let mut socket = DealerSocket::with_options(options(&from));
         let mut events = socket.monitor();
-        if socket.connect(&endpoint).await.is_err() {
+        if let Err(failure) =
+            connect(&mut socket, &endpoint, from.handshake_timeout, &connection).await
+        {
+            log.failed(&endpoint, &failure);
+            connection.failed(failure);
             tokio::time::sleep(wait).await;
             wait = (wait * 2).min(from.reconnect_max);
             continue;
         }
         wait = from.reconnect_min;
+        log.connected(&endpoint);
         let (mut send, mut receive) = socket.split();
         connection.set(true);
         let sending = async {
@@ -117,6 +152,8 @@ async fn supervise(
             () = receiving => {}
             () = gone => {}
         }
+        connection.lost(CAUSE_UNKNOWN);
+        log.lost(&endpoint);
         connection.set(false);
         // Their calls have ended with the connection: sending them now would be a second time.
         while to_send.try_recv().is_ok() {}
@@ -159,6 +196,14 @@ impl DealerSender {
 
     pub fn is_connected(&self) -> bool {
         self.connection.is_connected()
+    }
+
+    pub fn failure(&self) -> ConnectionFailure {
+        self.connection.failure()
+    }
+
+    pub fn last_lost(&self) -> Option<String> {
+        self.connection.last_lost()
     }
 
     pub fn connection_generation(&self) -> u64 {
@@ -217,13 +262,11 @@ const ROOM_WAIT_MAX: Duration = Duration::from_millis(100);
 
 pub(in crate::transport) async fn bind_router(
     endpoint: &Endpoint,
+    addresses: &[SocketAddr],
     from: &TransportOptions,
 ) -> Result<(RouterSender, RouterReceiver, Endpoint), TransportError> {
     let mut socket = RouterSocket::with_options(options(from));
-    let bound = socket
-        .bind(&endpoint.to_string())
-        .await
-        .map_err(|error| to_error(endpoint, error))?;
+    let bound = bind(&mut socket, endpoint, addresses, from.ipc_mode).await?;
     let (commands, to_do) = mpsc::channel(from.send_queue_max.max(1) as usize);
     let (received, incoming) = mpsc::channel(from.receive_queue_max.max(1) as usize);
     let sender = RouterSender {
@@ -231,13 +274,16 @@ pub(in crate::transport) async fn bind_router(
         commands,
         linger: from.linger,
     };
-    let receiver = RouterReceiver { incoming };
+    let receiver = RouterReceiver {
+        incoming,
+        envelope_bytes_max: from.envelope_bytes_max,
+    };
     Ok((sender, receiver, actual(endpoint, &bound)))
 }
 
 #[derive(Debug)]
 enum Command {
-    Send(Bytes, Outgoing),
+    Send(Peer, Outgoing),
     StopAccepting(oneshot::Sender<()>),
 }
 
@@ -254,11 +300,9 @@ async fn route(
             biased;
             command = to_do.recv() => match command {
                 Some(Command::Send(peer, outgoing)) => {
-                    let mut message = to_message(outgoing);
-                    message.push_front(peer.clone());
                     // A peer that has gone does not need its reply any more.
-                    let sent = timeout(ROOM_WAIT_MAX, socket.send(message)).await;
-                    if sent.is_err() && let Ok(peer) = peer.try_into() {
+                    let sent = timeout(ROOM_WAIT_MAX, socket.send(peer.addressed(outgoing))).await;
+                    if sent.is_err() && let Ok(peer) = peer.identity.try_into() {
                         socket.backend().peer_disconnected(&peer);
                     }
                 }
@@ -303,7 +347,7 @@ pub(crate) struct RouterSender {
 }
 
 impl RouterSender {
-    pub fn try_send(&self, peer: &Bytes, message: Outgoing) -> Result<(), Refused> {
+    pub fn try_send(&self, peer: &Peer, message: Outgoing) -> Result<(), Refused> {
         self.commands
             .try_send(Command::Send(peer.clone(), message))
             .map_err(|error| match error {
@@ -337,13 +381,18 @@ impl RouterSender {
 #[derive(Debug)]
 pub(crate) struct RouterReceiver {
     incoming: mpsc::Receiver<FromPeer>,
+    envelope_bytes_max: usize,
 }
 
 impl RouterReceiver {
     pub async fn receive(&mut self, batch: &mut Requests) -> Result<(), Closed> {
         let mut next = Some(self.incoming.recv().await.ok_or(Closed)?);
-        while let Some((peer, parts)) = next {
-            apart(parts, batch.of(Peer::Zeromq(peer)));
+        while let Some((identity, mut parts)) = next {
+            let slices = parts.iter().map(|part| &part[..]);
+            let envelope = Envelope::of(slices, self.envelope_bytes_max);
+            parts.drain(..envelope.parts().len());
+            let peer = Peer { identity, envelope };
+            apart(parts, batch.of(transport::Peer::Zeromq(peer)));
             next = match batch.len() < BATCH_MAX {
                 true => self.incoming.try_recv().ok(),
                 false => None,

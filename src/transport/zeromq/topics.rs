@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -13,12 +14,12 @@ use tokio::time::timeout;
 use zeromq::util::PeerIdentity;
 use zeromq::{Socket, SocketEvent, SocketRecv, SocketSend, SubSocket, XPubSocket, ZmqError};
 
-use super::{actual, linger, message, options, to_error};
+use super::{CAUSE_UNKNOWN, ConnectionLog, actual, bind, connect, linger, message, options};
 use crate::transport::connection::Connection;
 use crate::transport::wanted::{Change, Wanted};
 use crate::transport::{
-    BATCH_MAX, Closed, Endpoint, Malformed, PublishRefused, SubscriptionChange, TopicFrames,
-    TopicMessage, TransportError, TransportOptions, unpack_events,
+    BATCH_MAX, Closed, ConnectionFailure, Endpoint, Malformed, PublishRefused, SubscriptionChange,
+    TopicFrames, TopicMessage, TransportError, TransportOptions, unpack_events,
 };
 
 /// How long closing waits for the socket's task.
@@ -30,14 +31,12 @@ const CHANGES_MAX: usize = 4096;
 
 pub(in crate::transport) async fn bind_publish(
     endpoint: &Endpoint,
+    addresses: &[SocketAddr],
     from: &TransportOptions,
 ) -> Result<(PublishSender, SubscriptionWatch, Endpoint), TransportError> {
     let mut socket = XPubSocket::with_options(options(from));
     let accepted = socket.monitor();
-    let bound = socket
-        .bind(&endpoint.to_string())
-        .await
-        .map_err(|error| to_error(endpoint, error))?;
+    let bound = bind(&mut socket, endpoint, addresses, from.ipc_mode).await?;
     let (commands, to_do) = mpsc::channel(from.send_queue_max.max(1) as usize);
     let (changed, changes) = mpsc::channel(CHANGES_MAX);
     let sender = PublishSender {
@@ -219,7 +218,7 @@ pub(in crate::transport) async fn connect_subscribe(
         changed: Notify::new(),
     });
     let task = tokio::spawn(subscribe_all(
-        endpoint.to_string(),
+        endpoint.clone(),
         options.clone(),
         Arc::clone(&shared),
         received,
@@ -269,22 +268,32 @@ impl Subscriber {
 
 /// Connects, and connects again when the publisher has gone. The crate would do so by itself, but only after two seconds.
 async fn subscribe_all(
-    endpoint: String,
+    endpoint: Endpoint,
     from: TransportOptions,
     shared: Arc<Subscriber>,
     received: mpsc::Sender<Result<TopicFrames, Malformed>>,
 ) {
     let mut wait = from.reconnect_min;
+    let mut log = ConnectionLog::default();
     loop {
         let mut socket = SubSocket::with_options(options(&from));
         let events = socket.monitor();
-        let connected = timeout(from.handshake_timeout, socket.connect(&endpoint)).await;
-        if let Ok(Ok(())) = connected {
-            wait = from.reconnect_min;
-            let carried = carry(socket, events, &shared, &received).await;
-            shared.connection.set(false);
-            if carried.is_err() {
-                return;
+        let within = from.handshake_timeout;
+        match connect(&mut socket, &endpoint, within, &shared.connection).await {
+            Ok(()) => {
+                wait = from.reconnect_min;
+                log.connected(&endpoint);
+                let carried = carry(socket, events, &shared, &received).await;
+                shared.connection.lost(CAUSE_UNKNOWN);
+                shared.connection.set(false);
+                if carried.is_err() {
+                    return;
+                }
+                log.lost(&endpoint);
+            }
+            Err(failure) => {
+                log.failed(&endpoint, &failure);
+                shared.connection.failed(failure);
             }
         }
         tokio::time::sleep(wait.mul_f64(0.5 + 0.5 * fastrand::f64())).await;
@@ -375,6 +384,10 @@ impl SubscribeSender {
 
     pub fn is_connected(&self) -> bool {
         self.shared.connection.is_connected()
+    }
+
+    pub fn failure(&self) -> ConnectionFailure {
+        self.shared.connection.failure()
     }
 
     pub fn connection_generation(&self) -> u64 {

@@ -9,6 +9,12 @@ interface Target @0xe0f1a3c5d7e91001 {
   # Answers with up to 256 KiB.
   grow @2 (root :Node) -> (nodes :UInt64) $Bowline.idempotent $Bowline.timeout("1s");
   # Reads the tree into a plain struct.
+  remember @3 (data :Data) -> (data :Data) $Bowline.once $Bowline.timeout("1s");
+  # Echoes, and keeps the outcome.
+}
+
+struct Work $Bowline.queue("work") {
+  data @0 :Data;
 }
 
 struct Node {

@@ -54,12 +54,17 @@ pub struct Header {
 impl Header {
     /// A request as a client would send it, with ten seconds left.
     pub fn of(method: u16, correlation: u64) -> Self {
+        Self::for_interface(INTERFACE, method, correlation)
+    }
+
+    /// The same for a method of any interface.
+    pub fn for_interface(interface: u64, method: u16, correlation: u64) -> Self {
         // Version 1 is 0 on the wire: defaults are taken off.
         let id = [0x0192_f3a4_b5c6_7d8e, 0x8f90_a1b2_0000_0000 | correlation];
         Self {
             data: [
                 u64::from(method) << 16,
-                INTERFACE,
+                interface,
                 id[0],
                 id[1],
                 correlation,
@@ -93,4 +98,123 @@ pub fn echo(data: &[u8]) -> Vec<u8> {
 /// The parameters that ask for a large reply.
 pub fn large(bytes: u32) -> Vec<u8> {
     message(&[struct_pointer(0, 1, 0), u64::from(bytes)])
+}
+
+/// The name of the service's queue.
+const QUEUE: &str = "work";
+
+/// A text with its zero byte, in words.
+fn text(text: &str) -> Vec<u64> {
+    words_of(&[text.as_bytes(), &[0]].concat())
+}
+
+fn text_pointer(offset: usize, text: &str) -> u64 {
+    list_pointer(offset as i32, 2, text.len() as u32 + 1)
+}
+
+/// The parameters of a lease that waits for `wait`, with so many bytes behind that nobody asked for.
+pub fn lease(session: u64, wait: std::time::Duration, padding: usize) -> Vec<u8> {
+    const GROUP: &str = "workers";
+    let (queue, group) = (text(QUEUE), text(GROUP));
+    let mut words = vec![
+        struct_pointer(0, 2, 3),
+        session,
+        wait.as_micros() as u64,
+        text_pointer(2, QUEUE),
+        text_pointer(1 + queue.len(), GROUP),
+        // The credit: so many jobs and bytes.
+        struct_pointer((queue.len() + group.len()) as i32, 2, 0),
+    ];
+    words.extend(queue);
+    words.extend(group);
+    words.extend([16, 1 << 16]);
+    words.extend(std::iter::repeat_n(0x7777_7777_7777_7777, padding / 8));
+    message(&words)
+}
+
+/// The parameters of a push that has, or claims to have, so many empty jobs: `words` of each are there.
+pub fn push(claimed: u32, jobs: &[Vec<u64>]) -> Vec<u8> {
+    let queue = text(QUEUE);
+    let mut words = vec![
+        struct_pointer(0, 1, 2),
+        0,
+        text_pointer(1, QUEUE),
+        // A list of structs: its words without the tag, then the tag.
+        list_pointer(
+            queue.len() as i32,
+            7,
+            jobs.iter().map(Vec::len).sum::<usize>() as u32,
+        ),
+    ];
+    words.extend(queue);
+    let (data, pointers) = match jobs.first() {
+        Some(job) => (JOB_DATA, job.len() as u16 - JOB_DATA),
+        None => (0, 0),
+    };
+    words.push(list_tag(claimed as i32, data, pointers));
+    jobs.iter().for_each(|job| words.extend(job));
+    message(&words)
+}
+
+/// Words of data of a `NewJob`.
+const JOB_DATA: u16 = 3;
+
+/// Jobs of nothing but a priority, which all are alike.
+pub fn empty_jobs(count: usize) -> Vec<Vec<u64>> {
+    vec![vec![0; usize::from(JOB_DATA)]; count]
+}
+
+/// A push of one job by the producer of this number, which is not known yet.
+pub fn push_of(producer: u64) -> Vec<u8> {
+    let queue = text(QUEUE);
+    let mut words = vec![struct_pointer(0, 1, 2), 0, text_pointer(1, QUEUE)];
+    let identity = [
+        0x1234_5678_0000_7000 | producer >> 32,
+        1 << 63 | producer,
+        1,
+        1,
+    ];
+    let job_words = usize::from(JOB_DATA) + 1 + identity.len();
+    words.push(list_pointer(
+        queue.len() as i32,
+        7,
+        job_words as u32 - identity.len() as u32,
+    ));
+    words.extend(queue);
+    words.push(list_tag(1, JOB_DATA, 1));
+    words.extend([0; JOB_DATA as usize]);
+    words.push(struct_pointer(0, 4, 0));
+    words.extend(identity);
+    message(&words)
+}
+
+#[cfg(test)]
+mod tests {
+    use bowline::message::{Limits, Msg};
+
+    use super::*;
+    use crate::target::{EchoParams, Work};
+
+    /// Read by a schema that has fields in the same places.
+    #[test]
+    fn bodies_by_hand_are_messages() {
+        for body in [
+            lease(7, std::time::Duration::from_secs(1), 64),
+            push(500_000, &[]),
+            push(20_000, &empty_jobs(20_000)),
+            push_of(3),
+        ] {
+            assert_eq!(body.len() % 8, 0);
+            let words = u32::from_le_bytes(body[4..8].try_into().unwrap()) as usize;
+            assert_eq!(body.len(), 8 + words * 8);
+        }
+        let echo = Msg::<EchoParams>::open(echo(b"x").into(), &Limits::default()).unwrap();
+        assert_eq!(echo.get().unwrap().get_data().unwrap(), b"x");
+        // The first pointer of both is a list of bytes.
+        let lease = lease(7, std::time::Duration::from_secs(1), 64);
+        let lease = Msg::<Work>::open(lease.into(), &Limits::default()).unwrap();
+        assert_eq!(lease.get().unwrap().get_data().unwrap(), b"work\0");
+        let push = Msg::<Work>::open(push_of(3).into(), &Limits::default()).unwrap();
+        assert_eq!(push.get().unwrap().get_data().unwrap(), b"work\0");
+    }
 }

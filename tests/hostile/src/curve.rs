@@ -12,6 +12,17 @@ use crate::zmtp::{Wire, greeting_for};
 const SERVER: &str = "JTKVSB%%)wK0E.X)V>+}o?pNmC{O&4W4b!Ni{Lh6";
 const CLIENT: &str = "D:)Q[IlAW!ahhC2ac:9*A}h:p?([4%wOTJ%JR%cs";
 
+/// Of one that may call and push.
+const HARM: &str = r#"1jSaz)DcYx!A%b7u@5)uQIeHiDU68Z@W/Y!FVR)J"#;
+
+/// Of a principal that may call and push, and means harm.
+///
+/// # Errors
+/// None: it is a key.
+pub fn harmful_keys() -> Result<Keys, KeyError> {
+    Keys::from_secret_text(HARM)
+}
+
 /// The service's.
 ///
 /// # Errors

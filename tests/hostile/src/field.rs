@@ -1,7 +1,7 @@
 //! Where an attack takes place: whom it meets, from which addresses, how long, and how often it struck.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 /// What each attack is given.
@@ -27,6 +27,8 @@ pub struct Field {
     pub strikes: AtomicU64,
     /// Harm that it has seen itself.
     pub harm: AtomicU64,
+    /// Numbers that it has used.
+    pub used: AtomicU32,
 }
 
 impl Field {
@@ -44,6 +46,11 @@ impl Field {
     /// Counts what has reached a peer that listened.
     pub fn struck(&self, times: u64) {
         self.strikes.fetch_add(times, Relaxed);
+    }
+
+    /// A number that no attack has used.
+    pub fn fresh(&self) -> u32 {
+        u32::from(self.network) << 24 | (self.used.fetch_add(1, Relaxed) & 0xff_ffff)
     }
 
     /// Counts what must not happen and only the attack can see.

@@ -22,6 +22,8 @@ pub struct Seen {
     pub answered: u64,
     /// Microseconds from when each was due.
     pub latencies: Histogram<u64>,
+    /// Calls that were refused because there was no room for them.
+    pub refused: u64,
     /// What some of the others were told.
     pub failures: Vec<String>,
 }
@@ -38,7 +40,10 @@ impl Seen {
     }
 }
 
-/// Calls `echo` so many times a second, for so long. Each call has the deadline of the schema, a second.
+/// One call in so many has an outcome that is kept.
+const REMEMBERED_EACH: u64 = 20;
+
+/// Calls `echo`, and now and then `remember`, so many times a second, for so long. Each call has the deadline of the schema, a second.
 ///
 /// # Panics
 /// Where a reply is another call's.
@@ -47,6 +52,7 @@ pub async fn call(client: &TargetClient, a_second: u32, time: Duration) -> Seen 
         calls: 0,
         answered: 0,
         latencies: times(),
+        refused: 0,
         failures: Vec::new(),
     };
     let mut due = interval(Duration::from_secs(1) / a_second);
@@ -64,11 +70,20 @@ pub async fn call(client: &TargetClient, a_second: u32, time: Duration) -> Seen 
             // One in ten is of a size that has to find room in the service's queues.
             let length = if number % 10 == 0 { 512 } else { 1 };
             let data = Bytes::from(number.to_be_bytes().repeat(length));
-            let reply = client.echo(|mut params| params.set_data(&data)).await;
+            let reply = match number % REMEMBERED_EACH {
+                0 => {
+                    let reply = client.remember(|mut params| params.set_data(&data)).await;
+                    reply.and_then(|reply| Ok(reply.plain()?.data))
+                }
+                _ => {
+                    let reply = client.echo(|mut params| params.set_data(&data)).await;
+                    reply.and_then(|reply| Ok(reply.plain()?.data))
+                }
+            };
             let took = at.elapsed();
-            reply.and_then(|reply| {
-                assert_eq!(reply.plain()?.data, data, "the reply of another call");
-                Ok(took)
+            reply.map(|reply| {
+                assert_eq!(reply, data, "the reply of another call");
+                took
             })
         });
         while let Some(ended) = calls.try_join_next() {
@@ -88,8 +103,13 @@ impl Seen {
                 self.answered += 1;
                 self.latencies.saturating_record(took.as_micros() as u64);
             }
-            Err(status) if self.failures.len() < 8 => self.failures.push(status.to_string()),
-            Err(_) => {}
+            Err(status) => {
+                let status = status.to_string();
+                self.refused += u64::from(status.contains("ResourceExhausted"));
+                if self.failures.len() < 8 {
+                    self.failures.push(status);
+                }
+            }
         }
     }
 }

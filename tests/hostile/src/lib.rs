@@ -32,6 +32,14 @@ pub const ECHO: u16 = 0;
 pub const LARGE: u16 = 1;
 /// The method that reads a tree.
 pub const GROW: u16 = 2;
+/// The method whose outcome is kept.
+pub const REMEMBER: u16 = 3;
+/// The interface of queues.
+pub const QUEUES: u64 = 0xb0f1_a3c5_d7e9_0232;
+/// Its method that takes jobs in.
+pub const PUSH: u16 = 1;
+/// Its method that waits for jobs.
+pub const LEASE: u16 = 2;
 /// What a good service and a good publisher say that no hostile one knows.
 pub const PASSWORD: u64 = 0x5e5a_3e00;
 /// The most that [`LARGE`] answers with.

@@ -17,8 +17,8 @@ use bowline_test_hostile::curve::{client_keys, server_keys};
 use bowline_test_hostile::good::{self, Seen};
 use bowline_test_hostile::process::Victim;
 use bowline_test_hostile::target::{
-    EchoParams, EchoResults, GrowParams, GrowResults, LargeParams, LargeResults, Target,
-    TargetClient, TargetServer, Tick,
+    EchoParams, EchoResults, GrowParams, GrowResults, LargeParams, LargeResults, RememberParams,
+    RememberResults, Target, TargetClient, TargetServer, Tick,
 };
 use rustix::process::{Signal, kill_process};
 
@@ -119,6 +119,8 @@ async fn besiege(which: &str, time: Duration) -> (Seen, Seen) {
         "with keys: {:?}",
         with_keys.failures
     );
+    let refused = (during.refused, with_keys.refused);
+    assert_eq!(refused, (0, 0), "{which}: {:?}", during.failures);
     let memory = victim.resident_max();
     println!(
         "{which}: {:.2} % of {} calls answered, p99 {:?} (before: {:?}), {} MiB at most; {strikes:?} {:?}",
@@ -163,6 +165,14 @@ impl Target for Honest {
 
     async fn grow(&self, _: Request<GrowParams>) -> Result<Reply<GrowResults>, Status> {
         Ok(GrowResults { nodes: PASSWORD }.into())
+    }
+
+    async fn remember(
+        &self,
+        request: Request<RememberParams>,
+    ) -> Result<Reply<RememberResults>, Status> {
+        let data = request.plain()?.data;
+        Ok(RememberResults { data }.into())
     }
 }
 
@@ -245,22 +255,30 @@ macro_rules! each_alone {
 
 each_alone! {
     amplification
+    claimed_jobs
     connection_flood
     crowded_messages
+    crowded_pushes
     curve_handshakes
     cut_frames
     duplicated_replies
     endless_parts
     extreme_headers
+    greedy_calls
     half_handshakes
     huge_lengths
     lying_publishers
     lying_servers
     missing_delimiters
+    new_producers
+    once_keys
+    padded_leases
+    parked_leases
     ping_storm
     stolen_identities
     subscription_churn
     subscription_flood
+    unread_echoes
     unread_replies
 }
 

@@ -67,22 +67,34 @@ fn checksum(salt: u64, offset: u64, kind: u32, content: &[u8]) -> u64 {
     XxHash3_64::oneshot_with_seed(seed, content)
 }
 
-/// A segment, as the page puts it together.
-struct Page(Vec<u8>);
+/// What stands above the kind of a record of version 1.
+fn framing_check(salt: u64, offset: u64, length: u32, kind: u32) -> u32 {
+    let framing = u64::from(length) | u64::from(kind) << 32;
+    let seed = salt ^ offset.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ framing;
+    (XxHash3_64::oneshot_with_seed(seed, &[]) >> 40) as u32
+}
+
+/// A segment, as the page puts it together, of a version.
+struct Page(Vec<u8>, u32);
 
 impl Page {
-    fn segment(number: u32) -> Self {
-        let half = fields().bytes(b"BOWLINEQ").u32(number).u32(0).u64(SALT).0;
+    fn segment(number: u32, version: u32) -> Self {
+        let half = fields().bytes(b"BOWLINEQ").u32(number);
+        let half = half.u32(version).u64(SALT).0;
         let checksum = XxHash3_64::oneshot(&half);
         let half = Fields(half).u64(checksum).0;
-        Self([half.clone(), half].concat())
+        Self([half.clone(), half].concat(), version)
     }
 
     fn record(mut self, kind: u32, content: Fields) -> Self {
         let (offset, content) = (self.0.len() as u64, content.0);
         assert_eq!(offset % 8, 0);
         self.0.extend((content.len() as u32).to_le_bytes());
-        self.0.extend(kind.to_le_bytes());
+        let check = match self.1 {
+            0 => 0,
+            _ => framing_check(SALT, offset, content.len() as u32, kind),
+        };
+        self.0.extend((kind | check << 8).to_le_bytes());
         self.0
             .extend(checksum(SALT, offset, kind, &content).to_le_bytes());
         self.0.extend(content);
@@ -138,6 +150,15 @@ fn by_body(jobs: &[LeasedJob]) -> BTreeMap<&str, &LeasedJob> {
 
 #[tokio::test]
 async fn a_segment_from_the_page_opens_with_exactly_these_jobs() {
+    opens_with_exactly_these_jobs(1).await;
+}
+
+#[tokio::test]
+async fn a_segment_of_version_0_opens_with_exactly_these_jobs() {
+    opens_with_exactly_these_jobs(0).await;
+}
+
+async fn opens_with_exactly_these_jobs(version: u32) {
     let hour = 3_600_000;
     let full = Job {
         priority: 0,
@@ -146,7 +167,7 @@ async fn a_segment_from_the_page_opens_with_exactly_these_jobs() {
         body: "with everything",
     };
     let of = |number: u64| fields().u64(1000).u64(number).u8(0);
-    let page = Page::segment(1)
+    let page = Page::segment(1, version)
         .record(
             1,
             fields()
@@ -254,8 +275,8 @@ async fn a_segment_from_the_page_opens_with_exactly_these_jobs() {
     assert_eq!(all.identity, identity);
     assert_eq!(jobs["refused once"].earlier.refused, 1);
     assert_eq!(jobs["was moved"].earlier.expired, 2);
-    // The opening behind the third: no token of it was given out before.
-    assert!(leased.iter().all(|job| job.token.0 >> 40 == 4));
+    let tokens: std::collections::BTreeSet<u64> = leased.iter().map(|job| job.token.0).collect();
+    assert_eq!(tokens.len(), leased.len());
 
     let dead = queue
         .dead_letters("workers", None, 10)
@@ -301,12 +322,15 @@ fn records(file: &Path, number: u32) -> Vec<Read> {
     let u32_at = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"));
     let u64_at = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
     assert_eq!(&bytes[..8], b"BOWLINEQ");
-    assert_eq!((u32_at(8), u32_at(12)), (number, 0));
+    assert_eq!((u32_at(8), u32_at(12)), (number, 1));
     assert_eq!(u64_at(24), XxHash3_64::oneshot(&bytes[..24]));
     assert_eq!(bytes[..32], bytes[32..64]);
     let (salt, mut offset, mut records) = (u64_at(16), 64, Vec::new());
     while offset + 16 <= bytes.len() && u32_at(offset) > 0 {
-        let (length, kind) = (u32_at(offset) as usize, u32_at(offset + 4));
+        let (length, word) = (u32_at(offset) as usize, u32_at(offset + 4));
+        let kind = word & 0xff;
+        let check = framing_check(salt, offset as u64, length as u32, kind);
+        assert_eq!(word >> 8, check, "at {offset}");
         let content = bytes[offset + 16..][..length].to_vec();
         let expected = checksum(salt, offset as u64, kind, &content);
         assert_eq!(u64_at(offset + 8), expected, "at {offset}");
@@ -389,16 +413,15 @@ async fn what_a_queue_writes_is_what_the_page_says() {
         fields().u16(1).u8(1).u8(0).u32(u32::MAX).bytes(b"done").0
     );
 
-    for (index, (lease, job)) in read[5..8].iter().zip(&leased).enumerate() {
+    for (lease, job) in read[5..8].iter().zip(&leased) {
         let session = lease.u64(25);
         let expected = fields()
             .u64(lease.u64(0))
             .u64(job.number.0)
             .u8(0)
-            .u64(1 << 40 | (index as u64 + 1))
+            .u64(job.token.0)
             .u64(session);
         assert_eq!(lease.content, expected.0);
-        assert_eq!(job.token.0, 1 << 40 | (index as u64 + 1));
     }
     let of = |record: &Read, number| fields().u64(record.u64(0)).u64(number).u8(0);
     assert_eq!(read[8].content, of(read[8], 1).u8(0).0);
@@ -413,4 +436,41 @@ async fn what_a_queue_writes_is_what_the_page_says() {
     );
     assert_eq!(read[10].content, of(read[10], 3).u8(0).bytes(b"never").0);
     assert_eq!(read[11].content, of(read[11], 3).0);
+}
+
+#[tokio::test]
+async fn which_queue_it_is_and_changes_by_id_are_written_as_the_page_says() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let engine = Durable::open(directory.path(), QueueOptions::default()).expect("it opens");
+    let queue = bowline::queue::Queue::<bowline_test_queues::jobs::Note>::on(engine);
+    let id = RequestKey::new("order-7").expect("an ID");
+    let note = bowline_test_queues::jobs::Note::default();
+    queue.push(&note).id(id.clone()).await.expect("pushed");
+    let hour = Duration::from_secs(3600);
+    queue.reschedule(&id, hour).await.expect("changed");
+    queue.cancel(&id).await.expect("changed");
+    queue.close().await.expect("it closes");
+
+    let read = records(&directory.path().join("0000000001.log"), 1);
+    let read: Vec<&Read> = read.iter().filter(|record| record.kind != 11).collect();
+    let kinds: Vec<u32> = read.iter().map(|record| record.kind).collect();
+    let of = |kind: u32| {
+        let found = read.iter().find(|record| record.kind == kind);
+        found.expect("it is written").content.clone()
+    };
+    let info = <bowline_test_queues::jobs::Note as bowline::schema::Described>::INFO;
+    let holds = fields().u64(info.id).u16(5).bytes(b"notes");
+    let holds = holds
+        .u16(info.name.len() as u16)
+        .bytes(info.name.as_bytes());
+    assert_eq!(of(15), holds.0);
+    let put_off = of(14);
+    let now = u64::from_le_bytes(put_off[..8].try_into().expect("eight bytes"));
+    assert_eq!(
+        put_off,
+        fields().u64(now).u64(0).u8(0).u64(now + 3_600_001).0
+    );
+    assert_eq!(of(4)[16..], [0, 4], "cancelled");
+    // The last says that all before it is safe.
+    assert_eq!(kinds.last(), Some(&13), "{kinds:?}");
 }

@@ -237,3 +237,46 @@ fn a_queue_has_one_to_sixteen_groups_with_names_of_one_to_255_bytes() {
     assert!(name(255).is_ok() && name(256).is_err());
     assert!(Groups::new(["a", "a"]).is_err());
 }
+
+#[tokio::test]
+async fn producers_are_known_up_to_their_limit_and_the_last_of_them_stay() {
+    let queue = Timed::new(QueueOptions::default().with_producers_max(100));
+    let mut pushed = Vec::new();
+    for _ in 0..1_000 {
+        queue.pass(Duration::from_millis(1));
+        let job = NewJob::new(Producer::ephemeral().identity(), Bytes::new());
+        queue.push(job.clone()).await.expect("there is room");
+        pushed.push(job);
+    }
+    let counters = queue.engine.counters("workers").await.expect("counters");
+    assert!(
+        (900..=913).contains(&counters.producers_forgotten),
+        "{counters:?}"
+    );
+    for job in pushed.into_iter().rev().take(80) {
+        let again = queue.push(job).await.expect("an answer");
+        assert_eq!(again, Pushed::Again);
+    }
+}
+
+#[tokio::test]
+async fn what_a_step_brings_is_bounded_and_nothing_is_left_behind() {
+    const JOBS: usize = 10_000;
+    let queue = Timed::new(QueueOptions::default());
+    let jobs = (0..JOBS).map(|_| {
+        let mut job = queue.job(0);
+        job.expires_after = Some(Duration::from_secs(1));
+        job
+    });
+    let pushed = queue.engine.push(jobs.collect(), Instant::now()).await;
+    assert!(pushed.expect("an answer").iter().all(Result::is_ok));
+    queue.pass(Duration::from_secs(2));
+    let counters = async || queue.engine.counters("workers").await.expect("counters");
+    let first = counters().await;
+    assert!(first.expired < JOBS as u64 / 2, "in parts: {first:?}");
+    // One that has expired is not sent, though it was not dropped yet.
+    let worker = queue.worker().await;
+    assert!(lease(&*worker).await.is_empty());
+    let last = counters().await;
+    assert_eq!((last.expired, last.jobs), (JOBS as u64, 0));
+}

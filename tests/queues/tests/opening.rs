@@ -154,8 +154,15 @@ fn damage_behind_an_index_is_found_when_the_job_is_sent() {
     {
         let mut queue = open(&Counting::open(path.path()));
         assert!(queue.recovery().damage.is_empty(), "no body was read");
-        let sent = queue.lease(0, 1, ALL).expect("it reads");
-        assert_eq!(sent.len() as u64, JOBS - 1);
+        // A step sends so many, and no more.
+        let mut sent = 0;
+        loop {
+            match queue.lease(0, 1, ALL).expect("it reads").len() {
+                0 => break,
+                some => sent += some,
+            }
+        }
+        assert_eq!(sent as u64, JOBS - 1);
         assert_eq!(queue.counters(0).damaged, 1);
     }
     std::fs::remove_file(&files(path.path(), "0000000001.index")[0]).expect("it is there");
@@ -321,7 +328,7 @@ fn a_log_of_another_version_is_refused_and_left_as_it_is() {
     let newest = segments.last().expect("some");
     let mut bytes = std::fs::read(newest).expect("it is there");
     let mut half = bytes[..32].to_vec();
-    half[12] = 1;
+    half[12] = 2;
     let checksum = twox_hash::XxHash3_64::oneshot(&half[..24]);
     half[24..].copy_from_slice(&checksum.to_le_bytes());
     bytes[..64].copy_from_slice(&[half.clone(), half].concat());
@@ -334,7 +341,7 @@ fn a_log_of_another_version_is_refused_and_left_as_it_is() {
     let before = contents();
     let refused = opened(&storage).expect_err("it cannot be read");
     assert_eq!(refused.kind(), io::ErrorKind::Unsupported);
-    assert!(refused.to_string().contains("version 1"), "{refused}");
+    assert!(refused.to_string().contains("version 2"), "{refused}");
     assert!(contents() == before, "nothing was changed");
 }
 

@@ -190,7 +190,7 @@ interface Login extends(Base, Common.Versioned) $Bowline.service("logins") $Bowl
 
 interface Admin extends(Login, Base) {
   # Has Base twice, and all of its methods once.
-  ban @0 (user :Text) -> () $Bowline.once $Bowline.rerun $Bowline.fails("Refused");
+  ban @0 (user :Text) -> () $Bowline.once $Bowline.rerun $Bowline.fails("Common.Refused");
   wipe @1 () -> () $Bowline.once $Bowline.atomic;
 }
 

@@ -1,3 +1,19 @@
-//! What the schemas of this package become.
+//! What the schemas of this package become, in a crate that allows nothing.
+
+#![deny(
+    warnings,
+    elided_lifetimes_in_paths,
+    missing_copy_implementations,
+    missing_debug_implementations,
+    missing_docs,
+    single_use_lifetimes,
+    trivial_casts,
+    trivial_numeric_casts,
+    unreachable_pub,
+    unused_qualifications,
+    unused_results,
+    clippy::nursery,
+    clippy::pedantic
+)]
 
 bowline::include_schemas!();

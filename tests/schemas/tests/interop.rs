@@ -40,6 +40,38 @@ async fn a_python_req_client_calls_a_bowline_service() {
 }
 
 #[tokio::test]
+async fn requests_through_queues_of_zeromq_are_answered() {
+    let server = Server::builder()
+        .service(BaseServer::new(Echo))
+        .bind("tcp://127.0.0.1:0")
+        .await
+        .unwrap()
+        .spawn();
+    let mut python = python("zmq_patterns.py", &[&server.endpoint().to_string()]);
+    let behind_queues = line(&mut python).await;
+    assert!(behind_queues.starts_with("tcp://"), "{behind_queues}");
+    let base = BaseClient::connect(behind_queues).await.unwrap();
+    let mut calls = tokio::task::JoinSet::new();
+    for number in 0..200 {
+        let base = base.clone();
+        calls.spawn(async move {
+            let text = format!("call {number}");
+            let reply = base
+                .ping(|mut params| params.set_text(&text))
+                .await
+                .unwrap();
+            assert_eq!(reply.plain().unwrap().text, text);
+        });
+    }
+    while let Some(called) = calls.join_next().await {
+        called.unwrap();
+    }
+    tell(&mut python, "done").await;
+    assert_eq!(line(&mut python).await, "ok");
+    server.shutdown().await;
+}
+
+#[tokio::test]
 async fn a_python_dealer_calls_a_bowline_service_many_times_in_one_message() {
     let server = Server::builder()
         .service(BaseServer::new(Echo))

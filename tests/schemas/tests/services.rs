@@ -7,8 +7,8 @@ use bowline::{
     Carrier, Code, Failure, Publisher, Reply, Request, Server, Status, Subscriber,
     TransportOptions, Work,
 };
-use bowline_test_schemas::common::Versioned;
 use bowline_test_schemas::everything::*;
+use bowline_test_schemas::sub::common::Versioned;
 
 struct Accounts;
 

@@ -2,9 +2,9 @@
 //! other, names that mean something to Rust, errors that other files declare.
 
 use bowline::{Code, Failure, Reply, Request, Server, Status, Work};
-use bowline_test_schemas::common::{Painted, Point, Refused, Versioned};
 use bowline_test_schemas::everything::*;
-use bowline_test_schemas::r#type::{
+use bowline_test_schemas::sub::common::{Painted, Point, Refused, Versioned};
+use bowline_test_schemas::sub::r#type::{
     Break, FnParams, FnResults, Loop, LoopIn, Match, Trait, TraitClient, TraitServer, USE,
 };
 

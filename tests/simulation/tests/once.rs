@@ -35,6 +35,21 @@ fn a_store_that_does_not_fence_is_caught() {
 }
 
 #[test]
+fn a_full_store_that_runs_again_what_it_forgot_is_caught() {
+    is_caught(Mutant::NoTraceOfForgotten);
+}
+
+#[test]
+fn a_server_that_calls_a_begun_request_not_done_is_caught() {
+    is_caught(Mutant::RerunIsNotDone);
+}
+
+#[test]
+fn a_server_that_believes_a_clock_that_jumped_is_caught() {
+    is_caught(Mutant::ClockEndsLeases);
+}
+
+#[test]
 fn a_seed_is_one_history() {
     use bowline_simulation::Seed;
     for number in 0..20 {

@@ -1,8 +1,6 @@
 //! What the schema says about a struct: its description, its topic, its queue.
 
 use super::Emit;
-use crate::model::{FieldKind, Type};
-use crate::names::identifier;
 
 impl Emit<'_> {
     pub(super) fn description(&self, code: &mut String) {
@@ -15,22 +13,22 @@ impl Emit<'_> {
         };
         let secrets: Vec<String> = of.secrets.iter().map(|name| format!("{name:?}")).collect();
         *code += &format!(
-            "impl{declared} ::bowline::schema::Described for {}{used} {{\n\
-             const INFO: &'static ::bowline::schema::StructInfo = &::bowline::schema::StructInfo {{ \
+            "impl{declared} $crate::schema::Described for {}{used} {{\n\
+             const INFO: &'static $crate::schema::StructInfo = &$crate::schema::StructInfo {{ \
              name: {:?}, id: {:#x}, topic: {}, queue: {}, key: {}, secrets: &[{}] }};\n}}\n",
             of.name,
             of.schema_name,
             of.id,
             option(of.topic.as_ref()),
             option(of.queue.as_ref()),
-            option(of.key().map(|field| &field.name)),
+            option(of.key.as_ref().map(|key| &key.name)),
             secrets.join(", "),
         );
         if let Some(topic) = &of.topic {
-            self.name_and_key(code, "::bowline::topic::Topic", topic);
+            self.name_and_key(code, "$crate::topic::Topic", topic);
         }
         if let Some(queue) = &of.queue {
-            self.name_and_key(code, "::bowline::queue::Queueable", queue);
+            self.name_and_key(code, "$crate::queue::Queueable", queue);
         }
     }
 
@@ -39,17 +37,15 @@ impl Emit<'_> {
         let Self {
             of, declared, used, ..
         } = self;
-        let key = match of.key() {
+        let key = match &of.key {
             None => "::core::option::Option::None".to_owned(),
-            Some(field) => {
-                let value = format!("self.{}", identifier(&field.accessor));
-                match field.kind {
-                    FieldKind::Slot {
-                        type_: Type::Text, ..
-                    } => {
-                        format!("Some(::std::borrow::Cow::Borrowed(&{value}[..]))")
-                    }
-                    _ => format!("Some(::std::borrow::Cow::Owned({value}.to_string()))"),
+            Some(key) => {
+                let value = format!("self.{}", key.path.join("."));
+                match key.is_text {
+                    true => format!("Some(::std::borrow::Cow::Borrowed(&{value}[..]))"),
+                    false => format!(
+                        "Some(::std::borrow::Cow::Owned(::std::string::ToString::to_string(&{value})))"
+                    ),
                 }
             }
         };

@@ -262,6 +262,7 @@ impl KafkaBuilder {
         capabilities.recognises_pushes = false;
         capabilities.priorities = false;
         capabilities.finds = false;
+        capabilities.cancels = false;
         Ok(KafkaBrokers {
             config: self.config,
             producer: Elsewhere::new(producer),

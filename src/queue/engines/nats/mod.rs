@@ -155,6 +155,7 @@ impl NatsBuilder {
         capabilities.orders_keys = false;
         capabilities.priorities = false;
         capabilities.finds = false;
+        capabilities.cancels = false;
         let terms = Terms::new(self.options, capabilities, self.limits, self.carries_unkept);
         let server = Arc::new(NatsServer {
             context,

@@ -117,6 +117,7 @@ impl RabbitMqBuilder {
         capabilities.orders_keys = false;
         capabilities.priorities = false;
         capabilities.finds = false;
+        capabilities.cancels = false;
         let answer_max = self.limits.answer_max;
         let broker = RabbitMqBroker {
             link: Link::new(uri.into(), thread.handle().clone(), answer_max),

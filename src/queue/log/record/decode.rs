@@ -6,13 +6,15 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use super::{
-    BEGUN, BURIED, Begun, FINISHED, LEASED, MARK, PRODUCER, PUSH_FIXED, PUSHED, Pushed, RESTORED,
-    RETURNED, REVIVED, Record, SAFE, SEALED, SEEN,
+    BEGUN, BURIED, Begun, FINISHED, HOLDS, LEASED, MARK, PRODUCER, PUSH_FIXED, PUSHED, Pushed,
+    RESCHEDULED, RESTORED, RETURNED, REVIVED, Record, SAFE, SEALED, SEEN,
 };
 use crate::queue::machine::{
     Arrival, Digest, Fact, Finish, KnownProducer, Moment, Restored, Standing,
 };
-use crate::queue::{Attempts, FailureKind, Identity, JobId, JobNumber, NewJob, Priority, Token};
+use crate::queue::{
+    Attempts, FailureKind, Identity, JobId, JobNumber, NewJob, Priority, QueueType, Token,
+};
 
 pub(super) fn parse(kind: u32, content: &[u8]) -> Option<Record> {
     let mut reader = Reader(content);
@@ -25,16 +27,21 @@ pub(super) fn parse(kind: u32, content: &[u8]) -> Option<Record> {
                 let bytes = reader.u8()? as usize;
                 groups.push(String::from_utf8(reader.take(bytes)?.to_vec()).ok()?);
             }
+            let holds = match reader.0.is_empty() {
+                true => None,
+                false => Some(reader.queue_type()?),
+            };
             Some(Record::Begun(Begun {
                 now,
                 wall,
                 opening,
                 next,
                 groups,
+                holds,
             }))
         }
         PUSHED => push(content).map(|(pushed, _)| Record::Pushed(pushed)),
-        LEASED..=RESTORED => parse_fact(kind, reader),
+        LEASED..=RESTORED | RESCHEDULED => parse_fact(kind, reader),
         SEEN => Some(Record::Seen {
             id: reader.digest()?,
             number: JobNumber(reader.u64()?),
@@ -64,6 +71,7 @@ pub(super) fn parse(kind: u32, content: &[u8]) -> Option<Record> {
         SAFE => Some(Record::Safe {
             offset: reader.u64()?,
         }),
+        HOLDS => Some(Record::Holds(reader.queue_type()?)),
         _ => None,
     }
 }
@@ -140,6 +148,7 @@ fn parse_fact(kind: u32, mut reader: Reader<'_>) -> Option<Record> {
                 1 => Finish::Expired,
                 2 => Finish::Deleted,
                 3 => Finish::Damaged,
+                4 => Finish::Cancelled,
                 _ => return None,
             },
         },
@@ -157,6 +166,11 @@ fn parse_fact(kind: u32, mut reader: Reader<'_>) -> Option<Record> {
             cause: reader.rest_as_text(),
         },
         REVIVED => Fact::Revived { group, number },
+        RESCHEDULED => Fact::Rescheduled {
+            group,
+            number,
+            due: reader.moment()?,
+        },
         RESTORED => {
             let (standing, is_head) = (reader.u8()?, reader.u8()? != 0);
             let (a, b) = (reader.u64()?, reader.u64()?);
@@ -263,6 +277,20 @@ impl<'a> Reader<'a> {
             arrival,
         };
         Some((pushed, self.u8()?, self.u32()?))
+    }
+
+    fn queue_type(&mut self) -> Option<QueueType> {
+        let type_id = self.u64()?;
+        let mut name = || {
+            let bytes = u16::from_le_bytes(self.array()?);
+            let name = self.take(usize::from(bytes))?;
+            Some(String::from_utf8_lossy(name).into_owned())
+        };
+        Some(QueueType {
+            name: name()?,
+            type_name: name()?,
+            type_id,
+        })
     }
 
     pub fn failure_kind(&mut self) -> Option<FailureKind> {

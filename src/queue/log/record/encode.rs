@@ -1,11 +1,11 @@
 //! The contents of records, as bytes.
 
 use super::{
-    BEGUN, BURIED, FINISHED, LEASED, MARK, PRODUCER, PUSH_FIXED, Pushed, RESTORED, RETURNED,
-    REVIVED, Record, SAFE, SEALED, SEEN,
+    BEGUN, BURIED, FINISHED, HOLDS, LEASED, MARK, PRODUCER, PUSH_FIXED, Pushed, RESCHEDULED,
+    RESTORED, RETURNED, REVIVED, Record, SAFE, SEALED, SEEN,
 };
 use crate::queue::machine::{Arrival, Fact, Moment, Standing};
-use crate::queue::{Attempts, JobId, JobNumber, NewJob};
+use crate::queue::{Attempts, JobId, JobNumber, NewJob, QueueType};
 
 pub(super) fn content(into: &mut Vec<u8>, record: &Record) -> u32 {
     match record {
@@ -18,6 +18,9 @@ pub(super) fn content(into: &mut Vec<u8>, record: &Record) -> u32 {
             for group in &begun.groups {
                 into.push(group.len() as u8);
                 into.extend(group.as_bytes());
+            }
+            if let Some(holds) = &begun.holds {
+                queue_type(into, holds);
             }
             BEGUN
         }
@@ -57,6 +60,18 @@ pub(super) fn content(into: &mut Vec<u8>, record: &Record) -> u32 {
             put(into, *offset);
             SAFE
         }
+        Record::Holds(holds) => {
+            queue_type(into, holds);
+            HOLDS
+        }
+    }
+}
+
+fn queue_type(into: &mut Vec<u8>, holds: &QueueType) {
+    put(into, holds.type_id);
+    for name in [&holds.name, &holds.type_name] {
+        into.extend((name.len() as u16).to_le_bytes());
+        into.extend(&name.as_bytes()[..usize::from(name.len() as u16)]);
     }
 }
 
@@ -150,6 +165,11 @@ fn fact_content(into: &mut Vec<u8>, now: Moment, fact: &Fact) -> u32 {
         Fact::Revived { group, number } => {
             of(number, group);
             REVIVED
+        }
+        Fact::Rescheduled { group, number, due } => {
+            of(number, group);
+            put(into, due.0);
+            RESCHEDULED
         }
         Fact::Restored {
             group,

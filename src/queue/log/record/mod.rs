@@ -8,8 +8,9 @@ mod encode;
 use decode::Reader;
 use twox_hash::XxHash3_64;
 
+use super::SegmentKey;
 use crate::queue::machine::{Arrival, Digest, Fact, KnownProducer, Moment};
-use crate::queue::{JobNumber, NewJob};
+use crate::queue::{JobNumber, NewJob, QueueType};
 
 /// Before each record: its length, its kind, its checksum.
 pub(super) const HEADER: usize = 16;
@@ -47,6 +48,8 @@ pub(super) enum Record {
     Safe {
         offset: u64,
     },
+    /// Which queue the log holds.
+    Holds(QueueType),
     /// The last of a segment that others follow. What is no record from `safe` on was torn, and never acknowledged.
     Sealed {
         safe: u64,
@@ -74,6 +77,8 @@ pub(super) struct Begun {
     /// The next job's number.
     pub next: u64,
     pub groups: Vec<String>,
+    /// Which queue the log holds, where that is known.
+    pub holds: Option<QueueType>,
 }
 
 const BEGUN: u32 = 1;
@@ -89,20 +94,43 @@ const PRODUCER: u32 = 10;
 const MARK: u32 = 11;
 pub(super) const SEALED: u32 = 12;
 const SAFE: u32 = 13;
+const RESCHEDULED: u32 = 14;
+const HOLDS: u32 = 15;
 
 /// Where a record is: part of its checksum, so that one which is somewhere else is none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Position {
-    pub salt: u64,
+    pub key: SegmentKey,
     pub offset: u64,
 }
 
 impl Position {
-    fn checksum(self, length: u32, kind: u32, content: &[u8]) -> u64 {
+    fn seed(self, length: u32, kind: u32) -> u64 {
         let framing = u64::from(length) | u64::from(kind) << 32;
-        let seed = self.salt ^ self.offset.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ framing;
-        XxHash3_64::oneshot_with_seed(seed, content)
+        self.key.salt ^ self.offset.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ framing
     }
+
+    fn checksum(self, length: u32, kind: u32, content: &[u8]) -> u64 {
+        XxHash3_64::oneshot_with_seed(self.seed(length, kind), content)
+    }
+
+    /// What stands above the kind: with it, what only looks like the beginning of a record is told without reading all
+    /// that it claims to be.
+    fn framing_check(self, length: u32, kind: u32) -> u32 {
+        match self.key.is_checked {
+            true => (XxHash3_64::oneshot_with_seed(self.seed(length, kind), &[]) >> 40) as u32,
+            false => 0,
+        }
+    }
+}
+
+/// Length and kind of the record that may begin with these bytes.
+fn framing(header: &[u8], at: Position) -> Option<(u32, u32)> {
+    let mut header = Reader(header);
+    let (length, word) = (header.u32()?, header.u32()?);
+    let (kind, check) = (word & 0xff, word >> 8);
+    let is_right = kind != 0 && length > 0 && check == at.framing_check(length, kind);
+    is_right.then_some((length, kind))
 }
 
 /// Appends a record, but for a push; `into` is what follows the position that `at` gives, so far.
@@ -134,7 +162,8 @@ fn seal(into: &mut Vec<u8>, start: usize, at: Position, kind: u32) {
     let length = (into.len() - start - HEADER) as u32;
     let checksum = at.checksum(length, kind, &into[start + HEADER..]);
     into[start..start + 4].copy_from_slice(&length.to_le_bytes());
-    into[start + 4..start + 8].copy_from_slice(&kind.to_le_bytes());
+    let word = kind | at.framing_check(length, kind) << 8;
+    into[start + 4..start + 8].copy_from_slice(&word.to_le_bytes());
     into[start + 8..start + 16].copy_from_slice(&checksum.to_le_bytes());
     into.resize(start + (into.len() - start).next_multiple_of(ALIGN), 0);
 }
@@ -168,7 +197,7 @@ impl<'a> Brief<'a> {
         let (length, kind, content) = check(bytes, at)?;
         let content = match kind {
             PUSHED => encode::brief_push(content, &decode::push(content)?.0).into(),
-            BEGUN..=SAFE => content.into(),
+            BEGUN..=HOLDS => content.into(),
             _ => return None,
         };
         let taken = (HEADER + length).next_multiple_of(ALIGN);
@@ -191,10 +220,10 @@ pub(super) fn from_brief(kind: u32, content: &[u8]) -> Option<(Record, usize)> {
 
 /// The length, the kind and the content of a record whose checksum is right.
 fn check(bytes: &[u8], at: Position) -> Option<(usize, u32, &[u8])> {
-    let mut header = Reader(bytes.get(..HEADER)?);
-    let (length, kind, checksum) = (header.u32()?, header.u32()?, header.u64()?);
+    let (length, kind) = framing(bytes, at)?;
+    let checksum = Reader(bytes.get(8..HEADER)?).u64()?;
     let content = bytes[HEADER..].get(..length as usize)?;
-    let is_right = kind != 0 && at.checksum(length, kind, content) == checksum;
+    let is_right = at.checksum(length, kind, content) == checksum;
     is_right.then_some((length as usize, kind, content))
 }
 
@@ -204,19 +233,20 @@ pub(super) fn bytes_of_push(job_bytes: usize) -> usize {
 }
 
 /// How many bytes a record takes that begins like this; to know how many to read.
-pub(super) fn bytes_of(header: &[u8]) -> Option<usize> {
-    let length = Reader(header).u32()? as usize;
-    (length > 0).then(|| (HEADER + length).next_multiple_of(ALIGN))
+pub(super) fn bytes_of(header: &[u8], at: Position) -> Option<usize> {
+    let (length, _) = framing(header, at)?;
+    Some((HEADER + length as usize).next_multiple_of(ALIGN))
 }
 
 /// For fuzzing: any bytes as a record, and as the content of each kind of it; what is read is written and read again.
 #[cfg(fuzzing)]
 pub(super) fn read_any(bytes: &[u8]) {
-    let at = Position {
+    let key = SegmentKey {
         salt: 7,
-        offset: 64,
+        is_checked: true,
     };
-    let _ = (read(bytes, at), bytes_of(bytes));
+    let at = Position { key, offset: 64 };
+    let _ = (read(bytes, at), bytes_of(bytes, at));
     // The checksum keeps nearly all of it out.
     let Some((kind, content)) = bytes.split_first() else {
         return;
@@ -239,7 +269,7 @@ pub(super) fn read_any(bytes: &[u8]) {
         }
         Some(record) => {
             write(&mut again, at, &record);
-            let taken = bytes_of(&again);
+            let taken = bytes_of(&again, at);
             assert_eq!(read(&again, at), taken.map(|bytes| (record, bytes)));
         }
         None => {}

@@ -40,6 +40,15 @@ enum Op {
     Delete {
         which: usize,
     },
+    Cancel {
+        id: u8,
+    },
+    Reschedule {
+        id: u8,
+        delay: u64,
+    },
+    /// The process does not run for so long.
+    Stop(u64),
     Wait(u64),
 }
 
@@ -76,6 +85,9 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (0..3u64, kind).prop_map(|(session, kind)| Op::Gone { session, kind }),
         1 => (0..64usize).prop_map(|which| Op::Revive { which }),
         1 => (0..64usize).prop_map(|which| Op::Delete { which }),
+        1 => (0..6u8).prop_map(|id| Op::Cancel { id }),
+        1 => (0..6u8, 0..20u64).prop_map(|(id, delay)| Op::Reschedule { id, delay }),
+        1 => (1..100u64).prop_map(Op::Stop),
         4 => (1..25u64).prop_map(Op::Wait),
     ]
 }
@@ -114,9 +126,9 @@ fn push_of(op: &PushOp, sequence: u64) -> Push {
 
 fn check(poison: Poison, ops: &[Op]) -> Result<(), TestCaseError> {
     let options = options(poison);
-    let mut machine = Machine::new(options.clone(), 1);
+    let mut machine = Machine::new(options.clone(), 1, 7);
     // Built of nothing but the facts of the first, as after a crash.
-    let mut follower = Machine::new(options.clone(), 1);
+    let mut follower = Machine::new(options.clone(), 1, 7);
     let mut model = Model {
         options,
         jobs: Vec::new(),
@@ -149,7 +161,7 @@ fn check(poison: Poison, ops: &[Op]) -> Result<(), TestCaseError> {
                 if !push.is_resent {
                     sequence += 1;
                 }
-                let told = machine.push(at, push_of(push, sequence));
+                let told = machine.push(at, push_of(push, sequence), usize::MAX);
                 prop_assert_eq!(told, model.push(now, push, sequence));
             }
             Op::Lease { session, max } => {
@@ -158,7 +170,7 @@ fn check(poison: Poison, ops: &[Op]) -> Result<(), TestCaseError> {
                     bytes: usize::MAX,
                     takes_any_first: false,
                 };
-                let sent = machine.lease(at, 0, *session, credit);
+                let (sent, _) = machine.lease(at, 0, *session, credit);
                 let numbers: Vec<usize> = sent.iter().map(|job| job.number.0 as usize).collect();
                 prop_assert_eq!(&numbers, &model.lease(now, *session, *max));
                 for job in sent {
@@ -263,10 +275,27 @@ fn check(poison: Poison, ops: &[Op]) -> Result<(), TestCaseError> {
                 model.set(now, number, State::Gone);
                 prop_assert!(machine.delete(at, 0, JobNumber(number as u64)));
             }
+            Op::Cancel { id } => {
+                let told = machine.cancel(at, Digest(u128::from(*id)));
+                prop_assert_eq!(told, model.change(now, *id, None));
+            }
+            Op::Reschedule { id, delay } => {
+                let wait = Duration::from_millis(*delay);
+                let told = machine.reschedule(at, Digest(u128::from(*id)), wait);
+                prop_assert_eq!(told, model.change(now, *id, Some(*delay)));
+            }
+            Op::Stop(milliseconds) => {
+                now += milliseconds;
+                let gap = Duration::from_millis(*milliseconds);
+                machine.give_back(Moment(now), gap);
+                model.give_back(now, *milliseconds);
+            }
             Op::Wait(milliseconds) => now += milliseconds,
         }
         let mut facts = Vec::new();
         machine.take_facts(&mut facts);
+        // As a log that is read back brings what was due before each fact.
+        follower.bring_due(at, usize::MAX);
         for fact in &facts {
             follower.apply(at, fact);
         }
@@ -284,10 +313,12 @@ fn check(poison: Poison, ops: &[Op]) -> Result<(), TestCaseError> {
         prop_assert_eq!(counters.jobs, model.live());
         prop_assert_eq!(counters.bytes, model.live() as u64 * 10);
         for (number, job) in model.jobs.iter().enumerate() {
-            let followed = follower.state(JobNumber(number as u64));
-            // What is due is brought by the clock, of which a follower hears nothing.
-            let is_due = followed == JobState::Delayed && job.state == State::Ready;
-            prop_assert!(is_due || followed == machine.state(JobNumber(number as u64)));
+            let number = JobNumber(number as u64);
+            prop_assert_eq!(follower.state(number), machine.state(number));
+            if let (Some(key), State::Ready) = (job.key, job.state) {
+                let key = Digest(u128::from(key));
+                prop_assert_eq!(follower.head_of(0, key), machine.head_of(0, key));
+            }
         }
     }
     Ok(())
@@ -307,7 +338,7 @@ proptest! {
 
 #[test]
 fn the_wait_for_another_attempt_is_from_a_second_to_five_minutes() {
-    let machine = Machine::new(QueueOptions::default(), 0);
+    let machine = Machine::new(QueueOptions::default(), 0, 7);
     for failed in 1..64 {
         let longest = Duration::from_secs((1u64 << failed.min(20)).min(300));
         assert_eq!(machine.backoff(failed, 0), Duration::from_secs(1));
@@ -319,7 +350,10 @@ fn the_wait_for_another_attempt_is_from_a_second_to_five_minutes() {
 #[test]
 fn a_delayed_job_that_was_leased_has_its_key_after_a_crash_too() {
     let options = options(Poison::Skip);
-    let (mut machine, mut follower) = (Machine::new(options.clone(), 1), Machine::new(options, 1));
+    let (mut machine, mut follower) = (
+        Machine::new(options.clone(), 1, 7),
+        Machine::new(options, 1, 7),
+    );
     let push = |sequence, delay| {
         let op = PushOp {
             key: Some(0),
@@ -336,16 +370,16 @@ fn a_delayed_job_that_was_leased_has_its_key_after_a_crash_too() {
         bytes: usize::MAX,
         takes_any_first: false,
     };
-    machine.push(Moment(0), push(0, 10));
+    machine.push(Moment(0), push(0, 10), usize::MAX);
     machine.tick(Moment(10), 0);
-    assert_eq!(machine.lease(Moment(10), 0, 1, credit).len(), 1);
-    machine.push(Moment(10), push(1, 0));
-    assert!(machine.lease(Moment(10), 0, 1, credit).is_empty());
+    assert_eq!(machine.lease(Moment(10), 0, 1, credit).0.len(), 1);
+    machine.push(Moment(10), push(1, 0), usize::MAX);
+    assert!(machine.lease(Moment(10), 0, 1, credit).0.is_empty());
     let mut facts = Vec::new();
     machine.take_facts(&mut facts);
     for fact in &facts {
         follower.apply(Moment(10), fact);
     }
     follower.tick(Moment(10), 0);
-    assert!(follower.lease(Moment(10), 0, 1, credit).is_empty());
+    assert!(follower.lease(Moment(10), 0, 1, credit).0.is_empty());
 }

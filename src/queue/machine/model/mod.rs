@@ -168,6 +168,51 @@ impl Model {
         self.set(now, number, state);
     }
 
+    /// Cancels the job of an ID, or makes it due after so long.
+    fn change(
+        &mut self,
+        now: u64,
+        id: u8,
+        delay: Option<u64>,
+    ) -> Option<(JobNumber, Option<JobState>)> {
+        let kept = self.options.id_retention.as_millis() as u64;
+        let is_known = |job: &PlainJob| {
+            job.id == Some(id) && (job.state != State::Gone || now < job.gone_at + kept)
+        };
+        let at = self.jobs.iter().rposition(is_known)?;
+        let number = JobNumber(at as u64);
+        let too_late = match self.jobs[at].state {
+            State::Ready | State::Delayed(_) => None,
+            State::Leased { .. } => Some(JobState::Leased),
+            State::Dead => Some(JobState::Dead),
+            State::Gone => Some(JobState::Finished),
+        };
+        if too_late.is_none() {
+            // It leaves the line of its key.
+            self.holders.retain(|_, holder| *holder != at);
+            let state = match delay {
+                None => State::Gone,
+                Some(0) => State::Ready,
+                Some(delay) => State::Delayed(now + delay),
+            };
+            // Others of its key come first.
+            self.set(now, at, State::Gone);
+            self.set(now, at, state);
+        }
+        Some((number, too_late))
+    }
+
+    /// Leases begin anew after a time in which nothing ran.
+    fn give_back(&mut self, now: u64, gap: u64) {
+        self.heard.values_mut().for_each(|heard| *heard = now);
+        for job in &mut self.jobs {
+            if let State::Leased { began, ends, .. } = &mut job.state {
+                *began += gap;
+                *ends = (now + LEASE).min(*began + ATTEMPT_MAX);
+            }
+        }
+    }
+
     fn tick(&mut self, now: u64) {
         loop {
             let due = self

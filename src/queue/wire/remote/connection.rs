@@ -7,13 +7,16 @@ use tokio::time::Instant;
 use tower_service::Service;
 
 use super::super::codec;
-use super::super::{CALL, DESCRIBE, METHODS, PUSH};
-use super::TRAVEL;
+use super::super::{BATCH_JOBS_MAX, CALL, DESCRIBE, METHODS, PUSH};
+use super::PUSH_GRACE;
 use crate::call::{Client, ClientBuilder, RawRequest};
 use crate::message;
-use crate::queue::{Capabilities, NewJob, Pushed, QueueError};
+use crate::queue::{Capabilities, JobNumber, NewJob, Pushed, QueueError, QueueType};
 use crate::queue_capnp::{self as wire, job_queue};
-use crate::wire::{Code, Status, Work};
+use crate::wire::{Code, Reason, Status, Work};
+
+/// The longest that an answer to a push is given to travel, of the time that its caller has.
+const TRAVEL_MAX: Duration = Duration::from_millis(20);
 
 /// A connection to one queue of a server.
 #[derive(Clone, Debug)]
@@ -42,7 +45,7 @@ impl Connection {
         Ok(client.call(request).await?.body)
     }
 
-    pub async fn describe(&self, group: &str) -> Result<(Duration, Capabilities), QueueError> {
+    pub async fn describe(&self, group: &str) -> Result<Description, QueueError> {
         let body = codec::build::<job_queue::describe_params::Owned>(|mut to| {
             to.set_queue(&self.queue[..]);
             to.set_group(group);
@@ -51,15 +54,46 @@ impl Connection {
         let reply = reply.map_err(|status| no_such(status, group))?;
         let reply = open(reply)?;
         let root = reply.get_root::<wire::description::Reader<'_>>();
-        Ok(codec::read_description(root.map_err(unreadable)?))
+        let root = root.map_err(unreadable)?;
+        let (lease, capabilities) = codec::read_description(root.reborrow());
+        let of = codec::read_type(root).map_err(unreadable)?;
+        let of = of.map(|(type_id, type_name)| QueueType {
+            name: self.queue.clone(),
+            type_name,
+            type_id,
+        });
+        Ok(Description {
+            lease,
+            capabilities,
+            of,
+        })
+    }
+
+    /// Calls with lists of at most as many as a message may have, and sums up what was counted.
+    pub async fn call_in_parts(
+        &self,
+        method: u16,
+        numbers: &[JobNumber],
+        build: impl Fn(&[JobNumber]) -> Bytes,
+        read: impl Fn(Bytes) -> Result<usize, QueueError>,
+    ) -> Result<usize, QueueError> {
+        let mut count = 0;
+        for numbers in numbers.chunks(BATCH_JOBS_MAX) {
+            let deadline = Instant::now() + CALL;
+            let reply = self.call(method, build(numbers), deadline).await?;
+            count += read(reply)?;
+        }
+        Ok(count)
     }
 
     pub async fn push(
         &self,
         jobs: &[NewJob],
         deadline: Instant,
-    ) -> Result<Vec<Result<Pushed, QueueError>>, QueueError> {
+    ) -> Result<Vec<Result<Pushed, QueueError>>, PushFailed> {
         let wait = deadline.saturating_duration_since(Instant::now());
+        // Of the time, a part is for its answer to travel.
+        let wait = wait - (wait / 4).min(TRAVEL_MAX);
         let body = codec::build::<job_queue::push_params::Owned>(|mut to| {
             to.set_queue(&self.queue[..]);
             to.set_wait_microseconds(codec::microseconds(wait));
@@ -68,9 +102,9 @@ impl Connection {
                 codec::write_new_job(list.reborrow().get(index), job);
             }
         });
-        // The server says `Full` at its end of the deadline; that has to come back.
-        let reply = self.call(PUSH, body, deadline + TRAVEL).await?;
-        let reply = open(reply)?;
+        let reply = self.call(PUSH, body, deadline + PUSH_GRACE).await;
+        let reply = reply.map_err(PushFailed::from)?;
+        let reply = open(reply).map_err(PushFailed::Final)?;
         let read = || -> capnp::Result<Vec<Result<Pushed, QueueError>>> {
             let root = reply.get_root::<job_queue::push_results::Reader<'_>>()?;
             let results = root.get_results()?.iter().zip(jobs);
@@ -78,7 +112,36 @@ impl Connection {
                 .map(|(pushed, job)| codec::read_pushed(pushed, job))
                 .collect()
         };
-        read().map_err(unreadable)
+        read().map_err(|error| PushFailed::Final(unreadable(error)))
+    }
+}
+
+/// What a server says of a queue.
+pub(super) struct Description {
+    pub lease: Duration,
+    pub capabilities: Capabilities,
+    pub of: Option<QueueType>,
+}
+
+/// A push failed as a whole.
+pub(super) enum PushFailed {
+    /// As long as there is time, it is made again: it is known by its identity.
+    Passing(QueueError),
+    Final(QueueError),
+}
+
+impl From<Status> for PushFailed {
+    fn from(status: Status) -> Self {
+        let is_over = matches!(
+            status.reason(),
+            Some(Reason::ClientClosed | Reason::RuntimeShutDown | Reason::TooLarge)
+        );
+        match status.code() {
+            Code::Unavailable | Code::DeadlineExceeded | Code::ResourceExhausted if !is_over => {
+                Self::Passing(status.into())
+            }
+            _ => Self::Final(status.into()),
+        }
     }
 }
 

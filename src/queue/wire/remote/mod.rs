@@ -12,20 +12,24 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::codec;
-use super::{CALL, COUNTERS, DEAD_LETTERS, DELETE, FIND, JOB_BYTES_MAX, SEND_BACK};
+use super::{
+    CALL, CANCEL, COUNTERS, DEAD_LETTERS, DELETE, FIND, JOB_BYTES_MAX, RESCHEDULE, SEND_BACK,
+};
 use crate::call::ClientBuilder;
 use crate::queue::{
-    Capabilities, DeadLetter, Engine, EngineFuture, EngineWorker, JobId, JobNumber, JobState,
-    NewJob, Pushed, QueueCounters, QueueError,
+    Capabilities, DeadLetter, Engine, EngineFuture, EngineWorker, JobChange, JobId, JobNumber,
+    JobState, NewJob, Page, Pushed, QueueCounters, QueueError, QueueType,
 };
 use crate::queue_capnp::{self as wire, job_queue};
 
-use connection::{Connection, no_such, open, unreadable};
+use connection::{Connection, Description, no_such, open, unreadable};
 use pusher::Pusher;
 use worker::RemoteWorker;
 
 /// Besides the time that a call waits for a reason.
 const TRAVEL: Duration = Duration::from_secs(2);
+/// How long after its deadline the answer to a push may come: `Full`, said at the last moment.
+const PUSH_GRACE: Duration = Duration::from_millis(25);
 
 /// A queue in another process, reached through its [`QueueService`](super::QueueService).
 ///
@@ -37,6 +41,8 @@ pub struct Remote {
     endpoint: String,
     builder: ClientBuilder,
     capabilities: Capabilities,
+    /// Which queue the server says that it is.
+    of: Option<QueueType>,
     pusher: Arc<Pusher>,
 }
 
@@ -68,7 +74,11 @@ impl RemoteBuilder {
     ) -> Result<Remote, QueueError> {
         let endpoint = endpoint.into();
         let connection = Connection::open(&self.client, &endpoint, queue.into()).await?;
-        let (_, mut capabilities) = connection.describe("").await?;
+        let Description {
+            mut capabilities,
+            of,
+            ..
+        } = connection.describe("").await?;
         capabilities.job_bytes_max = capabilities.job_bytes_max.min(JOB_BYTES_MAX);
         Ok(Remote {
             pusher: Arc::new(Pusher::start(connection.clone())),
@@ -76,6 +86,7 @@ impl RemoteBuilder {
             endpoint,
             builder: self.client,
             capabilities,
+            of,
         })
     }
 }
@@ -96,6 +107,16 @@ impl Remote {
             false => pushed.next().unwrap_or(Err(QueueError::Closed)),
         });
         Ok(results.collect())
+    }
+
+    async fn change(&self, method: u16, body: bytes::Bytes) -> Result<JobChange, QueueError> {
+        if !self.capabilities.cancels {
+            return Err(QueueError::Unsupported("change of a job by its ID"));
+        }
+        let deadline = Instant::now() + CALL;
+        let reply = open(self.connection.call(method, body, deadline).await?)?;
+        let root = reply.get_root::<wire::job_change::Reader<'_>>();
+        root.and_then(codec::read_change).map_err(unreadable)
     }
 
     /// To set more than the endpoint and the name.
@@ -129,7 +150,7 @@ impl Engine for Remote {
             let queue = self.connection.queue.clone();
             // Of its own, driven by the runtime that calls this: a keeper's, which nothing starves.
             let connection = Connection::open(&self.builder, &self.endpoint, queue).await?;
-            let (lease, _) = connection.describe(&group).await?;
+            let lease = connection.describe(&group).await?.lease;
             let worker: Box<dyn EngineWorker> = Box::new(RemoteWorker {
                 connection,
                 group,
@@ -146,6 +167,16 @@ impl Engine for Remote {
         after: Option<JobNumber>,
         max: usize,
     ) -> EngineFuture<'_, Vec<DeadLetter>> {
+        let page = self.dead_letters_page(group, after, max);
+        Box::pin(async move { Ok(page.await?.items) })
+    }
+
+    fn dead_letters_page(
+        &self,
+        group: &str,
+        after: Option<JobNumber>,
+        max: usize,
+    ) -> EngineFuture<'_, Page<DeadLetter>> {
         let body = codec::build::<job_queue::dead_letters_params::Owned>(|mut to| {
             to.set_queue(&self.connection.queue[..]);
             to.set_group(group);
@@ -153,49 +184,105 @@ impl Engine for Remote {
             to.set_after(after.map_or(0, |after| after.0));
             to.set_max(u32::try_from(max).unwrap_or(u32::MAX));
         });
+        let group = group.to_owned();
         Box::pin(async move {
             let deadline = Instant::now() + CALL;
-            let reply = open(self.connection.call(DEAD_LETTERS, body, deadline).await?)?;
-            let read = || -> capnp::Result<Vec<DeadLetter>> {
+            let reply = self.connection.call(DEAD_LETTERS, body, deadline).await;
+            let reply = open(reply.map_err(|status| no_such(status, &group))?)?;
+            let read = || -> capnp::Result<Page<DeadLetter>> {
                 let root = reply.get_root::<job_queue::dead_letters_results::Reader<'_>>()?;
-                root.get_letters()?.iter().map(codec::read_dead).collect()
+                let items: Vec<DeadLetter> = root
+                    .get_letters()?
+                    .iter()
+                    .map(codec::read_dead)
+                    .collect::<capnp::Result<_>>()?;
+                let next = match root.get_more() {
+                    Ok(wire::More::None) => None,
+                    Ok(wire::More::Some) => Some(JobNumber(root.get_next())),
+                    // An older server: there may be more behind any letter.
+                    _ => items.last().map(|letter| letter.number),
+                };
+                Ok(Page { items, next })
             };
             read().map_err(unreadable)
         })
     }
 
     fn send_back(&self, group: &str, numbers: Vec<JobNumber>) -> EngineFuture<'_, usize> {
-        let body = codec::build::<job_queue::send_back_params::Owned>(|mut to| {
-            to.set_queue(&self.connection.queue[..]);
-            to.set_group(group);
-            let mut list = to.init_numbers(numbers.len() as u32);
-            for (index, number) in (0..).zip(&numbers) {
-                list.set(index, number.0);
-            }
-        });
+        let group = group.to_owned();
         Box::pin(async move {
-            let deadline = Instant::now() + CALL;
-            let reply = open(self.connection.call(SEND_BACK, body, deadline).await?)?;
-            let root = reply.get_root::<job_queue::send_back_results::Reader<'_>>();
-            Ok(root.map_err(unreadable)?.get_count() as usize)
+            let build = |numbers: &[JobNumber]| {
+                codec::build::<job_queue::send_back_params::Owned>(|mut to| {
+                    to.set_queue(&self.connection.queue[..]);
+                    to.set_group(&group[..]);
+                    let mut list = to.init_numbers(numbers.len() as u32);
+                    for (index, number) in (0..).zip(numbers) {
+                        list.set(index, number.0);
+                    }
+                })
+            };
+            let read = |reply| {
+                let reply = open(reply)?;
+                let root = reply.get_root::<job_queue::send_back_results::Reader<'_>>();
+                Ok(root.map_err(unreadable)?.get_count() as usize)
+            };
+            let connection = &self.connection;
+            connection
+                .call_in_parts(SEND_BACK, &numbers, build, read)
+                .await
         })
     }
 
     fn delete(&self, group: &str, numbers: Vec<JobNumber>) -> EngineFuture<'_, usize> {
-        let body = codec::build::<job_queue::delete_params::Owned>(|mut to| {
-            to.set_queue(&self.connection.queue[..]);
-            to.set_group(group);
-            let mut list = to.init_numbers(numbers.len() as u32);
-            for (index, number) in (0..).zip(&numbers) {
-                list.set(index, number.0);
-            }
-        });
+        let group = group.to_owned();
         Box::pin(async move {
-            let deadline = Instant::now() + CALL;
-            let reply = open(self.connection.call(DELETE, body, deadline).await?)?;
-            let root = reply.get_root::<job_queue::delete_results::Reader<'_>>();
-            Ok(root.map_err(unreadable)?.get_count() as usize)
+            let build = |numbers: &[JobNumber]| {
+                codec::build::<job_queue::delete_params::Owned>(|mut to| {
+                    to.set_queue(&self.connection.queue[..]);
+                    to.set_group(&group[..]);
+                    let mut list = to.init_numbers(numbers.len() as u32);
+                    for (index, number) in (0..).zip(numbers) {
+                        list.set(index, number.0);
+                    }
+                })
+            };
+            let read = |reply| {
+                let reply = open(reply)?;
+                let root = reply.get_root::<job_queue::delete_results::Reader<'_>>();
+                Ok(root.map_err(unreadable)?.get_count() as usize)
+            };
+            let connection = &self.connection;
+            connection
+                .call_in_parts(DELETE, &numbers, build, read)
+                .await
         })
+    }
+
+    fn cancel(&self, id: &JobId) -> EngineFuture<'_, JobChange> {
+        let body = codec::build::<job_queue::cancel_params::Owned>(|mut to| {
+            to.set_queue(&self.connection.queue[..]);
+            to.set_id(id.as_bytes());
+        });
+        Box::pin(self.change(CANCEL, body))
+    }
+
+    fn reschedule(&self, id: &JobId, delay: Duration) -> EngineFuture<'_, JobChange> {
+        let body = codec::build::<job_queue::reschedule_params::Owned>(|mut to| {
+            to.set_queue(&self.connection.queue[..]);
+            to.set_id(id.as_bytes());
+            to.set_delay_microseconds(codec::microseconds(delay));
+        });
+        Box::pin(self.change(RESCHEDULE, body))
+    }
+
+    fn claim(&self, queue: &QueueType) -> Result<(), QueueError> {
+        match &self.of {
+            Some(holds) if holds.type_id != queue.type_id => Err(QueueError::WrongQueue {
+                holds: Box::new(holds.clone()),
+                asked: Box::new(queue.clone()),
+            }),
+            _ => Ok(()),
+        }
     }
 
     fn find(&self, id: &JobId) -> EngineFuture<'_, Option<(JobNumber, JobState)>> {

@@ -5,11 +5,13 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::super::codec;
-use super::super::{ANSWER, CALL, LEASE, LEAVE, RENEW};
+use super::super::{
+    ANSWER, BATCH_BYTES_MAX, BATCH_JOBS_MAX, CALL, CAUSE_BYTES_MAX, LEASE, LEAVE, RENEW,
+};
 use super::TRAVEL;
 use super::connection::{Connection, open, unreadable};
 use crate::queue::{
-    Answer, Credit, EngineFuture, EngineWorker, JobNumber, LeasedJob, Stale, Token,
+    Answer, Credit, EngineFuture, EngineWorker, JobNumber, LeasedJob, QueueError, Stale, Token,
 };
 use crate::queue_capnp::job_queue;
 
@@ -50,48 +52,27 @@ impl EngineWorker for RemoteWorker {
         &self,
         answers: Vec<(JobNumber, Token, Answer)>,
     ) -> EngineFuture<'_, Vec<Result<(), Stale>>> {
-        let body = codec::build::<job_queue::answer_params::Owned>(|mut to| {
-            to.set_queue(&self.connection.queue[..]);
-            to.set_group(&self.group[..]);
-            to.set_session(self.session);
-            let mut list = to.init_answers(answers.len() as u32);
-            for (index, answer) in (0..).zip(&answers) {
-                codec::write_answer(list.reborrow().get(index), answer);
-            }
-        });
         Box::pin(async move {
-            let called = self
-                .connection
-                .call(ANSWER, body, Instant::now() + CALL)
-                .await;
-            let reply = open(called?)?;
-            let read = || -> capnp::Result<Vec<Result<(), Stale>>> {
-                let root = reply.get_root::<job_queue::answer_results::Reader<'_>>()?;
-                Ok(held(root.get_held()?))
-            };
-            read().map_err(unreadable)
+            let mut results = Vec::with_capacity(answers.len());
+            let mut rest = &answers[..];
+            while !rest.is_empty() {
+                let (part, behind) = rest.split_at(fitting(rest));
+                rest = behind;
+                results.extend(self.answer_some(part).await?);
+            }
+            Ok(results)
         })
     }
 
     fn renew(&self, leases: Vec<(JobNumber, Token)>) -> EngineFuture<'_, Vec<Result<(), Stale>>> {
-        let body = codec::build::<job_queue::renew_params::Owned>(|mut to| {
-            to.set_queue(&self.connection.queue[..]);
-            to.set_group(&self.group[..]);
-            to.set_session(self.session);
-            let mut list = to.init_leases(leases.len() as u32);
-            for (index, lease) in (0..).zip(&leases) {
-                codec::write_lease(list.reborrow().get(index), *lease);
-            }
-        });
         Box::pin(async move {
             // No later than another renewal.
             let deadline = Instant::now() + self.lease / 3;
-            let reply = open(self.connection.call(RENEW, body, deadline).await?)?;
-            let read = || -> capnp::Result<Vec<Result<(), Stale>>> {
-                let root = reply.get_root::<job_queue::renew_results::Reader<'_>>()?;
-                Ok(held(root.get_held()?))
-            };
-            read().map_err(unreadable)
+            let mut results = Vec::with_capacity(leases.len());
+            for part in leases.chunks(BATCH_JOBS_MAX) {
+                results.extend(self.renew_some(part, deadline).await?);
+            }
+            Ok(results)
         })
     }
 
@@ -107,6 +88,68 @@ impl EngineWorker for RemoteWorker {
             Ok(())
         })
     }
+}
+
+impl RemoteWorker {
+    async fn answer_some(
+        &self,
+        answers: &[(JobNumber, Token, Answer)],
+    ) -> Result<Vec<Result<(), Stale>>, QueueError> {
+        let body = codec::build::<job_queue::answer_params::Owned>(|mut to| {
+            to.set_queue(&self.connection.queue[..]);
+            to.set_group(&self.group[..]);
+            to.set_session(self.session);
+            let mut list = to.init_answers(answers.len() as u32);
+            for (index, answer) in (0..).zip(answers) {
+                codec::write_answer(list.reborrow().get(index), answer);
+            }
+        });
+        let deadline = Instant::now() + CALL;
+        let reply = open(self.connection.call(ANSWER, body, deadline).await?)?;
+        let read = || -> capnp::Result<Vec<Result<(), Stale>>> {
+            let root = reply.get_root::<job_queue::answer_results::Reader<'_>>()?;
+            Ok(held(root.get_held()?))
+        };
+        read().map_err(unreadable)
+    }
+
+    async fn renew_some(
+        &self,
+        leases: &[(JobNumber, Token)],
+        deadline: Instant,
+    ) -> Result<Vec<Result<(), Stale>>, QueueError> {
+        let body = codec::build::<job_queue::renew_params::Owned>(|mut to| {
+            to.set_queue(&self.connection.queue[..]);
+            to.set_group(&self.group[..]);
+            to.set_session(self.session);
+            let mut list = to.init_leases(leases.len() as u32);
+            for (index, lease) in (0..).zip(leases) {
+                codec::write_lease(list.reborrow().get(index), *lease);
+            }
+        });
+        let reply = open(self.connection.call(RENEW, body, deadline).await?)?;
+        let read = || -> capnp::Result<Vec<Result<(), Stale>>> {
+            let root = reply.get_root::<job_queue::renew_results::Reader<'_>>()?;
+            Ok(held(root.get_held()?))
+        };
+        read().map_err(unreadable)
+    }
+}
+
+/// How many of these answers one message has room for.
+fn fitting(answers: &[(JobNumber, Token, Answer)]) -> usize {
+    let mut bytes = 0;
+    let fitting = answers.iter().take(BATCH_JOBS_MAX).take_while(|answer| {
+        bytes += match &answer.2 {
+            Answer::Done | Answer::Release => 0,
+            Answer::Refuse(cause)
+            | Answer::Bury(cause)
+            | Answer::Abandon(cause)
+            | Answer::RetryAfter(_, cause) => cause.len().min(CAUSE_BYTES_MAX),
+        };
+        bytes <= BATCH_BYTES_MAX
+    });
+    fitting.count().max(1)
 }
 
 fn held(list: capnp::primitive_list::Reader<'_, bool>) -> Vec<Result<(), Stale>> {

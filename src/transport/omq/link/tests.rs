@@ -1,10 +1,12 @@
-use omq_proto::proto::{Role, SocketType};
+use omq_proto::proto::{ConnectionConfig, Role, SocketType};
 use omq_proto::{CurveServerOptions, MechanismSetup};
 use proptest::prelude::*;
 use tokio::net::UnixStream;
 
 use super::*;
 use crate::security::Keys;
+use crate::transport::omq::outbox::Total;
+use crate::transport::omq::stream::Stream;
 use crate::transport::omq::{curve, keypair};
 use crate::transport::{Frames, Outgoing};
 use crate::wire::{HeaderBytes, Packed};
@@ -201,12 +203,12 @@ async fn a_silent_peer_is_asked_once_and_lost_when_its_time_is_over() {
     let tick = |seconds: u32| {
         client
             .link
-            .tick(start + SECOND * seconds, SECOND, SECOND * 3)
+            .tick(start + SECOND * seconds, SECOND, SECOND * 3, false)
     };
     tick(1).unwrap(); // it has just said who it is
     tick(2).unwrap(); // asks
     tick(4).unwrap();
-    assert!(matches!(tick(5), Err(Lost::Silent)));
+    assert!(matches!(tick(5), Err(Lost::Silent(_))));
 
     // One that reads answers by itself.
     let mut client = client;
@@ -222,7 +224,7 @@ async fn a_silent_peer_is_asked_once_and_lost_when_its_time_is_over() {
     }
     client
         .link
-        .tick(start + SECOND * 6, SECOND, SECOND * 3)
+        .tick(start + SECOND * 6, SECOND, SECOND * 3, false)
         .unwrap();
 }
 
@@ -236,14 +238,61 @@ async fn a_peer_that_reads_nothing_is_lost_though_it_speaks() {
         hear(&mut client).await.unwrap();
         let ticked = client
             .link
-            .tick(start + SECOND * seconds, SECOND, SECOND * 3);
+            .tick(start + SECOND * seconds, SECOND, SECOND * 3, false);
         match seconds {
             // The first sees what was written before it.
             ..6 => ticked.unwrap(),
-            6 => assert!(matches!(ticked, Err(Lost::Stuck)), "{ticked:?}"),
+            6 => assert!(matches!(ticked, Err(Lost::Stuck(_))), "{ticked:?}"),
             _ => return,
         }
     }
+}
+
+#[tokio::test]
+async fn a_peer_of_which_nothing_is_read_is_told_that_this_side_lives() {
+    let (client, mut server) = pair(ROOMY, false).await;
+    let start = Instant::now();
+    for seconds in 1..20 {
+        let at = start + SECOND * seconds;
+        client.link.tick(at, SECOND, SECOND * 3, true).unwrap();
+        let heard = tokio::time::timeout(SECOND / 20, hear(&mut server)).await;
+        assert!(heard.is_err(), "nothing but heartbeats");
+        server.link.tick(at, SECOND, SECOND * 3, false).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_connection_is_congested_until_half_of_what_waits_is_left() {
+    let (mut client, mut server) = pair(ROOMY, false).await;
+    let mut cx = Context::from_waker(Waker::noop());
+    assert!(!client.link.poll_congested(&cx));
+    while client.link.waiting_bytes() <= CONGESTED_BYTES {
+        assert!(!client.link.is_congested());
+        send(&client, &compact(10_000)).unwrap();
+    }
+    assert!(client.link.poll_congested(&cx));
+    let link = Arc::clone(&client.link);
+    let reading = async {
+        loop {
+            hear(&mut server).await.unwrap();
+        }
+    };
+    // Reads nothing, and writes.
+    let writing = std::future::poll_fn(|cx| client.incoming.poll_paused(cx));
+    tokio::select! {
+        () = link.relieved() => {}
+        () = reading => {}
+        () = writing => panic!("it has ended"),
+    }
+    assert!(link.waiting_bytes() <= CONGESTED_BYTES / 2);
+    assert!(!link.poll_congested(&cx));
+    // One that ends is congested no more, or its requests would wait for ever.
+    while !link.is_congested() {
+        send(&client, &compact(10_000)).unwrap();
+    }
+    link.close();
+    assert!(!link.is_congested());
+    assert!(client.incoming.poll_paused(&mut cx).is_ready());
 }
 
 #[tokio::test]
@@ -279,7 +328,7 @@ async fn what_came_before_the_end_is_handed_over_before_it() {
     let heard = hear(&mut server).await.unwrap();
     assert_eq!(heard.into_iter().map(lengths).collect::<Vec<_>>(), [[10]]);
     let lost = hear(&mut server).await;
-    assert!(matches!(lost, Err(Lost::Protocol(_))), "{lost:?}");
+    assert!(matches!(lost, Err(Lost::TooLarge(_))), "{lost:?}");
 }
 
 #[tokio::test]

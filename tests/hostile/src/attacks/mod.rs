@@ -6,22 +6,31 @@
 //! what is measured here.
 
 mod amplification;
+mod claimed_jobs;
 mod connection_flood;
 mod crowded_messages;
+mod crowded_pushes;
 mod curve_handshakes;
 mod cut_frames;
 mod duplicated_replies;
 mod endless_parts;
 mod extreme_headers;
+mod greed;
+mod greedy_calls;
 mod half_handshakes;
 mod huge_lengths;
 mod lying_publishers;
 mod lying_servers;
 mod missing_delimiters;
+mod new_producers;
+mod once_keys;
+mod padded_leases;
+mod parked_leases;
 mod ping_storm;
 mod stolen_identities;
 mod subscription_churn;
 mod subscription_flood;
+mod unread_echoes;
 mod unread_replies;
 
 use std::io;
@@ -41,10 +50,14 @@ pub struct Attack {
 }
 
 /// All of them.
-pub const ALL: [Attack; 18] = [
+pub const ALL: [Attack; 26] = [
     Attack {
         name: "amplification",
         sally: amplification::sally,
+    },
+    Attack {
+        name: "claimed-jobs",
+        sally: claimed_jobs::sally,
     },
     Attack {
         name: "connection-flood",
@@ -53,6 +66,10 @@ pub const ALL: [Attack; 18] = [
     Attack {
         name: "crowded-messages",
         sally: crowded_messages::sally,
+    },
+    Attack {
+        name: "crowded-pushes",
+        sally: crowded_pushes::sally,
     },
     Attack {
         name: "curve-handshakes",
@@ -75,6 +92,10 @@ pub const ALL: [Attack; 18] = [
         sally: extreme_headers::sally,
     },
     Attack {
+        name: "greedy-calls",
+        sally: greedy_calls::sally,
+    },
+    Attack {
         name: "half-handshakes",
         sally: half_handshakes::sally,
     },
@@ -95,6 +116,22 @@ pub const ALL: [Attack; 18] = [
         sally: missing_delimiters::sally,
     },
     Attack {
+        name: "new-producers",
+        sally: new_producers::sally,
+    },
+    Attack {
+        name: "once-keys",
+        sally: once_keys::sally,
+    },
+    Attack {
+        name: "padded-leases",
+        sally: padded_leases::sally,
+    },
+    Attack {
+        name: "parked-leases",
+        sally: parked_leases::sally,
+    },
+    Attack {
         name: "ping-storm",
         sally: ping_storm::sally,
     },
@@ -109,6 +146,10 @@ pub const ALL: [Attack; 18] = [
     Attack {
         name: "subscription-flood",
         sally: subscription_flood::sally,
+    },
+    Attack {
+        name: "unread-echoes",
+        sally: unread_echoes::sally,
     },
     Attack {
         name: "unread-replies",

@@ -11,23 +11,26 @@
 
 use std::time::Duration;
 
-use bowline::security::{AccessRules, AllowedKeys, ServerSecurity};
+use bowline::queue::{Queue, QueueOptions, QueueService};
+use bowline::security::{AccessRules, AllowedKeys, QueueRight, ServerSecurity};
 use bowline::topic::{Event, Keys};
 use bowline::{
     Client, Publisher, Reply, Request, Server, ServerBuilder, Status, Subscriber, TransportOptions,
 };
-use bowline_test_hostile::curve::{client_keys, server_keys};
+use bowline_test_hostile::curve::{client_keys, harmful_keys, server_keys};
 use bowline_test_hostile::good::unix_nanoseconds;
 use bowline_test_hostile::process::{argument, limit_from_arguments, say, until_input_ends};
 use bowline_test_hostile::target::{
-    EchoParams, EchoResults, GrowParams, GrowResults, LargeParams, LargeResults, Node, Target,
-    TargetClient, TargetServer, Tick,
+    EchoParams, EchoResults, GrowParams, GrowResults, LargeParams, LargeResults, Node,
+    RememberParams, RememberResults, Target, TargetClient, TargetServer, Tick, Work,
 };
 use bowline_test_hostile::{LARGE_BYTES_MAX, PASSWORD};
 use bytes::Bytes;
 
 /// Published in one go; then it waits.
 const TICKS: Duration = Duration::from_millis(10);
+/// Of jobs that wait: it is soon full, and then has to say so.
+const QUEUE_BYTES_MAX: u64 = 4 << 20;
 /// Of a tick.
 const PAYLOAD_BYTES: usize = 200;
 /// Between two calls upstream.
@@ -45,6 +48,14 @@ impl Target for Answers {
         let bytes = request.get()?.get_bytes().min(LARGE_BYTES_MAX);
         let data = Bytes::from(vec![7; bytes as usize]);
         Ok(LargeResults { data }.into())
+    }
+
+    async fn remember(
+        &self,
+        request: Request<RememberParams>,
+    ) -> Result<Reply<RememberResults>, Status> {
+        let data = request.plain()?.data;
+        Ok(RememberResults { data }.into())
     }
 
     async fn grow(&self, request: Request<GrowParams>) -> Result<Reply<GrowResults>, Status> {
@@ -76,8 +87,10 @@ fn builder() -> Result<ServerBuilder, Box<dyn std::error::Error>> {
     if let Some(connections) = argument("connections") {
         options = options.with_connections_max(1024, connections.parse()?);
     }
+    let queue = Queue::<Work>::memory(QueueOptions::default().with_bytes_max(QUEUE_BYTES_MAX));
     let mut server = Server::builder()
         .service(TargetServer::new(Answers))
+        .service(QueueService::new().queue(&queue))
         .transport(options);
     if let Some(milliseconds) = argument("send_wait") {
         server = server.send_wait_max(Duration::from_millis(milliseconds.parse()?));
@@ -89,7 +102,11 @@ async fn serve() -> Result<(), Box<dyn std::error::Error>> {
     let server = builder()?.bind("tcp://127.0.0.1:0").await?.spawn();
     let allowed = AllowedKeys::new();
     allowed.allow("good", client_keys()?.public())?;
-    let rules = AccessRules::new().call("good", "target", "*");
+    allowed.allow("harmful", harmful_keys()?.public())?;
+    let rules = AccessRules::new()
+        .call("*", "target", "*")
+        .queue("harmful", "work", QueueRight::Push)
+        .queue("harmful", "work", QueueRight::Work);
     let locked = builder()?
         .security(ServerSecurity::new(server_keys()?, allowed).with_access(rules))
         .bind("tcp://127.0.0.1:0")

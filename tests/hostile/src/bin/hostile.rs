@@ -6,7 +6,7 @@
 //! process of the machine, as one on another machine would.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use bowline_test_hostile::attacks::{ALL, Attack};
@@ -58,6 +58,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             network: u8::try_from(network)?,
             strikes: AtomicU64::new(0),
             harm: AtomicU64::new(0),
+            used: AtomicU32::new(0),
         });
     }
     std::thread::scope(|scope| {

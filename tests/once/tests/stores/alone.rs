@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bowline::once::{
-    Age, Bounds, Change, Claim, Clock, Recorded, Resolution, Store, Verdict, WhenFull,
+    Age, Bounds, Change, Claim, Clock, Key, Recorded, Resolution, Store, Verdict, WhenFull,
 };
-use bowline::{Metadata, call::Outcome};
+use bowline::{Metadata, RequestKey, call::Outcome};
 use bytes::Bytes;
 
 use crate::subjects::*;
@@ -20,7 +20,10 @@ over_all_stores! {
     a_key_that_is_too_old_or_not_yet_possible_is_refused
     what_is_in_doubt_is_listed_until_it_is_resolved
     a_full_store_refuses_new_keys_and_forgets_none
-    a_full_store_forgets_the_oldest_outcome_where_that_was_chosen
+    a_full_store_forgets_the_oldest_outcome
+    what_was_forgotten_early_is_not_run_again
+    one_principal_does_not_fill_the_store_for_others
+    leases_are_renewed_many_at_once
     a_change_whose_future_is_dropped_can_be_asked_again
     times_of_the_stores_own_clock_are_about_now
 }
@@ -29,6 +32,10 @@ async fn store<R: Records>(bounds: Bounds, clock: Clock) -> (R, R::Store) {
     let records = R::new(bounds, clock).await;
     let store = records.store().await;
     (records, store)
+}
+
+fn refusing() -> Bounds {
+    Bounds::default().with_when_full(WhenFull::Refuse)
 }
 
 async fn a_reply_comes_back_byte_for_byte<R: Records>() {
@@ -125,7 +132,7 @@ async fn a_superseded_attempt_changes_nothing<R: Records>() {
 
 async fn what_is_over_is_forgotten<R: Records>() {
     let hands = Hands::new();
-    let bounds = Bounds::default().with_records_max(5);
+    let bounds = refusing().with_records_max(5);
     let (_records, store) = store::<R>(bounds, hands.clock()).await;
     for number in 0..5 {
         let name = number.to_string();
@@ -160,7 +167,7 @@ async fn what_is_over_is_forgotten<R: Records>() {
 
 async fn what_is_abandoned_is_forgotten_in_the_end<R: Records>() {
     let hands = Hands::new();
-    let bounds = Bounds::default().with_records_max(2);
+    let bounds = refusing().with_records_max(2);
     let (_records, store) = store::<R>(bounds, hands.clock()).await;
     assert_eq!(
         apply(&store, "rerun", Change::Begin(rerun(1))).await,
@@ -285,8 +292,8 @@ async fn what_is_in_doubt_is_listed_until_it_is_resolved<R: Records>() {
 
 async fn a_full_store_refuses_new_keys_and_forgets_none<R: Records>() {
     for bounds in [
-        Bounds::default().with_records_max(2),
-        Bounds::default().with_reply_bytes_max(6),
+        refusing().with_records_max(2),
+        refusing().with_reply_bytes_max(6),
     ] {
         let (_records, store) = store::<R>(bounds, Clock::System).await;
         for name in ["a", "b"] {
@@ -310,41 +317,166 @@ async fn a_full_store_refuses_new_keys_and_forgets_none<R: Records>() {
     }
 }
 
-async fn a_full_store_forgets_the_oldest_outcome_where_that_was_chosen<R: Records>() {
+async fn a_full_store_forgets_the_oldest_outcome<R: Records>() {
     let hands = Hands::new();
-    let bounds = Bounds::default()
-        .with_records_max(40)
-        .with_when_full(WhenFull::ForgetOldest);
+    let bounds = Bounds::default().with_records_max(140);
     let (_records, store) = store::<R>(bounds, hands.clock()).await;
-    assert_eq!(
-        apply(&store, "runs", Change::Begin(claim(1))).await,
-        Verdict::Run
-    );
-    let mut begun = 0;
-    for number in 0..200 {
-        hands.forward(Duration::from_secs(1));
-        let name = number.to_string();
-        // A store in parts may have nothing to forget in one of them, and refuses.
-        if apply(&store, &name, Change::Begin(claim(1))).await == Verdict::Run {
-            assert_eq!(
-                apply(&store, &name, complete(1, "x")).await,
-                Verdict::Applied
-            );
-            begun += 1;
-        }
+    // What may be run again stands first of all that may be forgotten in time, and runs.
+    for number in 0..100 {
+        let name = format!("runs {number}");
+        assert_eq!(
+            apply(&store, &name, Change::Begin(rerun(1))).await,
+            Verdict::Run
+        );
     }
-    assert!(begun > 150, "{begun}");
-    let mut kept = 0;
+    for number in 0..200 {
+        hands.forward(Duration::from_millis(10));
+        let name = number.to_string();
+        assert_eq!(
+            apply(&store, &name, Change::Begin(claim(1))).await,
+            Verdict::Run
+        );
+        assert_eq!(
+            apply(&store, &name, complete(1, "x")).await,
+            Verdict::Applied
+        );
+    }
     for number in 0..200 {
         let look = apply(&store, &number.to_string(), Change::Look(age())).await;
-        kept += usize::from(matches!(look, Verdict::Done(_)));
+        let is_kept = matches!(look, Verdict::Done(_));
+        assert_eq!(is_kept, number >= 160, "{number}");
     }
-    assert!((20..40).contains(&kept), "{kept}");
-    let runs = apply(&store, "runs", Change::Look(age())).await;
+    for number in 0..100 {
+        let look = apply(&store, &format!("runs {number}"), Change::Look(age())).await;
+        assert!(matches!(look, Verdict::InFlight { .. }), "{look:?}");
+    }
+    let usage = store.usage();
+    assert_eq!(usage.forgotten_early, 160);
+    let retained = usage.retained.expect("some were forgotten");
     assert!(
-        !matches!(runs, Verdict::Unknown),
-        "what runs is never forgotten"
+        retained.abs_diff(Duration::from_millis(400)) <= Duration::from_millis(20),
+        "{retained:?}"
     );
+    assert_eq!(usage.principals[0].principal.as_deref(), Some("stores"));
+    assert_eq!(usage.principals[0].forgotten_early, 160);
+}
+
+async fn what_was_forgotten_early_is_not_run_again<R: Records>() {
+    let hands = Hands::new();
+    let bounds = Bounds::default().with_records_max(20);
+    let (_records, store) = store::<R>(bounds, hands.clock()).await;
+    let call = |number: u64| {
+        let now = hands.now();
+        let mut random = [0; 10];
+        random[..8].copy_from_slice(&number.to_be_bytes());
+        let id = uuid::Builder::from_unix_timestamp_millis(now.milliseconds(), &random);
+        let age = Age {
+            created: Some(now),
+            ..age()
+        };
+        (Key::of_call("ann", 7, 1, &id.into_uuid().into()), age)
+    };
+    let begin = |age, attempt| {
+        Change::Begin(Claim {
+            age,
+            ..claim(attempt)
+        })
+    };
+    let mut calls = Vec::new();
+    for number in 0..100 {
+        hands.forward(Duration::from_secs(1));
+        let (key, age) = call(number);
+        let begun = store.apply(&key, begin(age, 1)).await.expect("there");
+        assert_eq!(begun, Verdict::Run, "{number}");
+        let done = store.apply(&key, complete(1, "x")).await.expect("there");
+        assert_eq!(done, Verdict::Applied);
+        calls.push((key, age));
+    }
+    for (number, (key, age)) in calls.into_iter().enumerate() {
+        for change in [begin(age, 2), Change::Look(age)] {
+            let verdict = store.apply(&key, change).await.expect("there");
+            match number < 80 {
+                true => assert_eq!(verdict, Verdict::KeyExpired, "{number}"),
+                false => assert_eq!(verdict, Verdict::Done(reply("x")), "{number}"),
+            }
+        }
+    }
+    // Another principal has forgotten nothing: an old key of its own is as good as ever.
+    let age = Age {
+        created: Some(bowline::once::Timestamp::from_milliseconds(
+            hands.now().milliseconds() - 90_000,
+        )),
+        ..age()
+    };
+    let id = uuid::Builder::from_unix_timestamp_millis(
+        age.created.expect("set").milliseconds(),
+        &[7; 10],
+    );
+    let other = Key::of_call("bob", 7, 1, &id.into_uuid().into());
+    let begun = store.apply(&other, begin(age, 1)).await.expect("there");
+    assert_eq!(begun, Verdict::Run);
+}
+
+async fn one_principal_does_not_fill_the_store_for_others<R: Records>() {
+    let hands = Hands::new();
+    let bounds = Bounds::default().with_records_max(100);
+    let (_records, store) = store::<R>(bounds, hands.clock()).await;
+    let own = |principal: &str, number: u64| {
+        let id = RequestKey::new(number.to_string()).expect("short");
+        Key::of_call(principal, 7, 1, &id.into())
+    };
+    let call = async |key: &Key| {
+        hands.forward(Duration::from_millis(1));
+        let begun = store
+            .apply(key, Change::Begin(claim(1)))
+            .await
+            .expect("there");
+        assert_eq!(begun, Verdict::Run);
+        let done = store.apply(key, complete(1, "x")).await.expect("there");
+        assert_eq!(done, Verdict::Applied);
+    };
+    for number in 0..20 {
+        call(&own("good", number)).await;
+    }
+    for number in 0..300 {
+        call(&own("flood", number)).await;
+    }
+    for number in 0..20 {
+        let look = store.apply(&own("good", number), Change::Look(age())).await;
+        assert_eq!(look.expect("there"), Verdict::Done(reply("x")), "{number}");
+    }
+    let usage = store.usage();
+    let names: Vec<_> = usage
+        .principals
+        .iter()
+        .map(|of| of.principal.as_deref())
+        .collect();
+    assert_eq!(names, [Some("flood")]);
+}
+
+async fn leases_are_renewed_many_at_once<R: Records>() {
+    let hands = Hands::new();
+    let (_records, store) = store::<R>(Bounds::default(), hands.clock()).await;
+    let mut attempts = Vec::new();
+    for number in 0..50 {
+        let name = number.to_string();
+        let begun = apply(&store, &name, Change::Begin(claim(number))).await;
+        assert_eq!(begun, Verdict::Run);
+        attempts.push((key(&name), epoch(number)));
+    }
+    attempts.push((key("nothing"), epoch(98)));
+    attempts.push((key("0"), epoch(99)));
+    hands.forward(LEASE - Duration::from_secs(1));
+    let verdicts = store.renew(&attempts, LEASE).await;
+    for (number, verdict) in verdicts.into_iter().enumerate() {
+        let expected = match number < 50 {
+            true => Verdict::Applied,
+            false => Verdict::Superseded,
+        };
+        assert_eq!(verdict.expect("there"), expected, "{number}");
+    }
+    hands.forward(LEASE - Duration::from_secs(1));
+    assert_eq!(store.in_doubt(100).await.expect("there"), []);
 }
 
 async fn a_change_whose_future_is_dropped_can_be_asked_again<R: Records>() {

@@ -4,12 +4,13 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use bowline::once::{Bounds, RedbStore};
-use bowline::{Reason, Work};
+use bowline::once::{Age, Bounds, Change, Claim, Key, RedbStore, Store, Timestamp, Verdict};
+use bowline::{Reason, RequestId, Work};
 use redb::StorageBackend;
 use redb::backends::InMemoryBackend;
 
 use crate::service::Service;
+use crate::subjects::*;
 
 /// Fails once it is told to.
 #[derive(Debug)]
@@ -73,4 +74,39 @@ async fn a_service_whose_disk_fails_begins_nothing_and_goes_on_with_the_rest() {
         );
     }
     assert_eq!(service.total().await.expect("that keeps nothing"), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_ran_before_a_restart_may_run_again_and_is_not_called_not_done() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("outcomes");
+    let id = RequestId::new();
+    let key = Key::of_call("ann", 7, 1, &id);
+    let age = Age {
+        created: Some(Timestamp::now()),
+        ..age()
+    };
+    let begin = |attempt| {
+        Change::Begin(Claim {
+            age,
+            ..rerun(attempt)
+        })
+    };
+    for attempt in 1..4 {
+        let store = RedbStore::open(&file).expect("opened");
+        if attempt > 1 {
+            // Others come, and have it forget what is over.
+            apply(&store, &attempt.to_string(), Change::Begin(claim(attempt))).await;
+            store.expire(100).await.expect("there");
+            let look = store.apply(&key, Change::Look(age)).await.expect("there");
+            assert_eq!(
+                look,
+                Verdict::InDoubt {
+                    epoch: epoch(attempt - 1)
+                }
+            );
+        }
+        let begun = store.apply(&key, begin(attempt)).await.expect("there");
+        assert_eq!(begun, Verdict::Run);
+    }
 }

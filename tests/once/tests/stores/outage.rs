@@ -155,6 +155,109 @@ async fn a_service_whose_store_is_away_begins_nothing_and_goes_on_with_the_rest<
     assert_eq!(service.total().await.expect("as before"), 2);
 }
 
+/// 24 callers, for longer than an operation may take, while the server hangs or is not there at all.
+async fn every_caller_of_a_store_that_is_away_is_told_so_and_nothing_was_done<R: OnServer>() {
+    let records = R::new(Bounds::default(), Clock::System).await;
+    let service = std::sync::Arc::new(Service::start(records.store().await).await);
+    assert_eq!(service.add("before").await.expect("it is there"), 1);
+    let mut asked = 0;
+    for (away, back) in [("freeze", "thaw"), ("kill", "start")] {
+        do_to(R::SERVER, away).await;
+        let begun = Instant::now();
+        let mut callers = tokio::task::JoinSet::new();
+        for caller in 0..24 {
+            let service = std::sync::Arc::clone(&service);
+            callers.spawn(async move {
+                let mut keys = Vec::new();
+                while begun.elapsed() < R::OPERATION_TIMEOUT * 2 {
+                    let key = format!("{away} {caller}/{}", keys.len());
+                    let status = service.add(&key).await.expect_err("it is away");
+                    assert_eq!(
+                        (status.reason(), status.work()),
+                        (Some(Reason::StoreUnavailable), Work::NotDone),
+                        "{status}"
+                    );
+                    keys.push(key);
+                    sleep(Duration::from_millis(20)).await;
+                }
+                keys
+            });
+        }
+        let keys: Vec<_> = callers.join_all().await.into_iter().flatten().collect();
+        do_to(R::SERVER, back).await;
+        // What may have been begun unheard was given back: nothing is in doubt.
+        for key in keys.iter().rev().take(50) {
+            asked += 1;
+            let begun = Instant::now();
+            while let Err(status) = service.add(key).await {
+                assert_eq!(status.reason(), Some(Reason::StoreUnavailable), "{status}");
+                assert!(begun.elapsed() < PATIENCE, "{status}");
+                sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+    assert_eq!(service.total().await.expect("as before"), 1 + asked);
+}
+
+/// A standby that commits wait for, and that is not there for longer than an operation may take.
+#[cfg(feature = "postgres")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_whose_commit_waits_is_given_back_in_the_end() {
+    use bowline::RequestKey;
+    use bowline::once::Once;
+    let _alone = alone().await;
+    let records = Postgres::new(Bounds::default(), Clock::System).await;
+    let builder = records.builder().operation_timeout(Duration::from_secs(1));
+    let store = builder
+        .connect(&url("BOWLINE_POSTGRES"))
+        .await
+        .expect("connected");
+    let lease = Duration::from_secs(4);
+    let once = Once::builder()
+        .lease(lease)
+        .build(store)
+        .expect("good terms");
+    let connected = tokio_postgres::connect(&url("BOWLINE_POSTGRES"), tokio_postgres::NoTls).await;
+    let (admin, driver) = connected.expect("connected");
+    tokio::spawn(driver);
+    let wait_for = async |standby: &str| {
+        let set = format!("alter system set synchronous_standby_names = '{standby}'");
+        admin.batch_execute(&set).await.expect("set");
+        let reload = "select pg_reload_conf()";
+        admin.batch_execute(reload).await.expect("reloaded");
+        sleep(Duration::from_millis(500)).await;
+    };
+    let run = |number: u32| {
+        let once = once.clone();
+        async move {
+            let key = RequestKey::new(number.to_string()).expect("short");
+            once.run::<String, _, _>(("pay", key), || async { Ok("paid".into()) })
+                .await
+        }
+    };
+    run(0).await.expect("it is there");
+    wait_for("away").await;
+    let mut callers = tokio::task::JoinSet::new();
+    for number in 1..=20 {
+        callers.spawn(run(number));
+    }
+    let ended = callers.join_all().await;
+    sleep(Duration::from_secs(1)).await;
+    wait_for("").await;
+    for status in ended.into_iter().filter_map(Result::err) {
+        assert_eq!(status.reason(), Some(Reason::StoreUnavailable), "{status}");
+    }
+    for number in 1..=20 {
+        let begun = Instant::now();
+        while let Err(status) = run(number).await {
+            assert_eq!(status.reason(), Some(Reason::StoreUnavailable), "{status}");
+            assert!(begun.elapsed() < PATIENCE, "{status}");
+            sleep(Duration::from_millis(50)).await;
+        }
+    }
+    assert_eq!(once.in_doubt(100).await.expect("there"), []);
+}
+
 macro_rules! over_servers {
     ($store:ident $records:ident: $($test:ident)*) => {
         mod $store {
@@ -173,6 +276,7 @@ macro_rules! over_servers {
 over_servers! { postgres Postgres:
     a_server_that_hangs_is_an_error_in_bounded_time_and_nothing_is_begun
     a_service_whose_store_is_away_begins_nothing_and_goes_on_with_the_rest
+    every_caller_of_a_store_that_is_away_is_told_so_and_nothing_was_done
     what_was_confirmed_survives_the_servers_death
 }
 
@@ -180,5 +284,6 @@ over_servers! { postgres Postgres:
 over_servers! { redis Redis:
     a_server_that_hangs_is_an_error_in_bounded_time_and_nothing_is_begun
     a_service_whose_store_is_away_begins_nothing_and_goes_on_with_the_rest
+    every_caller_of_a_store_that_is_away_is_told_so_and_nothing_was_done
     what_was_confirmed_survives_the_servers_death
 }

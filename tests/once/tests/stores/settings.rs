@@ -94,3 +94,59 @@ async fn when_all_is_over_nothing_is_left() {
         .expect("there");
     assert_eq!(totals, [0, 0]);
 }
+
+/// As docs/stores.md lists them.
+const COMMANDS: &str = "+hello +eval +evalsha +script|load +time +config|get \
+    +hget +hmget +hset +hincrby +del +pexpire +pttl +get +set \
+    +zadd +zrem +zincrby +zrange +zrevrange +zrangebyscore +zscore +publish +subscribe";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_with_the_listed_permissions_is_enough() {
+    let _undisturbed = undisturbed().await;
+    let hands = Hands::new();
+    let bounds = Bounds::default().with_records_max(2);
+    let records = Redis::new(bounds, hands.clock()).await;
+    let (prefix, user) = (&records.prefix, fresh_name());
+    let mut set = redis::cmd("ACL");
+    set.arg("SETUSER")
+        .arg(&user)
+        .arg("on")
+        .arg(">secret")
+        .arg("-@all");
+    set.arg(format!("~{prefix}:*"))
+        .arg(format!("&{prefix}:changed"));
+    for command in COMMANDS.split_whitespace() {
+        set.arg(command);
+    }
+    let mut connection = connection().await;
+    let _: () = set.query_async(&mut connection).await.expect("set");
+    let url = url("BOWLINE_REDIS").replace("redis://", &format!("redis://{user}:secret@"));
+    let store = records
+        .builder()
+        .connect(&url, Durability::RequireFsync)
+        .await;
+    let store = store.expect("connected");
+    for name in ["a", "b", "c"] {
+        assert_eq!(
+            apply(&store, name, Change::Begin(claim(1))).await,
+            Verdict::Run
+        );
+        let waiting = tokio::spawn({
+            let store = store.clone();
+            async move { store.watch(&key(name)).await }
+        });
+        assert_eq!(
+            apply(&store, name, complete(1, "x")).await,
+            Verdict::Applied
+        );
+        waiting.await.expect("no panic").expect("there");
+        hands.forward(std::time::Duration::from_secs(1));
+    }
+    assert_eq!(
+        store.usage().forgotten_early,
+        1,
+        "what makes room is permitted too"
+    );
+    store.in_doubt(10).await.expect("there");
+    store.expire(10).await.expect("there");
+}

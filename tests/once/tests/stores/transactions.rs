@@ -265,3 +265,61 @@ async fn a_table_of_another_version_is_refused() {
         refused.map(|_| ()).expect_err(name);
     }
 }
+
+/// As docs/stores.md lists them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_with_the_listed_grants_is_enough() {
+    let _undisturbed = undisturbed().await;
+    let hands = Hands::new();
+    let bounds = Bounds::default().with_records_max(2);
+    let records = Postgres::new(bounds, hands.clock()).await;
+    let (role, table) = (fresh_name(), &records.table);
+    let schema = bowline::once::PostgresStore::schema(table).expect("a name");
+    let (admin, driver) = tokio_postgres::connect(&url("BOWLINE_POSTGRES"), tokio_postgres::NoTls)
+        .await
+        .expect("connected");
+    tokio::spawn(driver);
+    let grant = format!(
+        "{schema} create role {role} login;
+         grant select, insert, update, delete on {table} to {role};"
+    );
+    admin.batch_execute(&grant).await.expect("granted");
+    let url = url("BOWLINE_POSTGRES").replace("bowline@", &format!("{role}@"));
+    let store = records.builder().connect(&url).await.expect("connected");
+    for name in ["a", "b", "c"] {
+        assert_eq!(
+            apply(&store, name, Change::Begin(claim(1))).await,
+            Verdict::Run
+        );
+        let waiting = tokio::spawn({
+            let store = store.clone();
+            async move { store.watch(&key(name)).await }
+        });
+        assert_eq!(
+            apply(&store, name, complete(1, "x")).await,
+            Verdict::Applied
+        );
+        waiting.await.expect("no panic").expect("there");
+        hands.forward(std::time::Duration::from_secs(1));
+    }
+    assert_eq!(
+        store.usage().forgotten_early,
+        1,
+        "what makes room is permitted too"
+    );
+    store.in_doubt(10).await.expect("there");
+    store.expire(10).await.expect("there");
+    // What docs/stores.md says of vacuum: no update of a record is a heap-only one.
+    let updates = format!(
+        "select pg_stat_force_next_flush();
+         select n_tup_upd, n_tup_hot_upd from pg_stat_user_tables where relname = '{table}'"
+    );
+    let messages = admin.simple_query(&updates).await.expect("there");
+    for message in messages {
+        if let tokio_postgres::SimpleQueryMessage::Row(row) = message
+            && let Some(hot) = row.try_get("n_tup_hot_upd").ok().flatten()
+        {
+            println!("updates {:?}, heap-only {hot}", row.get("n_tup_upd"));
+        }
+    }
+}

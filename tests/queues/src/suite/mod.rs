@@ -3,6 +3,7 @@
 //! Each file has the tests of one idea. Here is what they share, and the list that an engine is run through.
 
 mod attempts;
+mod changes;
 mod claims;
 mod keys;
 mod pushes;
@@ -15,6 +16,7 @@ use bowline::queue::{Capabilities, Engine, Job, Jobs, Queue, QueueOptions};
 use tokio::time::{Instant, sleep, timeout};
 
 pub use attempts::*;
+pub use changes::*;
 pub use claims::*;
 pub use keys::*;
 pub use pushes::*;
@@ -62,6 +64,9 @@ macro_rules! conformance {
             a_drained_worker_finishes_what_it_has
             a_handler_that_is_not_done_in_time_is_ended_and_uses_up_no_attempt
             a_handler_that_panics_refuses_its_job
+            a_job_that_waits_is_cancelled_by_its_id
+            a_job_that_waits_is_rescheduled_by_its_id
+            lists_of_dead_letters_say_whether_there_are_more
             what_an_engine_does_not_claim_it_refuses
         }
     };

@@ -9,7 +9,7 @@ use bowline::__simulated::decode_reply;
 use bowline::call::{RawReply, RawRequest};
 use bowline::message::Plain;
 use bowline::resilience::{Budget, BudgetPolicy, Next, Retries, RetryPolicy, TryTimeout};
-use bowline::schema::{Effect, MethodInfo};
+use bowline::schema::{Effect, MethodInfo, Recovery};
 use bowline::{Code, Reason, RequestId, RequestKey, Status, Work};
 use bytes::Bytes;
 use tokio::time::Instant;
@@ -187,7 +187,7 @@ impl Clients {
         let clock = context.clock(planned.client).milliseconds();
         let random = context.simulation.random();
         // A key that says nothing of its age cannot be refused for it.
-        let id = match random.bool() && !context.setting.has_short_retention {
+        let id = match random.bool() && !context.setting.keys_say_their_age() {
             true => match RequestKey::new(format!("order-{}", planned.key)) {
                 Ok(key) => key.into(),
                 Err(_) => RequestId::new(),
@@ -398,8 +398,14 @@ impl Clients {
             Err(status) => (status.reason(), status.work()),
         };
         if reason == Some(Reason::KeyUnknown) {
-            context.simulation.require(work == Work::NotDone, || {
-                format!("call {number} asked, was answered, and is told that nobody knows")
+            // Of a caller's own key, which says nothing of its age, that is not certain.
+            let says_its_age = matches!(self.keys.get(&key), Some(RequestId::Uuid(_)));
+            let expected = match says_its_age {
+                true => Work::NotDone,
+                false => Work::OutcomeUnknown,
+            };
+            context.simulation.require(work == expected, || {
+                format!("call {number} asked, was answered, and is told {work:?}")
             });
         }
         let is_unknown = matches!(&ended, Err(status) if status.work() == Work::OutcomeUnknown);
@@ -455,6 +461,10 @@ impl Clients {
             let client = context.setting.client(key as u16 + 1);
             let (wait, kind) = match reason {
                 Some(Reason::KeyUnknown) => (Duration::from_millis(10), Kind::SettleSend),
+                // It may be run again, and is if it is sent.
+                Some(Reason::InDoubt) if context.setting.recovery == Recovery::Rerun => {
+                    (Duration::from_secs(1), Kind::SettleSend)
+                }
                 _ => (Duration::from_secs(1), Kind::SettleAsk),
             };
             let planned = Planned { client, key, kind };

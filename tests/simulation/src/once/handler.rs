@@ -125,11 +125,17 @@ impl Server {
     pub fn run(&mut self, context: &mut Context, number: u64) {
         // One of a key and process has its lease renewed: the last.
         let key = self.jobs.get(&number).map(|job| job.key.clone());
-        let earlier: Vec<u64> = (self.jobs.iter())
+        let earlier: Vec<(u64, Duration)> = (self.jobs.iter())
             .filter(|(_, job)| job.doing == Doing::Running && Some(&job.key) == key.as_ref())
-            .map(|(number, _)| *number)
+            .map(|(number, job)| (*number, job.running_since))
             .collect();
-        for earlier in earlier {
+        // What was asked before it ran may be granted after its lease.
+        let offered_at = self.jobs.get(&number).map(|job| job.offered_at);
+        let lived = earlier.iter().any(|(_, since)| Some(*since) < offered_at);
+        context.simulation.require(!lived, || {
+            format!("job {number} takes over from one that lives in the same process")
+        });
+        for (earlier, _) in earlier {
             self.supersede(context, earlier);
         }
         let process = self.process;
@@ -150,6 +156,7 @@ impl Server {
         debug_assert_eq!(run, next, "{scope:?}");
         let before = plan.before;
         job.doing = Doing::Running;
+        job.running_since = context.simulation.now();
         job.run = Some(Run {
             number: run,
             plan,

@@ -16,6 +16,7 @@ mod servers;
 mod setting;
 mod store;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::{History, Machine, Machines, Network, Process, Seed, Simulation};
@@ -35,6 +36,12 @@ pub enum Mutant {
     ReplyBeforeRecord,
     /// A store lets every attempt complete, also one that another has taken over from.
     NoFencing,
+    /// A full store forgets what it forgets, and runs it again.
+    NoTraceOfForgotten,
+    /// A server that is asked for the outcome of a request which may be run again says that it was not done.
+    RerunIsNotDone,
+    /// A server takes an attempt that runs in its own process for dead, since a clock says so.
+    ClockEndsLeases,
 }
 
 /// Every fault that this world injects, and every rare case that it must have met.
@@ -75,6 +82,10 @@ pub const MUST_HAPPEN: &[&str] = &[
     "once: key expired",
     "once: reply not retained",
     "once: open claim found at a restart",
+    "once: forgotten early",
+    "once: given back beside",
+    "once: runs here, whatever its lease",
+    "clock: jumped",
 ];
 
 pub(crate) enum Event {
@@ -114,6 +125,8 @@ pub(crate) struct Context {
     pub setting: Setting,
     pub promises: Promises,
     pub mutant: Option<Mutant>,
+    /// How much the clocks of machines have been set ahead.
+    pub jumped: BTreeMap<Machine, Duration>,
     /// Until it is calm.
     pub is_faulty: bool,
 }
@@ -158,6 +171,7 @@ pub fn history(seed: Seed, mutant: Option<Mutant>) -> History {
         network,
         setting,
         mutant,
+        jumped: BTreeMap::new(),
         is_faulty: true,
     };
     let mut shared = Shared::default();

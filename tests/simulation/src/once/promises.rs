@@ -25,6 +25,7 @@ pub(crate) struct Promises {
     is_memory: bool,
     retention: Duration,
     has_short_retention: bool,
+    is_small: bool,
     clock_skew_max: Duration,
     ledgers: BTreeMap<Scope, Ledger>,
     runs: Vec<Run>,
@@ -75,6 +76,7 @@ impl Promises {
             is_memory: setting.store == StoreKind::Memory,
             retention: setting.terms.retention,
             has_short_retention: setting.has_short_retention,
+            is_small: setting.records_max.is_some(),
             clock_skew_max: setting.clock_skew_max,
             ledgers: BTreeMap::new(),
             runs: Vec::new(),
@@ -169,10 +171,13 @@ impl Promises {
                 | Change::Release { epoch }
                 | Change::Doubt { epoch },
                 Verdict::Applied,
-            ) => {
+            )
+            // It has ended, and an earlier attempt was begun.
+            | (Change::Release { epoch }, Verdict::InDoubt { .. }) => {
                 ledger.lease.take_if(|(held, _)| held == epoch);
             }
-            (Change::Look(_), Verdict::Unknown) if self.recovery != Recovery::Rerun => {
+            // It is told that nothing was done, at least of a key that says its age.
+            (Change::Look(_), Verdict::Unknown) => {
                 time.require(ledger.effects == 0, || {
                     format!("{scope:?}: nothing is recorded, and it was done")
                 });
@@ -214,6 +219,8 @@ impl Promises {
             (Some((before, _)), Some(recorded)) => time.require(before == recorded, || {
                 format!("{scope:?} has another outcome: {recorded:?}, was {before:?}")
             }),
+            // Its key says when it was made, and is refused from now on.
+            (Some(_), None) if self.is_small => {}
             (Some((before, at)), None) => {
                 let kept = time.now().saturating_sub(*at);
                 time.require(kept >= earliest, || {
@@ -369,9 +376,16 @@ impl Promises {
                     format!("{scope:?}: {status}, and it was not")
                 });
             }
-            Some(Reason::KeyExpired) => time.require(self.has_short_retention, || {
-                format!("{scope:?}: {status}, and it is not")
-            }),
+            Some(Reason::KeyExpired) => {
+                let may_be = self.has_short_retention || self.is_small;
+                time.require(may_be, || format!("{scope:?}: {status}, and it is not"));
+            }
+            Some(Reason::KeyUnknown) if status.work() == Work::NotDone => {
+                let effects = ledger.effects;
+                time.require(effects == 0, || {
+                    format!("{scope:?}: {status}, and it was done {effects} times")
+                });
+            }
             _ => {}
         }
     }

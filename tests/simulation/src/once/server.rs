@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bowline::__simulated::{Action, Attempt, Done, Ended, Input, RequestEnvelope, encode_reply};
 use bowline::once::{Age, Change, Claim, Epoch, Fingerprint, Key, Resolution, Verdict};
+use bowline::schema::Recovery;
 use bowline::{Code, Limits, RequestId, Status, Work};
 use bytes::Bytes;
 
@@ -41,6 +42,8 @@ pub(crate) enum AskedBy {
     Renew { job: u64 },
     /// Who was asked about its doubt.
     Resolve { job: u64 },
+    /// What the store may have begun unheard.
+    Release { number: u64 },
 }
 
 pub(crate) enum Event {
@@ -74,6 +77,10 @@ pub(crate) enum Event {
         job: u64,
     },
     Housekeeping,
+    /// It gives a claim back.
+    Release {
+        number: u64,
+    },
 }
 
 pub(crate) struct Server {
@@ -82,6 +89,8 @@ pub(crate) struct Server {
     owner: u64,
     local: Local,
     pub jobs: BTreeMap<u64, Job>,
+    /// Claims whose answer was lost, by the number of their job.
+    releases: BTreeMap<u64, (Key, Scope, Epoch)>,
     pub paused_until: Duration,
 }
 
@@ -101,6 +110,11 @@ pub(crate) struct Job {
     give_up: Duration,
     again: Duration,
     has_waited: bool,
+    /// Whether the store has just failed it.
+    is_gone: bool,
+    /// When it asked the store last, and when its handler began.
+    pub offered_at: Duration,
+    pub running_since: Duration,
     pub run: Option<Run>,
 }
 
@@ -121,6 +135,7 @@ impl Server {
             owner,
             local,
             jobs: BTreeMap::new(),
+            releases: BTreeMap::new(),
             paused_until: Duration::ZERO,
         }
     }
@@ -186,6 +201,9 @@ impl Server {
             give_up: Duration::ZERO,
             again: RECORD_AGAIN_MIN,
             has_waited: false,
+            is_gone: false,
+            offered_at: Duration::ZERO,
+            running_since: Duration::ZERO,
             run: None,
         };
         self.jobs.insert(number, job);
@@ -251,11 +269,75 @@ impl Server {
                 for job in running {
                     self.renew(context, job);
                 }
+                self.maybe_jump(context);
                 let every = context.setting.terms.lease / 3;
                 let event = Event::Housekeeping;
                 context.after(every, WorldEvent::Server { process, event });
             }
+            Event::Release { number } => {
+                if let Some((key, scope, epoch)) = self.releases.get(&number).cloned() {
+                    let what = What::Change(Change::Release { epoch });
+                    let ask = Ask { key, scope, what };
+                    let asked_by = AskedBy::Release { number };
+                    self.local.ask(context, process, asked_by, ask);
+                }
+            }
         }
+    }
+
+    /// Somebody sets the clock, or the machine has slept.
+    fn maybe_jump(&mut self, context: &mut Context) {
+        if context.fault(context.setting.clock_jump) {
+            let most = context.setting.terms.lease * 4;
+            let jump = context.simulation.duration(Duration::ZERO, most);
+            let machine = self.process.machine;
+            *context.jumped.entry(machine).or_default() += jump;
+            context.count("clock: jumped");
+            let note = || format!("the clock of {machine} jumps {jump:?} ahead");
+            context.simulation.note(note);
+        }
+    }
+
+    /// Gives a claim back in the background, until the store has taken it.
+    fn release(&mut self, context: &mut Context, number: u64, epoch: Epoch) {
+        context.count("once: given back beside");
+        if let Some(job) = self.jobs.get(&number) {
+            let claim = (job.key.clone(), job.scope, epoch);
+            self.releases.insert(number, claim);
+            self.release_soon(context, number);
+        }
+    }
+
+    fn release_soon(&mut self, context: &mut Context, number: u64) {
+        let (process, event) = (self.process, Event::Release { number });
+        let wait = context
+            .simulation
+            .duration(RECORD_AGAIN_MIN, RECORD_AGAIN_MAX);
+        context.after(wait, WorldEvent::Server { process, event });
+    }
+
+    /// What is said without the store: an attempt of this key runs here, whatever its lease is.
+    fn runs_here(&self, context: &Context, number: u64, change: &Change) -> Option<Verdict> {
+        if let Some(Mutant::ClockEndsLeases | Mutant::NoDeduplication) = context.mutant {
+            return None;
+        }
+        let own = self.jobs.get(&number)?;
+        let asked = match change {
+            Change::Begin(claim) => Some(claim.fingerprint),
+            Change::Look(_) => None,
+            _ => return None,
+        };
+        let running = self
+            .jobs
+            .values()
+            .find(|job| job.doing == Doing::Running && job.key == own.key)?;
+        let claim = running.claim.as_ref()?;
+        Some(match asked {
+            Some(asked) if asked != claim.fingerprint => Verdict::KeyReused,
+            _ => Verdict::InFlight {
+                until: context.clock(self.process.machine) + claim.lease,
+            },
+        })
     }
 
     pub fn is_running(&self, job: u64) -> bool {
@@ -302,8 +384,15 @@ impl Server {
                 }
                 _ => self.answer(context, job, Err(in_doubt())),
             },
+            AskedBy::Release { number } => match answer {
+                Ok(_) => {
+                    self.releases.remove(&number);
+                }
+                Err(()) => self.release_soon(context, number),
+            },
         }
     }
+
     pub fn step(&mut self, context: &mut Context, job: u64, input: Input) {
         if let Some(it) = self.jobs.get_mut(&job) {
             let action = it.attempt.step(input);
@@ -319,6 +408,10 @@ impl Server {
         let is_active = job.claim.is_some() && matches!(action, Action::Apply(_) | Action::Run);
         (context.promises).set_active(number, job.scope, process, is_active);
         match action {
+            Action::Apply(Change::Release { epoch }) if job.is_gone => {
+                self.release(context, number, epoch);
+                self.step(context, number, Input::StoreFailed);
+            }
             Action::Apply(change) => {
                 job.doing = Doing::Asking;
                 job.offered = Some(change);
@@ -354,8 +447,21 @@ impl Server {
             return;
         };
         job.operation += 1;
+        job.offered_at = context.now();
         let operation = job.operation;
-        if let Some(change) = job.offered.clone() {
+        let offered = job.offered.clone();
+        if let Some(change) = &offered
+            && let Some(verdict) = self.runs_here(context, number, change)
+        {
+            context.count("once: runs here, whatever its lease");
+            return self.step(context, number, Input::Verdict(verdict));
+        }
+        if let Some(mut change) = offered {
+            if let (Change::Begin(claim), Some(Mutant::NoTraceOfForgotten)) =
+                (&mut change, context.mutant)
+            {
+                claim.age.created = None;
+            }
             let asked_by = AskedBy::Job {
                 job: number,
                 operation,
@@ -371,7 +477,10 @@ impl Server {
         if job.doing != Doing::Asking {
             return;
         }
-        let is_asking = matches!(job.offered, Some(Change::Begin(_) | Change::Look(_)) | None);
+        let is_asking = matches!(
+            job.offered,
+            Some(Change::Begin(_) | Change::Look(_) | Change::Release { .. }) | None
+        );
         let input = match answer {
             Ok(Done::Verdict(verdict)) => Input::Verdict(verdict),
             _ if is_asking || context.now() + job.again >= job.give_up => Input::StoreFailed,
@@ -393,10 +502,21 @@ impl Server {
                 ),
                 Some(Mutant::NoDeduplication),
             ) if job.claim.is_some() && is_asking => Input::Verdict(Verdict::Run),
+            (Input::Verdict(Verdict::InDoubt { .. }), Some(Mutant::RerunIsNotDone))
+                if job.claim.is_none() && context.setting.recovery == Recovery::Rerun =>
+            {
+                Input::Verdict(Verdict::Unknown)
+            }
             (input, _) => input,
         };
+        job.is_gone = matches!(input, Input::StoreFailed);
+        let released = job.attempt.release().filter(|_| job.is_gone);
+        if let Some(epoch) = released {
+            self.release(context, number, epoch);
+        }
         self.step(context, number, input);
     }
+
     fn renew(&mut self, context: &mut Context, number: u64) {
         let claim = self.jobs.get(&number).and_then(|job| job.claim.as_ref());
         if let Some(claim) = claim {

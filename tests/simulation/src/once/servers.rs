@@ -52,7 +52,7 @@ impl Servers {
     fn start(&mut self, context: &mut Context, process: Process) {
         let machine = process.machine;
         let local = match context.setting.store {
-            StoreKind::Memory => Ok(Local::memory()),
+            StoreKind::Memory => Ok(Local::memory(context.setting.bounds())),
             StoreKind::Shared => Ok(Local::None),
             StoreKind::Redb => {
                 self.disk.turn_on();

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bowline::once::{Duplicates, Terms};
+use bowline::once::{Bounds, Duplicates, Terms};
 use bowline::schema::Recovery;
 use fastrand::Rng;
 
@@ -39,6 +39,10 @@ pub(crate) struct Setting {
     pub store_failure: f64,
     /// Of a handler that takes longer than its lease.
     pub slow_handler: f64,
+    /// A store that has less room than there are keys.
+    pub records_max: Option<usize>,
+    /// Of a server's clock jumping ahead, at each round of its housekeeping.
+    pub clock_jump: f64,
 }
 
 /// What each reply may have at most; some have more.
@@ -61,6 +65,10 @@ impl Setting {
             _ => Recovery::Atomic,
         };
         let has_short_retention = random.u8(0..4) == 0;
+        let records_max = match (store, random.u8(0..3)) {
+            (StoreKind::Memory | StoreKind::Redb, 0) => Some(random.usize(2..=4)),
+            _ => None,
+        };
         let lease = Duration::from_millis(random.u64(500..5000));
         let retention = match has_short_retention {
             true => Duration::from_secs(random.u64(20..40)),
@@ -85,6 +93,8 @@ impl Setting {
                 duplicates,
             },
             clock_skew_max: match has_short_retention {
+                // A store that forgets within seconds knows the keys of clocks that are right.
+                _ if records_max.is_some() => Duration::ZERO,
                 true => Duration::from_secs(random.u64(0..3)),
                 false => Duration::from_secs(5 * 60),
             },
@@ -105,6 +115,24 @@ impl Setting {
                 _ => 0.2 * random.f64(),
             },
             slow_handler: 0.3 * random.f64(),
+            records_max,
+            clock_jump: match (has_short_retention, random.u8(0..3)) {
+                (false, 0) => 0.1,
+                _ => 0.0,
+            },
+        }
+    }
+
+    /// Whether all keys say when they were made: one that does not may run again once its outcome is forgotten.
+    pub fn keys_say_their_age(&self) -> bool {
+        self.has_short_retention || self.records_max.is_some()
+    }
+
+    pub fn bounds(&self) -> Bounds {
+        let bounds = Bounds::default();
+        match self.records_max {
+            Some(records_max) => bounds.with_records_max(records_max),
+            None => bounds,
         }
     }
 

@@ -62,7 +62,8 @@ pub(crate) struct Operation {
 impl Context {
     /// What a machine's clock says.
     pub fn clock(&self, machine: Machine) -> Timestamp {
-        BEGINNING + self.machines.clock(machine, self.now())
+        let jumped = self.jumped.get(&machine).copied().unwrap_or_default();
+        BEGINNING + self.machines.clock(machine, self.now()) + jumped
     }
 
     /// Tells the checker what a store decided.
@@ -279,9 +280,9 @@ pub(crate) struct Redb {
 const GROUP_MAX: usize = 8;
 
 impl Local {
-    pub fn memory() -> Self {
+    pub fn memory(bounds: Bounds) -> Self {
         let clock = Arc::new(AtomicU64::new(0));
-        let store = MemoryStore::with_clock(Bounds::default(), Clock::Manual(Arc::clone(&clock)));
+        let store = MemoryStore::with_clock(bounds, Clock::Manual(Arc::clone(&clock)));
         Self::Memory(store, clock)
     }
 
@@ -296,7 +297,10 @@ impl Local {
     ) -> Result<Self, String> {
         let database = crate::database::open(disk, "outcomes").map_err(|e| format!("{e:?}"))?;
         let has_open = has_open_claims(&database);
-        let engine = Engine::open(database, Bounds::default()).map_err(|e| e.to_string())?;
+        let machine = context.setting.server_machines().next();
+        let now = context.clock(machine.unwrap_or(Machine(0)));
+        let engine = Engine::open(database, context.setting.bounds(), now);
+        let engine = engine.map_err(|e| e.to_string())?;
         if has_open {
             context.count("once: open claim found at a restart");
         }
@@ -365,6 +369,9 @@ fn memory(context: &mut Context, store: &MemoryStore, now: Timestamp, ask: &Ask)
         return Err(());
     };
     context.decided(ask, now, None, &Done::Verdict(verdict.clone()));
+    if matches!(verdict, Verdict::KeyExpired) && !context.setting.has_short_retention {
+        context.count("once: forgotten early");
+    }
     let look = Change::Look(Age {
         created: None,
         retention: context.setting.terms.retention,
@@ -408,6 +415,15 @@ impl Redb {
                 group.iter().map(|_| Err(())).collect()
             }
         };
+        // A store of a few records may have forgotten an outcome in the transaction that recorded it.
+        for ((_, ask), answer) in group.iter().zip(&answers) {
+            if let Ok(done) = answer
+                && let Some(recorded) = recorded(ask, done)
+            {
+                let simulation = &mut context.simulation;
+                (context.promises).observe(simulation, ask.scope, Some(&recorded));
+            }
+        }
         for (((_, ask), before), answer) in group.iter().zip(&before).zip(&answers) {
             if let Ok(done) = answer {
                 context.decided(ask, now, before.as_ref(), done);
@@ -451,6 +467,19 @@ impl Redb {
             let effects = effects(self.engine.database(), key).unwrap_or_default();
             (context.promises).observe_atomic(simulation, scope, effects);
         }
+    }
+}
+
+/// The outcome that was recorded, if this is what was done.
+fn recorded(ask: &Ask, done: &Done) -> Option<Recorded> {
+    match (&ask.what, done) {
+        (What::Change(Change::Complete { outcome, .. }), Done::Verdict(Verdict::Applied)) => {
+            Some(outcome.clone())
+        }
+        (What::Commit { claimed, reply, .. }, Done::Committed(Ok(_))) => {
+            Some(Recorded::new(reply, claimed.reply_bytes_max))
+        }
+        _ => None,
     }
 }
 
