@@ -333,7 +333,7 @@ fn any_file_name_is_compiled() {
 
 /// Compiles what `SCHEMAS` says, with `IMPORTS` as a further directory.
 #[test]
-#[ignore = "the process that the other tests start"]
+#[ignore = "the process that the other tests start: cargo test -p bowline-build --test refused"]
 fn compiles_with_imports() {
     let root = std::path::PathBuf::from(std::env::var_os("SCHEMAS").unwrap());
     let imports = std::env::var_os("IMPORTS").unwrap();

@@ -46,7 +46,7 @@ impl v2::pay::Pay for Newer {
 
 /// A process of this program that serves as the environment says, until its standard input ends.
 #[test]
-#[ignore = "the process that the other tests start"]
+#[ignore = "the process that the other tests start: cargo test -p bowline-test-schemas --test evolution"]
 fn serves_as_its_environment_says() {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
