@@ -207,11 +207,13 @@ impl DealerReceiver {
 }
 
 impl RouterSender {
-    /// Returns when the connection of a peer is lost. Never with a carrier that does not say so.
+    /// Returns when the connection of a peer is lost.
     pub async fn gone(&self, peer: &Peer) {
         match (self, peer) {
             (Self::Memory(socket), Peer::Memory(peer)) => socket.gone(*peer).await,
             (_, Peer::Omq(peer)) => peer.gone().await,
+            #[cfg(feature = "zeromq")]
+            (_, Peer::Zeromq(peer)) => peer.gone().await,
             _ => std::future::pending().await,
         }
     }

@@ -1,13 +1,16 @@
 //! Dealer and router.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
+use std::future::poll_fn;
+use std::hash::{Hash, Hasher};
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_core::Stream;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use zeromq::{DealerSocket, RouterSocket, Socket, SocketEvent, SocketRecv, SocketSend, ZmqMessage};
@@ -18,6 +21,10 @@ use crate::transport::{
     self, BATCH_MAX, Closed, ConnectionFailure, Endpoint, Envelope, Form, Frames, Malformed,
     Outgoing, Received, Refused, Requests, TransportError, TransportOptions, unpack,
 };
+
+async fn next_event(events: &mut (impl Stream<Item = SocketEvent> + Unpin)) -> Option<SocketEvent> {
+    poll_fn(|cx| Pin::new(&mut *events).poll_next(cx)).await
+}
 
 fn to_message(outgoing: Outgoing) -> ZmqMessage {
     message(to_parts(outgoing).into())
@@ -31,13 +38,36 @@ fn to_parts(outgoing: Outgoing) -> VecDeque<Bytes> {
 }
 
 /// Whom a message came from.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug)]
 pub(crate) struct Peer {
     identity: Bytes,
     envelope: Envelope,
+    connection: watch::Receiver<()>,
+}
+
+impl PartialEq for Peer {
+    fn eq(&self, other: &Self) -> bool {
+        self.identity == other.identity && self.envelope == other.envelope
+    }
+}
+
+impl Eq for Peer {}
+
+impl Hash for Peer {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.identity.hash(state);
+        self.envelope.hash(state);
+    }
 }
 
 impl Peer {
+    /// Returns when the connection is lost.
+    pub async fn gone(&self) {
+        let mut connection = self.connection.clone();
+        // Nothing is ever sent: an error says that the sender was dropped.
+        while connection.changed().await.is_ok() {}
+    }
+
     pub fn has_envelope(&self) -> bool {
         !self.envelope.is_empty()
     }
@@ -139,9 +169,7 @@ async fn supervise(
             }
         };
         let gone = async {
-            while let Some(event) =
-                std::future::poll_fn(|cx| std::pin::Pin::new(&mut events).poll_next(cx)).await
-            {
+            while let Some(event) = next_event(&mut events).await {
                 if matches!(event, SocketEvent::Disconnected(_)) {
                     return;
                 }
@@ -287,6 +315,39 @@ enum Command {
     StopAccepting(oneshot::Sender<()>),
 }
 
+/// The connections of a router that something was received from.
+#[derive(Debug, Default)]
+struct Connections {
+    open: HashMap<Bytes, watch::Sender<()>>,
+    /// Entries after which those that no request waits for are removed. The crate drops an event of a lost connection where
+    /// 1,024 wait already: such an entry would stay otherwise.
+    prune_at: usize,
+}
+
+impl Connections {
+    const PRUNE_MIN: usize = 1024;
+
+    fn receiver(&mut self, identity: &Bytes) -> watch::Receiver<()> {
+        if let Some(connection) = self.open.get(identity) {
+            return connection.subscribe();
+        }
+        if self.open.len() >= self.prune_at {
+            self.open
+                .retain(|_, connection| connection.receiver_count() > 0);
+            self.prune_at = (2 * self.open.len()).max(Self::PRUNE_MIN);
+        }
+        let (connection, receiver) = watch::channel(());
+        self.open.insert(identity.clone(), connection);
+        receiver
+    }
+
+    fn lost(&mut self, event: SocketEvent) {
+        if let SocketEvent::Disconnected(identity) = event {
+            self.open.remove(&Bytes::from(identity));
+        }
+    }
+}
+
 /// Owns the socket, and finishes each send that it has begun. The crate queues what a peer does
 /// not read; a peer that has no room left there is shown out, so that none holds up another.
 async fn route(
@@ -294,6 +355,8 @@ async fn route(
     mut to_do: mpsc::Receiver<Command>,
     received: mpsc::Sender<FromPeer>,
 ) {
+    let mut events = socket.monitor();
+    let mut connections = Connections::default();
     loop {
         let has_room = received.capacity() > 0;
         tokio::select! {
@@ -313,10 +376,11 @@ async fn route(
                 }
                 None => return,
             },
+            Some(event) = next_event(&mut events) => connections.lost(event),
             message = socket.recv(), if has_room => {
                 // An error is that of one peer, who is gone with it.
                 if let Ok(message) = message
-                    && let Some(from_peer) = from_peer(message)
+                    && let Some(from_peer) = from_peer(message, &mut connections)
                     // Room there is; where nobody takes it any more, the commands end next.
                     && received.try_send(from_peer).is_err()
                 {
@@ -387,11 +451,15 @@ pub(crate) struct RouterReceiver {
 impl RouterReceiver {
     pub async fn receive(&mut self, batch: &mut Requests) -> Result<(), Closed> {
         let mut next = Some(self.incoming.recv().await.ok_or(Closed)?);
-        while let Some((identity, mut parts)) = next {
+        while let Some((identity, mut parts, connection)) = next {
             let slices = parts.iter().map(|part| &part[..]);
             let envelope = Envelope::of(slices, self.envelope_bytes_max);
             parts.drain(..envelope.parts().len());
-            let peer = Peer { identity, envelope };
+            let peer = Peer {
+                identity,
+                envelope,
+                connection,
+            };
             apart(parts, batch.of(transport::Peer::Zeromq(peer)));
             next = match batch.len() < BATCH_MAX {
                 true => self.incoming.try_recv().ok(),
@@ -403,10 +471,44 @@ impl RouterReceiver {
 }
 
 /// A message, and whose it is.
-type FromPeer = (Bytes, Vec<Bytes>);
+type FromPeer = (Bytes, Vec<Bytes>, watch::Receiver<()>);
 
-fn from_peer(message: ZmqMessage) -> Option<FromPeer> {
+fn from_peer(message: ZmqMessage, connections: &mut Connections) -> Option<FromPeer> {
     let mut parts = message.into_vecdeque();
-    let peer = parts.pop_front()?;
-    Some((peer, parts.into()))
+    let identity = parts.pop_front()?;
+    let connection = connections.receiver(&identity);
+    Some((identity, parts.into(), connection))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn lost_connections_end_their_waits_and_are_removed() {
+        let mut connections = Connections::default();
+        let identity = Bytes::from_static(b"a");
+        let (mut first, mut second) = (
+            connections.receiver(&identity),
+            connections.receiver(&identity),
+        );
+        connections.lost(SocketEvent::Disconnected(
+            identity.clone().try_into().unwrap(),
+        ));
+        assert!(first.changed().await.is_err() && second.changed().await.is_err());
+        assert!(connections.open.is_empty());
+        assert!(connections.receiver(&identity).has_changed().is_ok());
+    }
+
+    #[test]
+    fn connections_without_requests_are_removed_where_many_are_kept() {
+        let mut connections = Connections::default();
+        let identity = |n: usize| Bytes::from(n.to_le_bytes().to_vec());
+        let waiting = connections.receiver(&identity(0));
+        for n in 1..5 * Connections::PRUNE_MIN {
+            connections.receiver(&identity(n));
+            assert!(connections.open.len() <= Connections::PRUNE_MIN);
+        }
+        assert!(waiting.has_changed().is_ok());
+    }
 }
