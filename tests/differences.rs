@@ -94,26 +94,25 @@ async fn zeromq_keeps_all_that_a_client_does_not_read() {
         let mut peer = raw(&server, "127.0.0.1").await;
         assert!(shake_hands(&mut peer).await);
         let request = frames(&[b"", &request_header(0, 1), &[7; 64 << 10]]);
-        for _ in 0..REQUESTS {
-            // Who is shown out can write no more.
-            let written = timeout(Duration::from_secs(10), peer.write_all(&request)).await;
-            if !matches!(written, Ok(Ok(()))) {
-                break;
-            }
+        // A peer that is not read from can write no more.
+        let within = Duration::from_secs(if keeps_all { 60 } else { 2 });
+        let mut written = 0;
+        while written < REQUESTS
+            && matches!(timeout(within, peer.write_all(&request)).await, Ok(Ok(())))
+        {
+            written += 1;
         }
-        let has_ended = || match keeps_all {
-            true => server.counters().handled == REQUESTS,
-            false => server.door().disconnected > 0,
-        };
-        let patience = async {
-            while !has_ended() {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        timeout(Duration::from_secs(20), patience).await.unwrap();
-        tokio::time::sleep(Duration::from_millis(300)).await;
-        let dropped = server.counters().replies_dropped;
-        assert_eq!(dropped == 0, keeps_all, "{carrier:?}: {dropped}");
+        assert_eq!(written == REQUESTS, keeps_all, "{carrier:?}: {written}");
+        if keeps_all {
+            let all_handled = async {
+                while server.counters().handled < REQUESTS {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            };
+            timeout(Duration::from_secs(60), all_handled).await.unwrap();
+        }
+        assert!(server.counters().handled >= 4);
+        assert_eq!(server.counters().replies_dropped, 0, "{carrier:?}");
         server.shutdown().await;
     }
 }

@@ -4,8 +4,8 @@
 //! choices", Mitzenmacher 2001): as good as asking all, without all clients running to the same
 //! idle one. A retry goes to an endpoint that the call has not been to. One that is connected is preferred
 //! to one that is not: the connection is the quickest to know of a failure. An endpoint that keeps
-//! failing a method is left out of the calls of that method, but never more than half of them: when most fail, the fault
-//! lies elsewhere, and the rest would drown.
+//! failing a method is left out of the calls of that method, but never more than half of them, so that the rest do not
+//! drown, and none where all that are connected keep failing: the fault lies elsewhere then.
 //!
 //! Nothing is refused for that: first attempts go to an endpoint that keeps failing where there is no other.
 //! Only what is sent *again* does not: the endpoint is asked no more than it would be without retries. Where no
@@ -190,22 +190,34 @@ impl<S> Balance<S> {
     /// Returns how many endpoints are left out now, of the calls of one method or of all.
     pub fn ejected(&self) -> usize {
         let now = Instant::now();
-        let is_open = |member: &Member<S>| {
-            member
-                .breakers()
-                .is_some_and(|breakers| breakers.is_any_open(now))
-        };
-        let open = self.members.iter().filter(|member| is_open(member));
-        open.take(ejected_max(self.members.len())).count()
+        let mut methods = Vec::new();
+        for member in &self.members[..] {
+            if let Some(breakers) = member.breakers() {
+                methods.extend(breakers.methods_open(now));
+            }
+        }
+        methods.sort_unstable();
+        methods.dedup();
+        let of_methods: Vec<_> = (methods.into_iter())
+            .map(|method| self.left_out(method, now))
+            .collect();
+        let is_left_out = |index: &usize| of_methods.iter().any(|left_out| left_out(*index));
+        (0..self.members.len()).filter(is_left_out).count()
     }
 
-    /// Tells who is left out: of those that keep failing, as many as may be.
+    /// Tells which are left out: of those that keep failing, as many as may be.
     fn left_out(&self, method: Method, now: Instant) -> impl Fn(usize) -> bool {
         let members = &self.members[..];
         let (count, first) = (members.len(), self.first);
+        let works =
+            |member: &Arc<Member<S>>| member.is_connected() && !member.is_open(method, now);
+        let ejected_max = match members.iter().any(works) {
+            true => count / 2,
+            false => 0,
+        };
         let open =
             (0..count).filter(move |nth| members[(first + nth) % count].is_open(method, now));
-        let last = open.take(ejected_max(count)).last();
+        let last = open.take(ejected_max).last();
         move |index: usize| {
             let nth = (index + count - first) % count;
             last.is_some_and(|last| nth <= last) && members[index].is_open(method, now)
@@ -278,11 +290,6 @@ impl<S> Balance<S> {
             None => until,
         }
     }
-}
-
-/// Most that are left out of `members`.
-fn ejected_max(members: usize) -> usize {
-    members / 2
 }
 
 /// Two at random of those that will do, which may be the same.

@@ -10,13 +10,19 @@ use crate::call::RawRequest;
 pub(super) const METHODS_MAX: usize = 256;
 
 /// A method, by its interface and ordinal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Method {
     pub interface: u64,
     pub ordinal: u16,
 }
 
 impl Method {
+    /// One that no schema has: what is open for it is open for all.
+    const NONE: Self = Self {
+        interface: 0,
+        ordinal: 0,
+    };
+
     pub fn of(request: &RawRequest) -> Self {
         Self {
             interface: request.interface,
@@ -63,9 +69,12 @@ impl Breakers {
                 .any(|(known, breaker)| *known == method && breaker.is_open(now))
     }
 
-    /// Returns whether the calls of any method should go elsewhere.
-    pub fn is_any_open(&self, now: Instant) -> bool {
-        self.connection.is_open(now) || self.methods.iter().any(|(_, breaker)| breaker.is_open(now))
+    /// Returns the methods whose calls should go elsewhere: one at least where that is so of all.
+    pub fn methods_open(&self, now: Instant) -> impl Iterator<Item = Method> {
+        let of_all = self.connection.is_open(now) || self.silence.is_open(now);
+        let methods = (self.methods.iter())
+            .filter_map(move |(method, breaker)| breaker.is_open(now).then_some(*method));
+        methods.chain(of_all.then_some(Method::NONE))
     }
 
     /// The connection is the one of this number: where it is another than before, what is open is probed at once.
