@@ -209,8 +209,7 @@ impl<S> Balance<S> {
     fn left_out(&self, method: Method, now: Instant) -> impl Fn(usize) -> bool {
         let members = &self.members[..];
         let (count, first) = (members.len(), self.first);
-        let works =
-            |member: &Arc<Member<S>>| member.is_connected() && !member.is_open(method, now);
+        let works = |member: &Arc<Member<S>>| member.is_connected() && !member.is_open(method, now);
         let ejected_max = match members.iter().any(works) {
             true => count / 2,
             false => 0,

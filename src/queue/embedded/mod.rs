@@ -1,7 +1,7 @@
 //! Queues inside the process that owns them: the state machine behind a lock, and a shelf for the bodies.
 //!
-//! `memory` and `durable` are the two shelves; nothing here knows which it has. A step is taken by whoever
-//! asks, in its own task; those who wait for jobs, room or a commit are woken. There is no task of its own.
+//! `memory` and `durable` are the two shelves; nothing here knows which it has. A caller takes its step in its own task;
+//! tasks that wait for jobs, room or a commit are woken. The queue has one task, `LeaseWatch`, while jobs are leased.
 //!
 //! Here is what a step is, and who waits for room. What is done in a step is in `state`, who takes one in `engine` and
 //! `worker`.
@@ -25,13 +25,13 @@ mod worker;
 mod writer;
 
 use std::hash::BuildHasher;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::task::yield_now;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 pub use clock::QueueClock;
 #[cfg(feature = "durable")]
@@ -54,6 +54,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 const PUSH_JOBS: usize = 256;
 /// Bytes of jobs that one step takes in; one job may be larger.
 const PUSH_BYTES: usize = 1 << 20;
+/// How often in each lease the queue looks at the time.
+const LOOKS_PER_LEASE: u32 = 4;
 /// How long storage has to say that a push is safe, however soon its deadline is.
 const COMMIT_MIN: Duration = Duration::from_secs(1);
 
@@ -78,6 +80,8 @@ pub(crate) struct Inner<S> {
     groups: Vec<String>,
     lease: Duration,
     job_bytes_max: AtomicUsize,
+    /// Whether a task looks at the time.
+    is_watched: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -114,6 +118,7 @@ impl<S: Shelf> Embedded<S> {
             groups: options.groups.names().to_vec(),
             lease: options.lease,
             job_bytes_max: AtomicUsize::new(options.job_bytes_max),
+            is_watched: AtomicBool::new(false),
             locked: Mutex::new(Locked {
                 stepped: clock.now(),
                 state: Some(State {
@@ -163,6 +168,46 @@ impl<S: Shelf> Embedded<S> {
     /// See [`Engine::limit_job_bytes`](super::Engine::limit_job_bytes).
     pub fn limit_job_bytes(&self, bytes_max: usize) {
         self.0.job_bytes_max.fetch_min(bytes_max, Ordering::Relaxed);
+    }
+
+    /// Has a task look at the time while jobs are leased: leases end by themselves, and a time in which the process
+    /// did not run is told from one in which nobody asked. The task ends with the last lease, the queue or its runtime.
+    fn watch_leases(&self) {
+        if !self.0.clock.is_real() || self.0.is_watched.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let watch = LeaseWatch(Arc::downgrade(&self.0));
+        let every = self.0.clock.real(self.0.lease / LOOKS_PER_LEASE);
+        tokio::spawn(async move {
+            loop {
+                sleep(every).await;
+                let Some(queue) = watch.queue() else {
+                    return;
+                };
+                if !queue.look_at_leases().await {
+                    // A job that was leased since the look has found the task still there.
+                    drop(watch);
+                    if queue.look_at_leases().await {
+                        queue.watch_leases();
+                    }
+                    return;
+                }
+            }
+        });
+    }
+
+    /// Ends the leases whose time is over. Returns whether there may be others.
+    async fn look_at_leases(&self) -> bool {
+        match self.0.step(|state, _| state.machine.has_leases()) {
+            Ok((true, _)) => true,
+            Ok((false, after)) => {
+                // The last step of a closed queue frees its storage.
+                let _ = after.safe().await;
+                false
+            }
+            Err(QueueError::Closed) => false,
+            Err(_) => true,
+        }
     }
 
     async fn push_all(
@@ -244,6 +289,23 @@ impl<S: Shelf> Embedded<S> {
     }
 }
 
+/// The task of a queue that looks at the time. Says that there is none where it is dropped with its runtime.
+struct LeaseWatch<S>(Weak<Inner<S>>);
+
+impl<S: Shelf> LeaseWatch<S> {
+    fn queue(&self) -> Option<Embedded<S>> {
+        self.0.upgrade().map(Embedded)
+    }
+}
+
+impl<S> Drop for LeaseWatch<S> {
+    fn drop(&mut self) {
+        if let Some(queue) = self.0.upgrade() {
+            queue.is_watched.store(false, Ordering::Release);
+        }
+    }
+}
+
 /// Why a step took in no more jobs.
 enum PushEnded {
     All,
@@ -291,8 +353,8 @@ impl<S: Shelf> Inner<S> {
         state.repair(&self.clock)?;
         let now = self.clock.now();
         let gap = now.since(std::mem::replace(stepped, now));
-        // Whoever waits for jobs looks at the time four times in each lease, and workers renew three times: this process
-        // was stopped, or had no processor, and renewals wait to be read.
+        // The time is looked at four times in each lease, and workers renew three times: this process was stopped, or had
+        // no processor, and renewals wait to be read.
         if gap > self.lease / 2 && self.clock.is_real() && state.machine.has_leases() {
             tracing::warn!(?gap, "a queue did not run: its leases begin anew");
             state.machine.give_back(now, gap);

@@ -14,9 +14,6 @@ use crate::queue::{
 };
 use crate::wire::Work;
 
-/// How often in each lease one who waits looks at the time, while there are leases.
-const LOOKS_PER_LEASE: u32 = 4;
-
 /// A worker in the same process as its queue.
 pub(super) struct Worker<S: Shelf> {
     pub engine: Embedded<S>,
@@ -52,6 +49,9 @@ impl<S: Shelf> Worker<S> {
                     return Err(QueueError::unavailable(error, Work::NotDone));
                 }
             };
+            if has_leases {
+                self.engine.watch_leases();
+            }
             if jobs.is_empty() && is_cut {
                 after.safe().await?;
                 yield_now().await;
@@ -64,11 +64,7 @@ impl<S: Shelf> Worker<S> {
                 return Ok(given.keep());
             }
             let now = Instant::now();
-            let mut next = next.map_or(until, |next| now + inner.clock.real(next));
-            if has_leases {
-                // So often that a time in which this process did not run is seen as one.
-                next = next.min(now + inner.clock.real(inner.lease / LOOKS_PER_LEASE));
-            }
+            let next = next.map_or(until, |next| now + inner.clock.real(next));
             tokio::select! {
                 () = &mut arrived => {}
                 () = sleep_until(next.min(until)) => {}
