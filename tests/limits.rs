@@ -397,6 +397,7 @@ async fn a_message_as_large_as_it_may_be_is_read_and_a_byte_more_ends_the_connec
     }
     assert_eq!(server.counters().handled, 1);
     eventually("it is counted", || server.door().broken == 1).await;
+    assert_eq!(server.door().handshakes_failed, 0);
     let good = client(&server).await;
     assert_eq!(call(&good, &ECHO, "alive").await.unwrap(), "alive");
     server.shutdown().await;

@@ -126,6 +126,13 @@ impl Incoming {
             let mut state = self.link.lock();
             state.take_coded(false);
             let written = state.write_out();
+            // What came right behind the handshake may have ended the connection: that is for the next reader.
+            if let Some(Event::HandshakeSucceeded {
+                peer_properties, ..
+            }) = state.codec.poll_event()
+            {
+                return Poll::Ready(Ok(peer_properties));
+            }
             if let Some(lost) = self.lost.take() {
                 // What the codec says to a peer that it refuses has been written.
                 return Poll::Ready(Err(lost));
@@ -138,12 +145,6 @@ impl Incoming {
                     None
                 }
             };
-            if let Some(Event::HandshakeSucceeded {
-                peer_properties, ..
-            }) = state.codec.poll_event()
-            {
-                return Poll::Ready(Ok(peer_properties));
-            }
             drop(state);
             self.lost = match written {
                 Some(lost) => match self.poll_input(cx, |bytes| seen.add(bytes)) {
