@@ -139,3 +139,155 @@ async fn what_nats_cannot_keep_is_refused_and_all_else_is_not() {
     let refused = ["order per key", "priorities", "finding a job by its ID"];
     assert_eq!(refusals(engine).await, refused);
 }
+
+fn servers() -> String {
+    std::env::var("BOWLINE_NATS").expect("run this by tests/queues/servers")
+}
+
+async fn open(name: &str, options: &QueueOptions) -> Arc<dyn Engine> {
+    let options = options.clone().with_bytes_max(8 << 20);
+    let queue = Nats::queue(name).options(options).open(servers()).await;
+    Arc::new(queue.expect("NATS takes a queue"))
+}
+
+fn fresh_name() -> String {
+    format!("test-{}", Producer::ephemeral().identity().producer)
+}
+
+const CREDIT: Credit = Credit {
+    jobs: 8,
+    bytes: 1 << 20,
+    takes_any_first: true,
+};
+
+fn within(time: Duration) -> Instant {
+    Instant::now() + time
+}
+
+/// Asks the server's own API, and returns its answer as text.
+fn ask(subject: &str, body: &str) -> String {
+    use std::io::{BufRead, BufReader, Read, Write};
+    let mut to = std::net::TcpStream::connect(servers()).expect("the server");
+    to.set_read_timeout(Some(LONG)).expect("a socket");
+    let mut from = BufReader::new(to.try_clone().expect("a socket"));
+    let bytes = body.len();
+    write!(
+        to,
+        "CONNECT {{\"verbose\":false}}\r\nSUB answer.{bytes}.x 1\r\nPUB {subject} answer.{bytes}.x {bytes}\r\n{body}\r\n"
+    )
+    .expect("it takes it");
+    loop {
+        let mut line = String::new();
+        from.read_line(&mut line).expect("an answer");
+        if let Some(message) = line.strip_prefix("MSG ") {
+            let bytes = message.trim().rsplit(' ').next().expect("a length");
+            let mut answer = vec![0; bytes.parse().expect("a number")];
+            from.read_exact(&mut answer).expect("the answer");
+            return String::from_utf8(answer).expect("JSON");
+        }
+    }
+}
+
+/// A consumer that is made anew counts its deliveries from 1 again: what was refused before must not be taken for what is
+/// refused now.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn refused_jobs_are_kept_when_the_consumer_is_made_anew() {
+    let options = QueueOptions::default()
+        .with_backoff_min(Duration::from_millis(10))
+        .with_backoff_max(Duration::from_millis(20));
+    let (name, producer) = (fresh_name(), Producer::ephemeral());
+    for round in ["old", "new"] {
+        let queue = open(&name, &options).await;
+        let job = |n| NewJob::new(producer.identity(), Bytes::from(format!("{round} {n}")));
+        let pushed = queue.push((0..3).map(job).collect(), within(LONG)).await;
+        assert!(pushed.expect("an answer").iter().all(Result::is_ok));
+        let worker = queue.worker("workers").await.expect("the group");
+        let (mut refused, mut done) = (0, 0);
+        let until = within(LONG);
+        while done < 3 {
+            assert!(
+                Instant::now() < until,
+                "{round}: {refused} refused, {done} of 3 done"
+            );
+            let soon = within(Duration::from_millis(200));
+            for job in worker.lease(CREDIT, soon).await.expect("an answer") {
+                let answer = match job.earlier.used() {
+                    0 => Answer::Refuse("once".into()),
+                    _ => Answer::Done,
+                };
+                match answer {
+                    Answer::Done => done += 1,
+                    _ => refused += 1,
+                }
+                let told = worker.answer(vec![(job.number, job.token, answer)]).await;
+                assert_eq!(told.expect("an answer"), [Ok(())]);
+            }
+        }
+        assert_eq!((refused, done), (3, 3), "{round}");
+        worker.leave().await.expect("an answer");
+        drop((worker, queue));
+        let deleted = ask(
+            &format!("$JS.API.CONSUMER.DELETE.{name}_workers_jobs.workers"),
+            "",
+        );
+        assert!(deleted.contains("\"success\":true"), "{deleted}");
+    }
+}
+
+/// The server goes by the lease of its consumer: a worker that renews by a longer one has its jobs taken away.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_has_the_lease_of_the_consumer() {
+    let name = fresh_name();
+    let lease = |seconds| QueueOptions::default().with_lease(Duration::from_secs(seconds));
+    drop(open(&name, &lease(1)).await);
+    let worker = open(&name, &lease(30)).await.worker("workers").await;
+    let worker = worker.expect("the group");
+    assert_eq!(worker.lease_time(), Duration::from_secs(1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_that_would_drop_jobs_is_refused() {
+    let name = fresh_name();
+    let stream = format!("{name}_workers_jobs");
+    let config = format!(
+        r#"{{"name":"{stream}","subjects":["{name}.workers.jobs.>"],"retention":"workqueue","discard":"old","max_msgs":10}}"#
+    );
+    let made = ask(&format!("$JS.API.STREAM.CREATE.{stream}"), &config);
+    assert!(!made.contains("\"error\""), "{made}");
+    let options = QueueOptions::default().with_bytes_max(8 << 20);
+    let opened = Nats::queue(name).options(options).open(servers()).await;
+    let Err(QueueError::Unavailable { reason, work }) = opened else {
+        panic!("a stream that discards old jobs is taken");
+    };
+    assert_eq!(work, Work::NotDone);
+    assert!(reason.contains("discards Old"), "{reason}");
+}
+
+/// The server counts a delay in nanoseconds, in 64 bits.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_delayed_by_centuries_is_delivered_a_few_times_at_most() {
+    let (name, producer) = (fresh_name(), Producer::ephemeral());
+    let queue = open(&name, &QueueOptions::default()).await;
+    let push = async |delay| {
+        let mut job = NewJob::new(producer.identity(), Bytes::from_static(b"later"));
+        job.delay = delay;
+        let pushed = queue.push(vec![job], within(LONG)).await;
+        assert!(pushed.expect("an answer").iter().all(Result::is_ok));
+    };
+    push(Duration::from_secs(600 * 365 * 24 * 60 * 60)).await;
+    // Another one passes through the same consumer meanwhile.
+    push(Duration::from_millis(500)).await;
+    let until = within(LONG);
+    while queue.counters("workers").await.expect("counters").ready == 0 {
+        assert!(Instant::now() < until, "the second does not come");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let info = ask(
+        &format!("$JS.API.CONSUMER.INFO.{name}_workers_waiting.workers"),
+        "",
+    );
+    let (_, delivered) = info.split_once("\"consumer_seq\":").expect("a count");
+    let digits = delivered.split(|c: char| !c.is_ascii_digit()).next();
+    let delivered: u64 = digits.expect("a number").parse().expect("a number");
+    assert!(delivered < 20, "{delivered} deliveries of two jobs");
+}

@@ -9,8 +9,8 @@ use crate::wire::Work;
 
 use super::super::envelope::Envelope;
 use super::super::unavailable;
-use super::NatsServer;
 use super::streams::{Group, Place};
+use super::{NatsServer, header, message_id};
 
 pub(super) async fn list(
     group: &Group,
@@ -51,11 +51,11 @@ pub(super) async fn send_back(
         };
         let mut envelope = read(&message).revived();
         envelope.number = Some(number);
-        let message_id = format!("back/{}", message.sequence);
+        let message_id = message_id("back", message.sequence, message.time);
         let subject = group.subject(Place::Jobs, Some(number));
         let until = shared.terms.answered_by();
         shared
-            .publish(subject, &envelope, &message_id, until)
+            .move_job(&group.jobs, subject, &envelope, &message_id, until)
             .await?;
         sent += usize::from(remove(group, message.sequence).await?);
     }
@@ -89,11 +89,5 @@ async fn remove(group: &Group, sequence: u64) -> Result<bool, QueueError> {
 }
 
 fn read(message: &StreamMessage) -> Envelope {
-    let header = |name: &str| {
-        message
-            .headers
-            .get(name)
-            .map(|value| value.as_str().to_owned())
-    };
-    Envelope::read(header, message.payload.clone())
+    Envelope::read(header(&message.headers), message.payload.clone())
 }

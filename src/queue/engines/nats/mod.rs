@@ -10,13 +10,15 @@ mod streams;
 mod waiting;
 mod worker;
 
+use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::ConnectOptions;
 use async_nats::jetstream::context::PublishAckFuture;
 use async_nats::jetstream::message::PublishMessage;
+use async_nats::jetstream::stream::{RawMessageErrorKind, Stream};
 use async_nats::jetstream::{self, Context};
+use async_nats::{ConnectOptions, HeaderMap};
 use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
@@ -86,8 +88,8 @@ impl NatsBuilder {
         self
     }
 
-    /// Limits, leases and groups. What the streams are made with is that of whoever opens the queue first; to change it
-    /// later, use NATS's own tools.
+    /// Sets limits, leases and groups. The first opening makes the streams and consumers with its own, and NATS's tools
+    /// change them later. A lease other than that of the consumer gives way to the consumer's, with a warning.
     pub fn options(mut self, options: QueueOptions) -> Self {
         self.options = options;
         self
@@ -119,7 +121,8 @@ impl NatsBuilder {
     /// not there.
     ///
     /// # Errors
-    /// [`QueueError::Unavailable`], where no server can be reached, or one refuses to make a stream.
+    /// [`QueueError::Unavailable`], where no server can be reached, or one refuses to make a stream, or one has a stream or a
+    /// consumer under which jobs would be lost (other retention, old messages discarded, deliveries limited).
     pub async fn open(self, servers: impl Into<String>) -> Result<Nats, QueueError> {
         let (servers, name) = (servers.into(), self.name);
         let is_name = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
@@ -183,6 +186,39 @@ impl NatsServer {
     ) -> Result<Confirmed, QueueError> {
         let sent = self.send(subject, envelope, message_id).await?;
         confirm(sent, envelope, until).await
+    }
+
+    /// Publishes a job that another message still holds, and returns when `to` has it: the other message may then be
+    /// acknowledged. A duplicate counts only while its stream still has that very job; otherwise the job is published
+    /// under an ID of its own, so that two may be made of one, never none.
+    async fn move_job(
+        &self,
+        to: &Stream,
+        subject: String,
+        envelope: &Envelope,
+        message_id: &str,
+        until: Instant,
+    ) -> Result<(), QueueError> {
+        let confirmed = self
+            .publish(subject.clone(), envelope, message_id, until)
+            .await?;
+        if !confirmed.was_there {
+            return Ok(());
+        }
+        match to.get_raw_message(confirmed.sequence).await {
+            Ok(there)
+                if Envelope::read(header(&there.headers), there.payload.clone()).identity
+                    == envelope.identity =>
+            {
+                return Ok(());
+            }
+            Ok(_) => {}
+            Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => {}
+            Err(error) => return Err(unavailable(error, Work::OutcomeUnknown)),
+        }
+        let message_id = format!("{message_id}/{:x}", fastrand::u64(..));
+        self.publish(subject, envelope, &message_id, until).await?;
+        Ok(())
     }
 
     /// Publishes. Messages of one caller arrive in the order in which this returns.
@@ -282,7 +318,8 @@ impl Server for NatsServer {
     }
 
     async fn worker(self: Arc<Self>, group: usize) -> Result<NatsWorker, QueueError> {
-        Ok(NatsWorker::new(self, group))
+        let lease = self.groups[group].lease(&self.terms.options).await?;
+        Ok(NatsWorker::new(self, group, lease))
     }
 
     async fn dead_letters(
@@ -345,6 +382,17 @@ fn push_id(envelope: &Envelope) -> String {
         Some(id) => format!("id/{}", escape(id.as_bytes())),
         None => format!("push/{}", envelope.identity),
     }
+}
+
+/// Returns the ID under which a job leaves the message that has it. The time of that message is in it: sequences begin
+/// anew with a stream, and go back with one that is restored or loses its last writes.
+fn message_id(kind: &str, sequence: u64, published: impl Display) -> String {
+    format!("{kind}/{sequence}/{published}")
+}
+
+/// Returns what reads headers by their names.
+fn header(headers: &HeaderMap) -> impl Fn(&str) -> Option<String> {
+    |name| headers.get(name).map(|value| value.as_str().to_owned())
 }
 
 /// Numbers of jobs that were pushed with a delay have their highest bit set: their stream counts by itself.

@@ -62,8 +62,24 @@ impl Group {
         let dead_window = Duration::from_secs(120);
         let work = RetentionPolicy::WorkQueue;
         let make = async |config| {
+            let asked = Config::clone(&config);
             let made = context.get_or_create_stream(config).await;
-            made.map_err(|error| unavailable(error, Work::NotDone))
+            let made: Stream = made.map_err(|error| unavailable(error, Work::NotDone))?;
+            let Config {
+                name,
+                retention,
+                discard,
+                ..
+            } = &made.cached_info().config;
+            if (*retention, *discard) != (asked.retention, asked.discard) {
+                let reason = format!(
+                    "stream {name:?} has retention {retention:?} and discards {discard:?} where a queue needs {:?} and {:?}: \
+                     change it with NATS's tools, or open a queue of another name",
+                    asked.retention, asked.discard
+                );
+                return Err(unavailable(reason, Work::NotDone));
+            }
+            Ok(made)
         };
         let jobs = make(stream("jobs", work, jobs_max, bytes_max, window)).await?;
         let waiting = make(stream("waiting", work, jobs_max, bytes_max, window)).await?;
@@ -81,7 +97,19 @@ impl Group {
         };
         let make = async |stream: &Stream, config| {
             let made = stream.get_or_create_consumer("workers", config).await;
-            made.map_err(|error| unavailable(error, Work::NotDone))
+            let made: Consumer<pull::Config> =
+                made.map_err(|error| unavailable(error, Work::NotDone))?;
+            let info = made.cached_info();
+            let (policy, max_deliver) = (info.config.ack_policy, info.config.max_deliver);
+            if policy != AckPolicy::Explicit || max_deliver > 0 {
+                let reason = format!(
+                    "consumer {:?} of stream {:?} has ack policy {policy:?} and {max_deliver} deliveries at most where a queue \
+                     needs explicit ones without a limit: change it with NATS's tools",
+                    info.name, info.stream_name
+                );
+                return Err(unavailable(reason, Work::NotDone));
+            }
+            Ok(made)
         };
         Ok(Self {
             prefix: format!("{queue}.{name}"),
@@ -94,6 +122,17 @@ impl Group {
             done: AtomicU64::new(0),
             expired: AtomicU64::new(0),
         })
+    }
+
+    /// Returns the time after which the server takes a job for lost: that of its consumer, whatever was asked for.
+    pub async fn lease(&self, options: &QueueOptions) -> Result<Duration, QueueError> {
+        let info = self.pull.get_info().await;
+        let info = info.map_err(|error| unavailable(error, Work::NotDone))?;
+        let (lease, asked) = (info.config.ack_wait, options.lease);
+        if lease != asked {
+            tracing::warn!(stream = %info.stream_name, ?lease, ?asked, "consumer has another lease than asked for");
+        }
+        Ok(lease)
     }
 
     /// Where a job is published to; without its number, for one that is new.

@@ -16,11 +16,14 @@ use crate::wire::Work;
 use super::super::envelope::{DUE, Envelope, now_ms};
 use super::super::unavailable;
 use super::streams::Place;
-use super::{NatsServer, PUSHED_DELAYED, push_id};
+use super::{NatsServer, PUSHED_DELAYED, message_id, push_id};
 
 /// How long one request to the server stands: after a restart of it, it is made anew at the latest then.
 const REQUEST: Duration = Duration::from_secs(3);
 const RETRY: Duration = Duration::from_millis(200);
+/// Longest delay asked of the server at once. It counts nanoseconds in 64 bits, and sends a job whose delay overflows them
+/// again at once; a job that is still not due after this time is given back again.
+const NAK_DELAY_MAX: Duration = Duration::from_secs(60 * 60);
 
 /// Runs until the queue is dropped.
 pub(super) async fn move_on(shared: Arc<NatsServer>, group: usize) {
@@ -61,7 +64,7 @@ async fn move_one(shared: &NatsServer, group: usize, message: Message) -> Result
     };
     let now = now_ms();
     if due > now {
-        let rest = Duration::from_millis(due - now);
+        let rest = Duration::from_millis(due - now).min(NAK_DELAY_MAX);
         return acknowledge(AckKind::Nak(Some(rest))).await;
     }
     let info = message
@@ -69,18 +72,22 @@ async fn move_one(shared: &NatsServer, group: usize, message: Message) -> Result
         .map_err(|error| unavailable(error, Work::NotDone))?;
     let mut envelope = Envelope::read(header, message.payload.clone());
     envelope.delay = Duration::ZERO;
-    let message_id = match envelope.number {
-        Some(_) => format!("move/{}", info.stream_sequence),
-        // The ID of its push: the same job may have been pushed again, without a delay.
-        None => push_id(&envelope),
-    };
+    let move_id = message_id("move", info.stream_sequence, info.published);
+    let push_id = envelope.number.is_none().then(|| push_id(&envelope));
     let number = JobNumber(info.stream_sequence | PUSHED_DELAYED);
     let number = *envelope.number.get_or_insert(number);
     let group = &shared.groups[group];
     let subject = group.subject(Place::Jobs, Some(number));
     let until = shared.terms.answered_by();
-    shared
-        .publish(subject, &envelope, &message_id, until)
-        .await?;
+    match push_id {
+        // The same job may have been pushed again, without a delay: that one is it.
+        Some(push_id) => drop(shared.publish(subject, &envelope, &push_id, until).await?),
+        None => {
+            let jobs = &group.jobs;
+            shared
+                .move_job(jobs, subject, &envelope, &move_id, until)
+                .await?;
+        }
+    }
     acknowledge(AckKind::Ack).await
 }

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use async_nats::datetime::DateTime;
 use async_nats::jetstream::consumer::pull::Batch;
 use async_nats::jetstream::message::Acker;
 use async_nats::jetstream::{AckKind, Message};
@@ -34,6 +35,8 @@ pub struct NatsWorker(Arc<Worker>);
 struct Worker {
     shared: Arc<NatsServer>,
     group: usize,
+    /// That of the server's consumer: it is what the server goes by.
+    lease: Duration,
     held: Mutex<Held<Sent>>,
     /// Held while jobs may come from the server.
     pulling: tokio::sync::Mutex<()>,
@@ -47,15 +50,17 @@ type Lease = held::Lease<Sent>;
 struct Sent {
     acker: Arc<Acker>,
     stream_sequence: u64,
+    published: DateTime,
     began: Instant,
     renewed: Instant,
 }
 
 impl NatsWorker {
-    pub fn new(shared: Arc<NatsServer>, group: usize) -> Self {
+    pub fn new(shared: Arc<NatsServer>, group: usize, lease: Duration) -> Self {
         Self(Arc::new(Worker {
             shared,
             group,
+            lease,
             held: Mutex::default(),
             pulling: tokio::sync::Mutex::default(),
             stop: Notify::new(),
@@ -101,7 +106,7 @@ impl Worker {
 
     /// Whether the server may have given it to another worker, by our own clock.
     fn is_over(&self, message: &Sent) -> bool {
-        message.renewed.elapsed() >= self.shared.terms.options.lease
+        message.renewed.elapsed() >= self.lease
     }
 
     /// Pulls what is there, at most so many.
@@ -167,7 +172,7 @@ impl Worker {
             .info()
             .map_err(|error| unavailable(error, Work::NotDone))?;
         let (stream_sequence, delivered) = (info.stream_sequence, info.delivered);
-        let token = Token(info.consumer_sequence);
+        let (token, published) = (Token(info.consumer_sequence), info.published);
         let (message, acker) = message.split();
         let header = |name: &str| {
             let headers = message.headers.as_ref()?;
@@ -189,6 +194,7 @@ impl Worker {
             message: Sent {
                 acker: Arc::new(acker),
                 stream_sequence,
+                published,
                 began: now,
                 renewed: now,
             },
@@ -228,6 +234,8 @@ impl Worker {
     async fn carry_out(&self, next: Next, lease: &Lease) -> Result<(), QueueError> {
         let group = self.group();
         let until = self.shared.terms.answered_by();
+        let message = &lease.message;
+        let message_id = |kind| super::message_id(kind, message.stream_sequence, message.published);
         match next {
             Next::Finish => {
                 self.acknowledge(&lease.message.acker).await?;
@@ -236,21 +244,19 @@ impl Worker {
             }
             Next::Bury(envelope) => {
                 let subject = group.subject(Place::Dead, envelope.number);
-                let message_id = format!("dead/{}", lease.message.stream_sequence);
                 self.shared
-                    .publish(subject, &envelope, &message_id, until)
+                    .move_job(&group.dead, subject, &envelope, &message_id("dead"), until)
                     .await?;
                 group.dead_room.forget();
             }
             Next::Again(envelope) => {
-                let message_id = format!("again/{}", lease.token.0);
-                let place = match envelope.delay.is_zero() {
-                    true => Place::Jobs,
-                    false => Place::Waiting,
+                let (place, stream) = match envelope.delay.is_zero() {
+                    true => (Place::Jobs, &group.jobs),
+                    false => (Place::Waiting, &group.waiting),
                 };
                 let subject = group.subject(place, envelope.number);
                 self.shared
-                    .publish(subject, &envelope, &message_id, until)
+                    .move_job(stream, subject, &envelope, &message_id("again"), until)
                     .await?;
             }
         }
@@ -260,7 +266,7 @@ impl Worker {
 
 impl EngineWorker for NatsWorker {
     fn lease_time(&self) -> Duration {
-        self.0.shared.terms.options.lease
+        self.0.lease
     }
 
     fn lease(&self, credit: Credit, until: Instant) -> EngineFuture<'_, Vec<LeasedJob>> {
