@@ -5,7 +5,7 @@ mod common;
 use std::time::Duration;
 
 use bowline::call::RawRequest;
-use bowline::message::Plain;
+use bowline::message::{MessageError, Msg, Plain};
 use bowline::topic::{Event, Keys};
 use bowline::wire_capnp::{reply_header, request_header};
 use bowline::{
@@ -190,14 +190,35 @@ fn claiming(elements: u64) -> Bytes {
     words.iter().flat_map(|word| word.to_le_bytes()).collect()
 }
 
+/// A tree of structs within each other, each of a pointer alone: made by hand, since a peer that means harm does not
+/// check what it writes.
 fn nested(depth: usize) -> Bytes {
-    // A peer that means harm does not look before it writes.
-    Limits::set_nesting_written_max(u16::MAX);
-    let tree = (1..depth).fold(Tree::default(), |inner, _| Tree {
-        left: Some(Box::new(inner)),
-        ..Tree::default()
-    });
-    tree.to_bytes().unwrap()
+    let mut words = vec![(depth as u64 + 1) << 32];
+    words.extend(std::iter::repeat_n(1 << 48, depth));
+    words.push(0);
+    words.iter().flat_map(|word| word.to_le_bytes()).collect()
+}
+
+/// The stack is that of a thread of tokio, in a debug build too.
+#[test]
+fn the_deepest_nesting_that_limits_allow_fits_on_a_stack_of_two_mebibytes() {
+    let reads = || {
+        let limits = Limits::default().with_nesting_max(u16::MAX);
+        let depth = (1..=2000)
+            .take_while(|depth| Msg::<Tree>::open(nested(*depth), &limits).is_ok())
+            .last()
+            .unwrap();
+        let tree = Msg::<Tree>::open(nested(depth), &limits).unwrap();
+        let plain = tree.plain().unwrap();
+        drop(plain.clone());
+        plain.to_bytes().map(|_| depth)
+    };
+    let thread = std::thread::Builder::new().stack_size(2 << 20);
+    let wrote = thread.spawn(reads).unwrap().join().unwrap();
+    assert!(
+        matches!(wrote, Err(MessageError::TooDeep { .. })),
+        "{wrote:?}"
+    );
 }
 
 /// Only its reader finds out what these cost: they are of a size that is allowed.
@@ -230,7 +251,8 @@ async fn bodies_that_cost_too_much_to_read_or_are_no_messages_are_answered_and_c
         (lists, Bytes::from_static(b"nonsense")),
         (lists, Bytes::new()),
         (tree, nested(33)),
-        (tree, nested(200)),
+        (tree, nested(1000)),
+        (tree, nested(100_000)),
         (tree, Bytes::from_static(b"nonsense")),
     ];
     for (count, (method, body)) in (1..).zip(unreadable) {
@@ -241,7 +263,7 @@ async fn bodies_that_cost_too_much_to_read_or_are_no_messages_are_answered_and_c
         );
         assert_eq!(server.counters().unreadable, count, "{status}");
     }
-    assert_eq!(server.counters().handled, 10);
+    assert_eq!(server.counters().handled, 11);
     assert_eq!(server.counters().too_large, 0);
     server.shutdown().await;
 }

@@ -193,12 +193,19 @@ pub(crate) fn joined<const PARTS: usize>(parts: [&[u8]; PARTS]) -> Bytes {
     copy.unwrap_or_else(|_| parts.concat().into())
 }
 
-/// A part of a message that holds others: a small one is copied, so that it does not keep them all.
+/// Returns a part of a message that holds others. One that is less than half of the message is copied, so that it does
+/// not keep them all.
 pub(crate) fn part(of: &Bytes, part: &[u8]) -> Bytes {
     match part.len() {
         0..=COPIED_BYTES_MAX => copied(part),
+        len if len < of.len() / 2 => aligned_copy(part),
         _ => of.slice_ref(part),
     }
+}
+
+/// Copies what is kept for long into memory of its own: what was received may hold all that was read with it.
+pub(crate) fn detached(bytes: &[u8]) -> Bytes {
+    aligned_copy(bytes)
 }
 
 thread_local! {
@@ -362,6 +369,17 @@ mod tests {
         assert!(kept.iter().all(|message| message.len() < 1500));
         // None of them has a buffer: all of those are in the pool, and few.
         assert!(words_pooled() <= 4 * WORDS_KEPT_MAX, "{}", words_pooled());
+    }
+
+    #[test]
+    fn kept_parts_hold_at_most_twice_their_size() {
+        let message = Bytes::from(vec![7; 64 * 1024]);
+        for (len, is_shared) in [(100, false), (1400, false), (4096, false), (40_000, true)] {
+            let kept = part(&message, &message[8..8 + len]);
+            assert_eq!(kept, message[8..8 + len]);
+            let holds = message.as_ptr_range().contains(&kept.as_ptr());
+            assert_eq!(holds, is_shared, "{len}");
+        }
     }
 
     #[test]

@@ -19,7 +19,7 @@ pub use link::Link;
 pub use plain::*;
 pub use received::Msg;
 
-pub(crate) use buffer::{Built, build, build_in_buffer, build_of_length, copied, joined, part};
+pub(crate) use buffer::{Built, build, build_in_buffer, build_of_length, copied, detached, joined, part};
 pub(crate) use canonical::canonical;
 pub(crate) use nesting::{check_nesting, check_nesting_of};
 pub(crate) use received::open;
@@ -56,10 +56,12 @@ pub enum MessageError {
     /// A plain struct has a member of a union that this program's schema does not have, as a newer program has sent it.
     ///
     /// What the member holds was not read, so the struct cannot be written again. Pass on the message that it came in:
-    /// `Reply::from(response)`, or the client's `…_message(request.message())`.
+    /// `Reply::from(response)`, the client's `…_message(request.message())`, [`push_message`](crate::Queue::push_message)
+    /// of a job, [`publish_message`](crate::Publisher::publish_message) of an event.
     #[error(
         "{member} is not in this program's schema, so the plain struct that has it cannot be sent: pass the received \
-         message on whole (`Reply::from(response)`, `client.…_message(request.message())`), or compile the newer schema"
+         message on whole (`Reply::from(response)`, `client.…_message(request.message())`, \
+         `queue.push_message(&job.open()?)`, `publisher.publish_message(&event.open()?)`), or compile the newer schema"
     )]
     NotInSchema {
         /// The struct and the number of the member.

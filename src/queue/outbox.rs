@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant as Monotonic, SystemTime, UNIX_EPOCH};
 
+use bytes::Bytes;
 use redb::{
     Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition,
     WriteTransaction,
@@ -24,6 +25,7 @@ use uuid::Uuid;
 use super::wire::{decode_job, encode_job};
 use super::{Engine, Identity, NewJob, Producer, Pushed, QueueError, Queueable};
 use crate::counter::Counter;
+use crate::message::Msg;
 
 /// The tables of one queue's outbox.
 #[derive(Clone, Debug)]
@@ -261,6 +263,30 @@ impl<T: Queueable> Outbox<T> {
         job: &T,
         how: impl FnOnce(&mut NewJob),
     ) -> Result<(), OutboxError> {
+        self.put_new_in(transaction, job, job.to_bytes()?, how)
+    }
+
+    /// Puts a received message in as it is, with what this program's schema does not have, and says how it is to be
+    /// pushed.
+    ///
+    /// # Errors
+    /// As [`put_in`](Self::put_in); [`OutboxError::Message`] also where the message cannot be read.
+    pub fn put_message_in(
+        &self,
+        transaction: &WriteTransaction,
+        job: &Msg<T>,
+        how: impl FnOnce(&mut NewJob),
+    ) -> Result<(), OutboxError> {
+        self.put_new_in(transaction, &job.plain()?, job.to_bytes(), how)
+    }
+
+    fn put_new_in(
+        &self,
+        transaction: &WriteTransaction,
+        job: &T,
+        body: Bytes,
+        how: impl FnOnce(&mut NewJob),
+    ) -> Result<(), OutboxError> {
         let Shared {
             tables, producer, ..
         } = &*self.shared;
@@ -276,7 +302,7 @@ impl<T: Queueable> Outbox<T> {
             epoch: 0,
             sequence,
         };
-        let mut new = NewJob::new(identity, job.to_bytes()?);
+        let mut new = NewJob::new(identity, body);
         new.key = job.key().map(|key| key.into_owned().into());
         how(&mut new);
         // It is its place in the table, and the push's identity.

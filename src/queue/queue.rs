@@ -126,6 +126,15 @@ impl<T: Queueable> Queue<T> {
         Push::new(self, self.encode(job))
     }
 
+    /// Pushes a received message as it is, under the key that it has: with the fields and members of unions that this
+    /// program's schema does not have.
+    ///
+    /// A message that cannot be read fails the push, when it is awaited.
+    pub fn push_message(&self, job: &Msg<T>) -> Push<'_, T> {
+        let new = job.plain().map_err(QueueError::from);
+        Push::new(self, new.map(|plain| self.new_job(&plain, job.to_bytes())))
+    }
+
     /// Pushes jobs in their order, and returns when all are as safe as the queue says; one result for each.
     ///
     /// Cheaper than one push after another. Waits for room for at most 10 s; see
@@ -170,9 +179,13 @@ impl<T: Queueable> Queue<T> {
     }
 
     fn encode(&self, job: &T) -> Result<NewJob, QueueError> {
-        let mut new = NewJob::new(self.producer.identity(), job.to_bytes()?);
+        Ok(self.new_job(job, job.to_bytes()?))
+    }
+
+    fn new_job(&self, job: &T, body: Bytes) -> NewJob {
+        let mut new = NewJob::new(self.producer.identity(), body);
         new.key = job.key().map(|key| Bytes::from(key.into_owned()));
-        Ok(new)
+        new
     }
 
     /// A stream of leased jobs, of a worker that does as it likes with them.

@@ -5,6 +5,8 @@ use std::collections::{HashMap, VecDeque};
 
 use bytes::Bytes;
 
+use crate::message;
+
 /// What happens when a subscriber is slower than its publisher, and its buffer is full.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -128,7 +130,7 @@ impl Buffer {
     }
 
     /// Adds what has arrived, or drops it where the policy says so.
-    pub fn push(&mut self, arrived: Arrived) {
+    pub fn push(&mut self, mut arrived: Arrived) {
         if self.overflowed {
             return;
         }
@@ -161,6 +163,12 @@ impl Buffer {
             return;
         }
         self.bytes = waiting + bytes;
+        // It may stay for long while those around it go.
+        if let (SlowPolicy::Latest, Content::Event { body, .. }) =
+            (self.policy, &mut arrived.content)
+        {
+            *body = message::detached(body);
+        }
         if let Some(at) = replaced {
             self.dropped += 1;
             self.order[at] = arrived;
@@ -307,6 +315,28 @@ mod tests {
         assert_eq!(order, [1, 1, 2], "no epoch comes back");
         assert_eq!(buffer.dropped(), 5);
         assert!(buffer.latest.is_empty());
+    }
+
+    #[test]
+    fn latest_holds_nothing_of_what_was_read_beside_an_event() {
+        let mut buffer = Buffer::new(10, 10_000, SlowPolicy::Latest);
+        let read = Bytes::from(vec![7; 256 * 1024]);
+        for number in 1..=2 {
+            let content = Content::Event {
+                number,
+                metadata: Default::default(),
+                body: read.slice(100..1500),
+            };
+            buffer.push(Arrived {
+                content,
+                ..event("a", number)
+            });
+            assert!(read.is_unique());
+        }
+        let kept = all(&mut buffer);
+        assert!(
+            matches!(&kept[..], [Arrived { content: Content::Event { body, .. }, .. }] if body[..] == read[100..1500])
+        );
     }
 
     #[test]

@@ -17,10 +17,10 @@ use tokio::time::timeout;
 
 use super::Topic;
 use super::names::TopicName;
-use crate::message::{self, MessageError};
+use crate::message::{self, MessageError, Msg};
 use crate::security::Principal;
 use crate::transport::{ConnectedSubscriber, DoorCounters, Endpoint, TransportError};
-use shared::Shared;
+use shared::{Body, Shared};
 
 /// Publishes events of one topic.
 ///
@@ -186,6 +186,7 @@ impl<T: Topic> Publisher<T> {
         message::check_nesting_of::<T>(&body)?;
         let key = event.key();
         let key = key.as_deref().unwrap_or_default();
+        let body = Body::Built(body);
         self.inner.shared.publish(T::NAME, key, body).await
     }
 
@@ -205,7 +206,28 @@ impl<T: Topic> Publisher<T> {
         })
         .map_err(MessageError::from)?;
         message::check_nesting_of::<T>(&body)?;
+        let body = Body::Built(body);
         self.inner.shared.publish(T::NAME, key, body).await
+    }
+
+    /// Publishes a received message as it is, under the key that it has: with the fields and members of unions that
+    /// this program's schema does not have.
+    ///
+    /// # Errors
+    /// See [`PublishError`]; [`PublishError::Message`] also where the message cannot be read.
+    pub fn publish_message<'a>(
+        &'a self,
+        event: &Msg<T>,
+    ) -> impl Future<Output = Result<Published, PublishError>> + Send + use<'a, T> {
+        let read = event.plain().map(|plain| {
+            let key = plain.key().unwrap_or_default().into_owned();
+            (key, event.to_bytes())
+        });
+        let shared = &self.inner.shared;
+        async move {
+            let (key, body) = read?;
+            shared.publish(T::NAME, &key, Body::Shared(body)).await
+        }
     }
 
     /// How many subscribers an event with this key would match now.

@@ -191,10 +191,9 @@ impl Shared {
         &self,
         name: &str,
         key: &str,
-        body: Built,
+        mut body: Body,
     ) -> Result<Published, PublishError> {
         self.check_sizes(name.len() + 1 + key.len(), body.len())?;
-        let mut body = Body::Built(body);
         loop {
             if let Some(published) = self.try_publish(name, key, &mut body)? {
                 return Ok(published);
@@ -445,7 +444,7 @@ impl Shared {
 }
 
 /// A body that is to be sent: first where it was built, since it may be copied from there.
-enum Body {
+pub(super) enum Body {
     Built(Built),
     Shared(Bytes),
 }

@@ -4,9 +4,15 @@
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 
-use bowline::message::{Msg, Plain};
+use std::time::Duration;
+
+use bowline::message::{MessageError, Msg, Plain};
 use bowline::once::Fingerprint;
-use bowline::{Client, Code, Limits, Reason, Reply, Request, Server, Status};
+use bowline::queue::{Queue, QueueError, QueueOptions, QueueService};
+use bowline::topic::{Event, Keys, PublishError};
+use bowline::{
+    Client, Code, Limits, Publisher, Reason, Reply, Request, Server, Status, Subscriber,
+};
 use bowline_test_schemas::odd::fingerprints::*;
 use bowline_test_schemas::{v1, v2};
 
@@ -52,6 +58,9 @@ fn serves_as_its_environment_says() {
         .enable_all()
         .build();
     runtime.unwrap().block_on(async {
+        if let Ok(events) = std::env::var("EVENTS") {
+            return passes_on(&std::env::var("NEXT").unwrap(), &events).await;
+        }
         let next = match std::env::var("NEXT") {
             Ok(endpoint) => Some(v1::pay::PayClient::new(
                 Client::connect(endpoint).await.unwrap(),
@@ -68,9 +77,60 @@ fn serves_as_its_environment_says() {
         let server = server.bind("tcp://127.0.0.1:0").await.unwrap();
         println!("endpoint {}", server.endpoint());
         let _serving = server.spawn();
-        let end = tokio::task::spawn_blocking(|| std::io::stdin().read_line(&mut String::new()));
-        end.await.unwrap().unwrap();
+        stdin_ended().await;
     });
+}
+
+async fn stdin_ended() {
+    let end = tokio::task::spawn_blocking(|| std::io::stdin().read_line(&mut String::new()));
+    end.await.unwrap().unwrap();
+}
+
+/// An older program in the middle: passes on jobs of its own queue and events of another publisher, whole.
+async fn passes_on(queue: &str, events: &str) {
+    use v1::pay::{Order, Paid};
+    let received = Queue::<Order>::memory(QueueOptions::default());
+    let server = Server::builder().service(QueueService::new().queue(&received));
+    let server = server.bind("tcp://127.0.0.1:0").await.unwrap().spawn();
+    let publisher = Publisher::<Paid>::bind("tcp://127.0.0.1:0").await.unwrap();
+    let next = Queue::<Order>::connect(queue).await.unwrap();
+    let mut subscriber: Subscriber<Paid> = Subscriber::builder().connect(events).await.unwrap();
+    subscriber.subscribe(Keys::All).await.unwrap();
+    let mut jobs = received.jobs().start().await.unwrap();
+    println!("endpoint {} {}", server.endpoint(), publisher.endpoint());
+    let jobs = tokio::spawn(async move {
+        while let Some(job) = jobs.next().await {
+            let job = job.unwrap();
+            let refused = next.push(&job.plain().unwrap()).await.unwrap_err();
+            let QueueError::Message(error @ MessageError::NotInSchema { .. }) = refused else {
+                panic!("{refused}");
+            };
+            assert!(error.to_string().contains("push_message"), "{error}");
+            let order = job.open().unwrap();
+            next.push_message(&order).await.unwrap();
+            job.ack().await.unwrap();
+        }
+    });
+    let events = tokio::spawn(async move {
+        while let Some(event) = subscriber.next().await {
+            let Event::Message(event) = event else {
+                continue;
+            };
+            let refused = publisher
+                .publish(&event.plain().unwrap())
+                .await
+                .unwrap_err();
+            let PublishError::Message(error @ MessageError::NotInSchema { .. }) = refused else {
+                panic!("{refused}");
+            };
+            assert!(error.to_string().contains("publish_message"), "{error}");
+            let paid = event.open().unwrap();
+            publisher.publish_message(&paid).await.unwrap();
+        }
+    });
+    stdin_ended().await;
+    jobs.abort();
+    events.abort();
 }
 
 struct Process {
@@ -80,6 +140,10 @@ struct Process {
 
 impl Process {
     fn start(serves: &str, next: Option<&str>) -> Self {
+        Self::start_with(serves, next, None)
+    }
+
+    fn start_with(serves: &str, next: Option<&str>, events: Option<&str>) -> Self {
         let mut command = Command::new(std::env::current_exe().unwrap());
         command
             .args([
@@ -93,6 +157,9 @@ impl Process {
             .stdout(Stdio::piped());
         if let Some(next) = next {
             command.env("NEXT", next);
+        }
+        if let Some(events) = events {
+            command.env("EVENTS", events);
         }
         let mut child = command.spawn().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
@@ -200,6 +267,50 @@ async fn newer_members_of_a_union_pass_through_whole_or_are_told() {
         ..payment
     };
     assert_eq!(answered, expected);
+}
+
+#[tokio::test]
+async fn jobs_and_events_with_newer_members_pass_through_whole() {
+    use v2::pay::{Order, Paid};
+    let last = Queue::<Order>::memory(QueueOptions::default());
+    let server = Server::builder().service(QueueService::new().queue(&last));
+    let server = server.bind("tcp://127.0.0.1:0").await.unwrap().spawn();
+    let publisher = Publisher::<Paid>::bind("tcp://127.0.0.1:0").await.unwrap();
+    let middle = Process::start_with(
+        "passes-on",
+        Some(&server.endpoint().to_string()),
+        Some(&publisher.endpoint().to_string()),
+    );
+    let (queue, events) = middle.endpoint.split_once(' ').unwrap();
+
+    let order = Order {
+        account: "ann".into(),
+        payment: Some(Box::new(newer_payment(transfer()))),
+    };
+    let first = Queue::<Order>::connect(queue).await.unwrap();
+    first.push(&order).await.unwrap();
+    let mut jobs = last.jobs().start().await.unwrap();
+    let job = tokio::time::timeout(Duration::from_secs(30), jobs.next());
+    let job = job.await.expect("it is passed on").unwrap().unwrap();
+    assert_eq!(job.plain().unwrap(), order);
+    job.ack().await.unwrap();
+
+    let paid = Paid {
+        account: "ann".into(),
+        payment: order.payment.clone(),
+    };
+    let mut subscriber: Subscriber<Paid> = Subscriber::builder().connect(events).await.unwrap();
+    subscriber.subscribe(Keys::All).await.unwrap();
+    publisher.publish(&paid).await.unwrap();
+    let event = tokio::time::timeout(Duration::from_secs(30), subscriber.next());
+    match event.await.expect("it is passed on") {
+        Some(Event::Message(event)) => {
+            assert_eq!(event.topic().to_string(), "paid/ann");
+            assert_eq!(event.plain().unwrap(), paid);
+        }
+        other => panic!("{other:?}"),
+    }
+    server.shutdown().await;
 }
 
 fn fingerprint<T: Plain>(value: &T) -> Fingerprint {

@@ -14,3 +14,6 @@ struct Payment {
 }
 
 interface Pay $Bowline.service("pay") { pay @0 Payment -> Payment $Bowline.idempotent; refund @1 Payment -> Payment; }
+
+struct Order $Bowline.queue("orders") { account @0 :Text $Bowline.key; payment @1 :Payment; }
+struct Paid $Bowline.topic("paid") { account @0 :Text $Bowline.key; payment @1 :Payment; }
