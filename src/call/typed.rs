@@ -215,14 +215,7 @@ impl<R: Plain> From<Response<R>> for Reply<R> {
 pub(super) fn built<P: Plain>(
     build: impl FnOnce(<P::Capnp as Owned>::Builder<'_>),
 ) -> Result<Bytes, MessageError> {
-    let result = message::build::<P::Capnp, std::convert::Infallible>(|to| {
-        build(to);
-        Ok(())
-    });
-    let bytes = match result {
-        Ok(bytes) => bytes,
-        Err(never) => match never {},
-    };
+    let bytes = message::build_with::<P::Capnp>(build);
     message::check_nesting::<P>(&bytes)?;
     Ok(bytes)
 }

@@ -48,10 +48,17 @@ const ZERO: Word = capnp::word(0, 0, 0, 0, 0, 0, 0, 0);
 /// Builds a message whose root is a `T` and returns it in the standard framing.
 ///
 /// The bytes return to the building thread's pool, or to that of the thread that drops them last.
-pub(crate) fn build<T: Owned, E>(
-    write: impl FnOnce(T::Builder<'_>) -> Result<(), E>,
-) -> Result<Bytes, E> {
+fn build<T: Owned, E>(write: impl FnOnce(T::Builder<'_>) -> Result<(), E>) -> Result<Bytes, E> {
     build_of_length::<T, E>(0, write)
+}
+
+/// The same, by what cannot fail.
+pub(crate) fn build_with<T: Owned>(write: impl FnOnce(T::Builder<'_>)) -> Bytes {
+    let Ok(bytes) = build::<T, std::convert::Infallible>(|to| {
+        write(to);
+        Ok(())
+    });
+    bytes
 }
 
 /// The same for a root that may be text, data or a list, of this length.

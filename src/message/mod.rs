@@ -19,7 +19,9 @@ pub use link::Link;
 pub use plain::*;
 pub use received::Msg;
 
-pub(crate) use buffer::{Built, build, build_in_buffer, build_of_length, copied, detached, joined, part};
+pub(crate) use buffer::{
+    Built, build_in_buffer, build_of_length, build_with, copied, detached, joined, part,
+};
 pub(crate) use canonical::canonical;
 pub(crate) use nesting::{check_nesting, check_nesting_of};
 pub(crate) use received::open;

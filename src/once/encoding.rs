@@ -12,7 +12,7 @@ use crate::wire::Metadata;
 impl Record {
     /// Its bytes, as [`from_bytes`](Self::from_bytes) reads them.
     pub fn to_bytes(&self) -> Bytes {
-        let built = message::build::<record::Owned, std::convert::Infallible>(|mut to| {
+        message::build_with::<record::Owned>(|mut to| {
             to.set_fingerprint(&self.fingerprint.to_bytes());
             to.set_owner(self.epoch.owner);
             to.set_number(self.epoch.number);
@@ -32,12 +32,7 @@ impl Record {
                     write_outcome(outcome, done.init_outcome());
                 }
             }
-            Ok(())
-        });
-        match built {
-            Ok(bytes) => bytes,
-            Err(never) => match never {},
-        }
+        })
     }
 
     /// From the bytes of a store.
@@ -53,14 +48,9 @@ impl Record {
 #[cfg(any(feature = "postgres", feature = "redis", fuzzing))]
 impl Recorded {
     pub(super) fn to_bytes(&self) -> Bytes {
-        let built = message::build::<outcome::Owned, std::convert::Infallible>(|to| {
+        message::build_with::<outcome::Owned>(|to| {
             write_outcome(self, to);
-            Ok(())
-        });
-        match built {
-            Ok(bytes) => bytes,
-            Err(never) => match never {},
-        }
+        })
     }
 
     pub(super) fn from_bytes(bytes: Bytes) -> Result<Self, StoreError> {

@@ -52,7 +52,7 @@ impl EventHeader {
 
     /// The general way, for whatever the header has.
     pub(super) fn encode_any(&self) -> Bytes {
-        let built = message::build::<event_header::Owned, std::convert::Infallible>(|mut to| {
+        message::build_with::<event_header::Owned>(|mut to| {
             to.set_kind(match self.kind {
                 EventKind::Event => event_header::Kind::Event,
                 EventKind::Tail => event_header::Kind::Tail,
@@ -66,12 +66,7 @@ impl EventHeader {
                 trace.write(to.reborrow().init_trace());
             }
             self.metadata.write(|n| to.init_metadata(n));
-            Ok(())
-        });
-        match built {
-            Ok(bytes) => bytes,
-            Err(never) => match never {},
-        }
+        })
     }
 
     pub fn decode(bytes: &[u8]) -> Result<Self, HeaderError> {

@@ -70,7 +70,7 @@ impl ReplyHeader {
 
     /// The general way, for whatever the header has.
     pub(super) fn encode_any(&self) -> Bytes {
-        let built = message::build::<reply_header::Owned, std::convert::Infallible>(|mut to| {
+        message::build_with::<reply_header::Owned>(|mut to| {
             to.set_correlation(self.correlation);
             to.set_replayed(self.replayed);
             to.set_compact(self.compact);
@@ -93,12 +93,7 @@ impl ReplyHeader {
                 }
             }
             self.metadata.write(|n| to.init_metadata(n));
-            Ok(())
-        });
-        match built {
-            Ok(bytes) => bytes,
-            Err(never) => match never {},
-        }
+        })
     }
 
     pub fn decode(bytes: &[u8]) -> Result<Self, HeaderError> {

@@ -90,7 +90,7 @@ impl RequestHeader {
 
     /// The general way, for whatever the header has.
     pub(super) fn encode_any(&self) -> Bytes {
-        let built = message::build::<request_header::Owned, std::convert::Infallible>(|mut to| {
+        message::build_with::<request_header::Owned>(|mut to| {
             to.set_interface(self.interface);
             to.set_method(self.method);
             to.set_attempt(self.attempt);
@@ -118,12 +118,7 @@ impl RequestHeader {
                 }
             }
             self.metadata.write(|n| to.init_metadata(n));
-            Ok(())
-        });
-        match built {
-            Ok(bytes) => bytes,
-            Err(never) => match never {},
-        }
+        })
     }
 
     pub fn decode(bytes: &[u8]) -> Result<Self, HeaderError> {

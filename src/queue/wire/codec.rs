@@ -3,28 +3,15 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use capnp::traits::Owned;
 use uuid::Uuid;
 
-use crate::message;
+pub(super) use crate::message::build_with as build;
 use crate::queue::{
     Answer, Attempts, Capabilities, Credit, DeadLetter, FailureKind, Identity, JobChange,
     JobFailure, JobId, JobNumber, JobState, LeasedJob, NewJob, Priority, Pushed, QueueCounters,
     QueueError, QueueType, Token,
 };
 use crate::queue_capnp as wire;
-
-/// Builds a message.
-pub(super) fn build<T: Owned>(write: impl FnOnce(T::Builder<'_>)) -> Bytes {
-    let built = message::build::<T, std::convert::Infallible>(|to| {
-        write(to);
-        Ok(())
-    });
-    match built {
-        Ok(bytes) => bytes,
-        Err(never) => match never {},
-    }
-}
 
 pub(super) fn microseconds(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
@@ -483,7 +470,7 @@ pub(super) fn read_description(from: wire::description::Reader<'_>) -> (Duration
 #[cfg(fuzzing)]
 pub(super) fn read_any(bytes: &[u8]) {
     let bytes = Bytes::copy_from_slice(bytes);
-    let Ok(message) = message::open(bytes, &crate::Limits::default()) else {
+    let Ok(message) = crate::message::open(bytes, &crate::Limits::default()) else {
         return;
     };
     let _ = message.get_root().map(read_description);
@@ -499,7 +486,7 @@ pub(super) fn read_any(bytes: &[u8]) {
     };
     let _ = (message.get_root()).and_then(|pushed| read_pushed(pushed, &job));
     let again = build::<wire::new_job::Owned>(|to| write_new_job(to, &job));
-    let again = message::open(again, &crate::Limits::default());
+    let again = crate::message::open(again, &crate::Limits::default());
     let again = again
         .ok()
         .and_then(|it| it.get_root().and_then(read_new_job).ok());

@@ -473,17 +473,12 @@ impl Deref for Body {
 }
 
 fn encode_tails(tails: &[(Bytes, u64)]) -> Bytes {
-    let built = message::build::<tails::Owned, std::convert::Infallible>(|to| {
+    message::build_with::<tails::Owned>(|to| {
         let mut list = to.init_tails(tails.len() as u32); // at most `ANSWER_TOPICS_MAX`
         for (i, (topic, last)) in (0u32..).zip(tails) {
             let mut tail = list.reborrow().get(i);
             tail.set_topic(topic);
             tail.set_sequence(*last);
         }
-        Ok(())
-    });
-    match built {
-        Ok(bytes) => bytes,
-        Err(never) => match never {},
-    }
+    })
 }
