@@ -204,7 +204,7 @@ fn nested(depth: usize) -> Bytes {
 fn the_deepest_nesting_that_limits_allow_fits_on_a_stack_of_two_mebibytes() {
     let reads = || {
         let limits = Limits::default().with_nesting_max(u16::MAX);
-        let depth = (1..=2000)
+        let depth = (1..=1100)
             .take_while(|depth| Msg::<Tree>::open(nested(*depth), &limits).is_ok())
             .last()
             .unwrap();

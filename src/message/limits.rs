@@ -17,7 +17,7 @@ pub struct Limits {
     pub traversal_factor: usize,
     /// Words that reading any message may visit, however small it is. Default: 1,024.
     pub traversal_words_free: usize,
-    /// Depth of structs and lists within each other; at most 1,024. A message that is deeper is refused.
+    /// Depth of structs and lists within each other; at most 256, since reading needs stack for each level. A message that is deeper is refused.
     /// Default: 32.
     pub nesting_max: u16,
 }
