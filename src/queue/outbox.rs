@@ -25,7 +25,7 @@ use uuid::Uuid;
 use super::wire::{decode_job, encode_job};
 use super::{Engine, Identity, NewJob, Producer, Pushed, QueueError, Queueable};
 use crate::counter::Counter;
-use crate::message::Msg;
+use crate::message::{Msg, check_nesting};
 
 /// The tables of one queue's outbox.
 #[derive(Clone, Debug)]
@@ -277,7 +277,9 @@ impl<T: Queueable> Outbox<T> {
         job: &Msg<T>,
         how: impl FnOnce(&mut NewJob),
     ) -> Result<(), OutboxError> {
-        self.put_new_in(transaction, &job.plain()?, job.to_bytes(), how)
+        let body = job.to_bytes();
+        check_nesting::<T>(&body)?;
+        self.put_new_in(transaction, &job.plain()?, body, how)
     }
 
     fn put_new_in(

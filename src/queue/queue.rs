@@ -14,7 +14,7 @@ use super::{
     QueueOptions, QueueType, WorkerBuilder,
 };
 use crate::call::raw::deadline_after;
-use crate::message::{Limits, MessageError, Msg, Plain};
+use crate::message::{Limits, MessageError, Msg, Plain, check_nesting};
 use crate::schema::Described;
 
 /// A struct with `$queue`: what is pushed, and through which queue.
@@ -131,8 +131,10 @@ impl<T: Queueable> Queue<T> {
     ///
     /// A message that cannot be read fails the push, when it is awaited.
     pub fn push_message(&self, job: &Msg<T>) -> Push<'_, T> {
-        let new = job.plain().map_err(QueueError::from);
-        Push::new(self, new.map(|plain| self.new_job(&plain, job.to_bytes())))
+        let body = job.to_bytes();
+        let new = check_nesting::<T>(&body).and_then(|()| job.plain());
+        let new = new.map(|plain| self.new_job(&plain, body));
+        Push::new(self, new.map_err(QueueError::from))
     }
 
     /// Pushes jobs in their order, and returns when all are as safe as the queue says; one result for each.

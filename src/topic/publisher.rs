@@ -219,10 +219,9 @@ impl<T: Topic> Publisher<T> {
         &'a self,
         event: &Msg<T>,
     ) -> impl Future<Output = Result<Published, PublishError>> + Send + use<'a, T> {
-        let read = event.plain().map(|plain| {
-            let key = plain.key().unwrap_or_default().into_owned();
-            (key, event.to_bytes())
-        });
+        let body = event.to_bytes();
+        let read = message::check_nesting::<T>(&body).and_then(|()| event.plain());
+        let read = read.map(|plain| (plain.key().unwrap_or_default().into_owned(), body));
         let shared = &self.inner.shared;
         async move {
             let (key, body) = read?;

@@ -285,7 +285,7 @@ async fn jobs_and_events_with_newer_members_pass_through_whole() {
 
     let order = Order {
         account: "ann".into(),
-        payment: Some(Box::new(newer_payment(transfer()))),
+        payment: newer_payment(transfer()),
     };
     let first = Queue::<Order>::connect(queue).await.unwrap();
     first.push(&order).await.unwrap();

@@ -81,7 +81,9 @@ async fn move_one(shared: &NatsServer, group: usize, message: Message) -> Result
     let until = shared.terms.answered_by();
     match push_id {
         // The same job may have been pushed again, without a delay: that one is it.
-        Some(push_id) => drop(shared.publish(subject, &envelope, &push_id, until).await?),
+        Some(push_id) => {
+            shared.publish(subject, &envelope, &push_id, until).await?;
+        }
         None => {
             let jobs = &group.jobs;
             shared
