@@ -23,6 +23,7 @@ use std::time::Duration;
 pub use client::{Client, ClientBuilder, ClientCounters, ClientFuture, Connection};
 pub use deadline::inherited as inherited_deadline;
 pub use park::park;
+pub(crate) use park::watched;
 pub use prepared::{Call, CallFuture};
 pub use raw::{Outcome, RawReply, RawRequest};
 pub use server::{

@@ -42,7 +42,7 @@ pub async fn park<F: Future>(future: F) -> F::Output {
 }
 
 /// Polls a handler; also says whether it is parked, where it is not done.
-pub(super) fn watched<T>(poll: impl FnOnce() -> T) -> (T, bool) {
+pub(crate) fn watched<T>(poll: impl FnOnce() -> T) -> (T, bool) {
     PARKED.set(false);
     let polled = poll();
     (polled, PARKED.get())

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::logical::Logical;
 use crate::message::Limits;
 use crate::schema::{Effect, MethodInfo};
-use crate::security::Principal;
+use crate::security::{Address, Principal};
 use crate::wire::{Metadata, RequestId, TraceContext};
 
 /// One request: which method, whose, until when, and the parameters as they travel.
@@ -29,6 +29,8 @@ pub struct RawRequest {
     pub effect: Effect,
     /// Who asks, as a key has proved it; `None` on a client, and on a server without keys.
     pub principal: Option<Principal>,
+    /// Where it comes from, on a server without keys: what it holds is counted for that address.
+    pub(crate) address: Option<Address>,
     /// What makes two requests the same.
     pub id: RequestId,
     /// 0 for the first attempt.
@@ -91,6 +93,7 @@ impl RawRequest {
             method: method.ordinal,
             effect: method.effect,
             principal: None,
+            address: None,
             id: RequestId::new(),
             attempt: 0,
             deadline: method.timeout.map(deadline_after),

@@ -8,7 +8,7 @@ use std::num::NonZeroU64;
 use std::sync::{Arc, LazyLock};
 
 use super::Timestamp;
-use crate::security::Principal;
+use crate::security::{Address, Principal};
 use crate::wire::RequestId;
 
 /// The key of a record: a request ID, in the scope that it is unique in.
@@ -23,6 +23,9 @@ pub struct Key {
     hash: u64,
     /// In milliseconds since 1970.
     created: Option<NonZeroU64>,
+    /// Of the address that its record counts for, where no key proves who calls. It is no part of the key: a caller that
+    /// comes again from another address finds its record.
+    address: Option<NonZeroU64>,
 }
 
 /// Nearly all are short, and need no memory of their own.
@@ -117,7 +120,14 @@ impl Key {
             bytes,
             hash: hasher.finish(),
             created,
+            address: None,
         }
+    }
+
+    /// Counts its record for an address, where no key proves who calls.
+    pub(super) fn from_address(self, address: Option<Address>) -> Self {
+        let address = address.and_then(|address| NonZeroU64::new(HASHER.hash_one(address)));
+        Self { address, ..self }
     }
 
     /// Its bytes, as a store keeps them.
@@ -167,6 +177,17 @@ impl Key {
     /// Tells the principals and kinds of work apart that records belong to.
     pub(super) fn scope_hash(&self) -> u64 {
         HASHER.hash_one(self.scope())
+    }
+
+    /// Tells those apart who share a store's room: principals, kinds of work, and addresses without keys.
+    pub(super) fn share_hash(&self) -> u64 {
+        self.address
+            .map_or_else(|| self.scope_hash(), NonZeroU64::get)
+    }
+
+    /// Whether no key proves who calls.
+    pub(super) fn is_anonymous(&self) -> bool {
+        self.scope() == [METHOD, 0, 0]
     }
 
     /// Whose it is, for counts and logs: its principal, or the name of the work.

@@ -5,6 +5,8 @@
 //! try again.
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -16,7 +18,7 @@ use tower_service::Service;
 
 use super::limit::{AdaptivePolicy, Limit, Limiter};
 use super::retry::call_once;
-use crate::call::{CallService, RawReply, RawRequest, ReplyFuture};
+use crate::call::{CallService, RawReply, RawRequest, ReplyFuture, watched};
 use crate::schema::MethodInfo;
 use crate::wire::{Reason, Status, Work};
 
@@ -29,7 +31,8 @@ use crate::wire::{Reason, Status, Work};
 /// let server = Server::builder().layer(ShedLayer::new(Limit::Fixed(64)));
 /// ```
 ///
-/// The services that it is put around share it.
+/// The services that it is put around share it. A call that is [parked](crate::call::park) does not count as running,
+/// and how long it takes says nothing about the load.
 #[derive(Clone, Debug)]
 pub struct ShedLayer {
     door: Arc<Door>,
@@ -180,6 +183,8 @@ struct Inside {
     door: Arc<Door>,
     begun: Instant,
     has_run: bool,
+    /// Whether its call is parked, and does not count as running.
+    is_parked: bool,
 }
 
 impl Inside {
@@ -188,12 +193,32 @@ impl Inside {
             door: Arc::clone(door),
             begun: Instant::now(),
             has_run: false,
+            is_parked: false,
+        }
+    }
+
+    /// Counts its call as running, or as parked. There is always room for one that runs again: what it has done by then
+    /// must not be lost.
+    fn set_parked(&mut self, is_parked: bool) {
+        if std::mem::replace(&mut self.is_parked, is_parked) == is_parked {
+            return;
+        }
+        // Its time is not that of work.
+        self.has_run = false;
+        if is_parked {
+            self.door.lock().running -= 1;
+            self.door.admit();
+        } else {
+            self.door.lock().running += 1;
         }
     }
 }
 
 impl Drop for Inside {
     fn drop(&mut self) {
+        if self.is_parked {
+            return;
+        }
         let latency = self.begun.elapsed();
         {
             let mut state = self.door.lock();
@@ -251,7 +276,18 @@ impl<S: CallService + 'static> Service<RawRequest> for Shed<S> {
             if let Some(inside) = &mut in_bulkhead {
                 inside.has_run = true;
             }
-            call_once(&mut inner, request).await
+            let mut running = pin!(call_once(&mut inner, request));
+            poll_fn(|cx| {
+                let (polled, is_parked) = watched(|| running.as_mut().poll(cx));
+                if polled.is_pending() {
+                    inside.set_parked(is_parked);
+                    if let Some(inside) = &mut in_bulkhead {
+                        inside.set_parked(is_parked);
+                    }
+                }
+                polled
+            })
+            .await
         })
     }
 }

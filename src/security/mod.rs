@@ -42,7 +42,7 @@ pub use allowed::AllowedKeys;
 pub use keys::{KeyError, Keys, PublicKey};
 pub use principal::Principal;
 pub(crate) use reload::refresh;
-pub(crate) use share::{Holder, Pool, Share, Shares, may_take};
+pub(crate) use share::{Address, Holder, Pool, Share, Shares, may_take};
 pub use sides::{ClientSecurity, ServerSecurity};
 pub(crate) use subscriptions::{Subscriptions, Wanted};
 pub(crate) use tally::Tally;

@@ -166,6 +166,14 @@ impl Share {
         }
     }
 
+    /// Returns the address that it is counted for, where there are no keys.
+    pub fn address(&self) -> Option<Address> {
+        match &self.holder {
+            Holder::Principal(_) => None,
+            Holder::Address(address) => Some(*address),
+        }
+    }
+
     fn of(holder: Holder) -> Self {
         Self {
             holder,

@@ -266,3 +266,52 @@ async fn whoever_gives_up_while_waiting_at_the_door_is_not_let_in() {
         .expect("there is room again");
     assert_eq!(moody.calls(), 2);
 }
+
+#[tokio::test]
+async fn parked_calls_take_no_places_behind_a_concurrency_limit() {
+    const PARKED: usize = 12;
+    let (wake, woken) = tokio::sync::watch::channel(false);
+    let moody = Moody::new(move |request| {
+        let mut woken = woken.clone();
+        async move {
+            if request.method == UNSAFE.ordinal {
+                let woken = woken.wait_for(|is_awake| *is_awake);
+                assert!(bowline::call::park(woken).await.is_ok());
+            }
+            Ok(RawReply::new(Outcome::Success, request.body))
+        }
+    });
+    let server = Server::builder()
+        .service(moody.clone())
+        .layer(
+            ShedLayer::with_queue(Limit::Fixed(2), 1, Duration::ZERO)
+                .bulkhead(UNSAFE, Limit::Fixed(1)),
+        )
+        .bind(endpoint())
+        .await
+        .expect("it binds")
+        .spawn();
+    let client = Client::connect(server.endpoint().to_string())
+        .await
+        .expect("there");
+    let mut parked = JoinSet::new();
+    for number in 0..PARKED as u64 {
+        let client = client.clone();
+        parked.spawn(client.oneshot(RawRequest::new(UNSAFE, body())));
+        // One after the other: the first poll of each is its own work.
+        while moody.calls.load(Ordering::Relaxed) <= number {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+    for _ in 0..20 {
+        let ended = client
+            .clone()
+            .oneshot(RawRequest::new(IDEMPOTENT, body()))
+            .await;
+        ended.expect("there is room");
+    }
+    wake.send_replace(true);
+    let ended = parked.join_all().await;
+    assert!(ended.iter().all(Result::is_ok), "{ended:?}");
+    server.shutdown().await;
+}

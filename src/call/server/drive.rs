@@ -462,6 +462,7 @@ impl Shared {
             method: header.method,
             effect: crate::schema::Effect::Unsafe,
             principal,
+            address: peer.share().and_then(|share| share.address()),
             id: header.id,
             attempt: header.attempt,
             deadline: header.remaining.map(|remaining| after(now, remaining)),

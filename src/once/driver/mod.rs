@@ -203,6 +203,10 @@ impl<S: Store> Once<S> {
             return answer(Err(status));
         }
         let key = Key::of_call(principal, request.interface, request.method, &request.id);
+        let key = match request.address {
+            Some(_) => key.from_address(request.address),
+            None => key,
+        };
         if request.outcome_only {
             return Box::pin(self.clone().outcome(key, request.deadline));
         }

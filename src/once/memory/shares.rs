@@ -1,4 +1,4 @@
-//! How much of a store each principal has, and which has most. No records are in here.
+//! How much of a store each principal has, or each address without keys, and which has most. No records are in here.
 //!
 //! Principals are in classes, each of which is twice as large as the one before: the largest is found in constant
 //! time, to within a factor of two. So whoever has less than half of an equal share loses nothing to the others.
@@ -10,24 +10,26 @@ use super::records::List;
 use crate::once::Timestamp;
 use crate::once::key::Brought;
 
-/// The shares of all principals that have records.
+/// The shares of all principals and addresses that have records.
 #[derive(Debug)]
 pub struct Shares {
-    by_scope: HashMap<u64, u32, BuildHasherDefault<Brought>>,
+    by_holder: HashMap<u64, u32, BuildHasherDefault<Brought>>,
     all: Vec<Share>,
     free: Vec<u32>,
     /// Those with outcomes that may be forgotten, by the logarithm of their cost.
     classes: [Vec<u32>; CLASSES],
     /// What those have forgotten that have no records any more.
     forgotten: Timestamp,
+    /// What all callers without keys have forgotten: one of them may ask again from another address.
+    forgotten_anonymous: Timestamp,
 }
 
 const CLASSES: usize = u64::BITS as usize + 1;
 
-/// What one principal has.
+/// What one principal or address has.
 #[derive(Debug)]
 pub struct Share {
-    scope: u64,
+    holder: u64,
     records: u64,
     cost: u64,
     /// Outcomes that may be forgotten, the oldest first.
@@ -41,35 +43,42 @@ pub struct Share {
 impl Default for Shares {
     fn default() -> Self {
         Self {
-            by_scope: HashMap::default(),
+            by_holder: HashMap::default(),
             all: Vec::new(),
             free: Vec::new(),
             classes: std::array::from_fn(|_| Vec::new()),
             forgotten: Timestamp::EPOCH,
+            forgotten_anonymous: Timestamp::EPOCH,
         }
     }
 }
 
 impl Shares {
     /// Keys of this principal that were made up to then may have been forgotten.
-    pub fn forgotten(&self, scope: u64) -> Timestamp {
-        let own = self.by_scope.get(&scope);
+    pub fn forgotten(&self, holder: u64, is_anonymous: bool) -> Timestamp {
+        if is_anonymous {
+            return self.forgotten_anonymous;
+        }
+        let own = self.by_holder.get(&holder);
         own.map_or(self.forgotten, |own| {
             self.forgotten.max(self.all[*own as usize].forgotten)
         })
     }
 
     /// Notes that a key was forgotten.
-    pub fn forget(&mut self, share: u32, until: Timestamp) {
-        let own = &mut self.all[share as usize].forgotten;
+    pub fn forget(&mut self, share: u32, is_anonymous: bool, until: Timestamp) {
+        let own = match is_anonymous {
+            true => &mut self.forgotten_anonymous,
+            false => &mut self.all[share as usize].forgotten,
+        };
         *own = until.max(*own);
     }
 
-    /// One record more of this principal. Returns its share.
-    pub fn enter(&mut self, scope: u64, cost: u64) -> u32 {
-        let share = match self.by_scope.get(&scope) {
+    /// One record more of this principal or address. Returns its share.
+    pub fn enter(&mut self, holder: u64, cost: u64) -> u32 {
+        let share = match self.by_holder.get(&holder) {
             Some(share) => *share,
-            None => self.add(scope),
+            None => self.add(holder),
         };
         self.all[share as usize].records += 1;
         self.change_cost(share, 0, cost);
@@ -83,8 +92,8 @@ impl Shares {
         own.records -= 1;
         if own.records == 0 {
             self.forgotten = self.forgotten.max(own.forgotten);
-            let scope = own.scope;
-            self.by_scope.remove(&scope);
+            let holder = own.holder;
+            self.by_holder.remove(&holder);
             self.free.push(share);
         }
     }
@@ -136,12 +145,12 @@ impl Shares {
     /// How many principals have records.
     #[cfg(test)]
     pub fn len(&self) -> usize {
-        self.by_scope.len()
+        self.by_holder.len()
     }
 
-    fn add(&mut self, scope: u64) -> u32 {
+    fn add(&mut self, holder: u64) -> u32 {
         let new = Share {
-            scope,
+            holder,
             records: 0,
             cost: 0,
             ended: List::default(),
@@ -158,7 +167,7 @@ impl Shares {
                 self.all.len() as u32 - 1
             }
         };
-        self.by_scope.insert(scope, share);
+        self.by_holder.insert(holder, share);
         share
     }
 }

@@ -118,15 +118,16 @@ impl Table {
 
     /// Where nothing is recorded, and so nobody waits.
     fn apply_first(&mut self, now: Now, key: &Key, change: Change) -> Changed {
-        let scope = key.scope_hash();
-        if let Some(refused) = change.refused_by(self.shares.forgotten(scope)) {
+        let is_anonymous = key.is_anonymous();
+        let holder = key.share_hash();
+        if let Some(refused) = change.refused_by(self.shares.forgotten(holder, is_anonymous)) {
             return refused.into();
         }
         let (verdict, write) = step(None, now, change);
         let Write::Put(record) = write else {
             return verdict.into();
         };
-        let share = self.shares.enter(scope, self.cost(0));
+        let share = self.shares.enter(holder, self.cost(0));
         let (has_room, forgotten) = self.make_room(now, share);
         if !has_room {
             self.shares.leave(share, self.cost(0));
@@ -248,8 +249,8 @@ impl Table {
             Listed::Nowhere | Listed::Open => now.wall,
         };
         if let Some(until) = forgotten(entry.key.created(), ended, now.wall) {
-            let share = entry.share;
-            self.shares.forget(share, until);
+            let (share, is_anonymous) = (entry.share, entry.key.is_anonymous());
+            self.shares.forget(share, is_anonymous, until);
         }
         self.remove(place)
     }

@@ -214,3 +214,42 @@ async fn what_is_refused_or_given_back_leaves_nothing_in_memory() {
     assert_eq!(once.store().expire(10_000).await.expect("memory"), 1_000);
     assert_eq!(once.store().indexed(), (0, 0, 0));
 }
+
+#[tokio::test]
+async fn an_address_without_keys_fills_the_store_for_itself_alone() {
+    use crate::security::Address;
+    let bounds = Bounds::default().with_records_max(1000);
+    let (clock, store) = store(bounds);
+    let once = Once::builder().build(store).expect("good terms");
+    let call = async |last: u8, id: RequestId, text: &str| {
+        let mut request = request(id, "x");
+        request.address = Some(Address::of(Some([10, 0, 0, last].into())));
+        let ended = Ok(reply(text));
+        let work = move |_| -> ReplyFuture { Box::pin(std::future::ready(ended)) };
+        once.answer("", request, Recovery::InDoubt, work).await
+    };
+    let mut ids = Vec::new();
+    for number in 0..200 {
+        let id = uuid(clock.fetch_add(1, Ordering::Relaxed), number);
+        call(1, id.clone(), "good").await.expect("room");
+        ids.push(id);
+    }
+    let first = uuid(clock.fetch_add(1, Ordering::Relaxed), 1_000);
+    call(2, first.clone(), "flood").await.expect("room");
+    for number in 1..20_000 {
+        let id = uuid(clock.load(Ordering::Relaxed), 1_000 + number);
+        call(2, id, "flood").await.expect("room");
+    }
+    for id in ids {
+        // A caller that comes again from another address finds its record.
+        for from in [1, 3] {
+            let kept = call(from, id.clone(), "again").await;
+            assert_eq!(&kept.expect("kept").body[..], b"good");
+        }
+    }
+    // What was forgotten is not done again, from wherever it is asked for.
+    for from in [2, 3] {
+        let ended = call(from, first.clone(), "again").await;
+        assert_eq!(reason(&ended), Some(Reason::KeyExpired));
+    }
+}

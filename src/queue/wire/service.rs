@@ -23,7 +23,7 @@ use crate::queue::{
 };
 use crate::queue_capnp::{self as wire, job_queue};
 use crate::schema::ServiceInfo;
-use crate::security::QueueRight;
+use crate::security::{Address, QueueRight};
 use crate::wire::{Reason, Status, Work};
 
 /// Of a caller's time, what is kept for its answer to travel.
@@ -204,7 +204,7 @@ impl Inner {
             || Instant::now() + super::CALL,
             |deadline| deadline.checked_sub(MARGIN).unwrap_or(deadline),
         );
-        let principal = request.principal;
+        let (principal, address) = (request.principal, request.address);
         let mut drains = self.drains.subscribe();
         // What is waited with is what was read: each arm lets go of the message first.
         let message = message::open(request.body, &request.limits)?;
@@ -273,7 +273,7 @@ impl Inner {
                     )
                 };
                 drop(message);
-                let calling = self.calling(session).await?;
+                let calling = self.calling(session, address).await?;
                 let credit = Credit {
                     jobs: credit.jobs.min(BATCH_JOBS_MAX),
                     bytes: credit.bytes.min(BATCH_BYTES_MAX),
@@ -307,7 +307,7 @@ impl Inner {
                     (session!(from), answers?)
                 };
                 drop(message);
-                let calling = self.calling(session).await?;
+                let calling = self.calling(session, address).await?;
                 let answers = answers
                     .into_iter()
                     .map(|(number, token, answer)| (number, calling.bound(number, token), answer));
@@ -328,7 +328,7 @@ impl Inner {
                     (session!(from), leases)
                 };
                 drop(message);
-                let calling = self.calling(session).await?;
+                let calling = self.calling(session, address).await?;
                 let leases = leases
                     .into_iter()
                     .map(|(number, token)| (number, calling.bound(number, token)));
@@ -468,13 +468,17 @@ impl Inner {
     }
 
     /// A call of a session, which joins its group when it is first heard of.
-    async fn calling(&self, session: SessionKey) -> Result<Calling, Status> {
+    async fn calling(
+        &self,
+        session: SessionKey,
+        address: Option<Address>,
+    ) -> Result<Calling, Status> {
         if let Some(calling) = self.sessions.known(&session) {
             return Ok(calling);
         }
         let engine = &self.served(&session.queue)?.engine;
         let worker = engine.worker(&session.group).await?;
-        self.sessions.call(session, worker)
+        self.sessions.call(session, address, worker)
     }
 }
 

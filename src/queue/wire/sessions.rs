@@ -11,13 +11,13 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
 use crate::queue::{Answer, Credit, EngineWorker, JobNumber, LeasedJob, QueueError, Token};
-use crate::security::Principal;
-use crate::wire::Status;
+use crate::security::{Address, Holder, Principal};
+use crate::wire::{Reason, Status};
 
-/// Sessions at once; beyond, the one that was heard of longest ago ends.
+/// Sessions at once; beyond, the idle one that was heard of longest ago ends, of the principal or address that has most.
 const SESSIONS_MAX: usize = 10_000;
-/// Of those, sessions of one principal; beyond, another is refused.
-const PER_PRINCIPAL_MAX: usize = 1_000;
+/// Of those, sessions of one principal, or of one address where there are no keys; beyond, another is refused.
+const PER_HOLDER_MAX: usize = 1_000;
 /// How often sessions are looked through for those that are over.
 const LOOK_MIN: Duration = Duration::from_millis(50);
 const LOOK_MAX: Duration = Duration::from_secs(5);
@@ -37,13 +37,14 @@ pub(super) struct Sessions(Arc<Mutex<Inner>>);
 #[derive(Default)]
 struct Inner {
     sessions: HashMap<SessionKey, Session>,
-    of_principal: HashMap<Principal, usize>,
+    of_holder: HashMap<Holder, usize>,
     /// Whether a task ends those that are over.
     is_watched: bool,
 }
 
 struct Session {
     worker: Arc<dyn EngineWorker>,
+    holder: Option<Holder>,
     binding: [u8; 32],
     /// Dropped with the session: calls of it that wait for jobs end.
     ends: watch::Sender<()>,
@@ -62,37 +63,42 @@ impl Sessions {
         self.lock().call(self, key)
     }
 
-    /// A call of a session that may be new, with this worker if it is.
+    /// A call of a session that may be new, with this worker if it is. `address` is where it comes from, without keys.
     ///
     /// # Errors
-    /// Where its principal has too many.
-    pub fn call(&self, key: SessionKey, worker: Box<dyn EngineWorker>) -> Result<Calling, Status> {
+    /// Returns an error if its principal or address has too many.
+    pub fn call(
+        &self,
+        key: SessionKey,
+        address: Option<Address>,
+        worker: Box<dyn EngineWorker>,
+    ) -> Result<Calling, Status> {
         let mut inner = self.lock();
         // Two first requests of one session may come together; one worker is kept.
         if let Some(calling) = inner.call(self, &key) {
             return Ok(calling);
         }
-        if let Some(principal) = &key.principal {
-            let count = inner.of_principal.entry(principal.clone()).or_default();
-            if *count >= PER_PRINCIPAL_MAX {
-                let reason = "this principal has too many sessions of queues at once";
-                return Err(Status::resource_exhausted(reason));
+        let holder = match &key.principal {
+            Some(principal) => Some(Holder::Principal(principal.clone())),
+            None => address.map(Holder::Address),
+        };
+        if let Some(holder) = &holder {
+            let count = inner.of_holder.get(holder).copied().unwrap_or_default();
+            if count >= PER_HOLDER_MAX {
+                let reason = "this caller has its share of the server's sessions of queues";
+                return Err(Status::resource_exhausted(reason).with_reason(Reason::Overloaded));
             }
-            *count += 1;
         }
-        let mut gone = None;
-        if inner.sessions.len() >= SESSIONS_MAX {
-            let idle = inner
-                .sessions
-                .iter()
-                .filter(|(_, session)| session.calls == 0);
-            let oldest = idle.min_by_key(|(_, session)| session.heard);
-            gone = oldest
-                .map(|(key, _)| key.clone())
-                .and_then(|key| inner.remove(&key));
+        let gone = match inner.sessions.len() >= SESSIONS_MAX {
+            true => inner.oldest_idle().and_then(|key| inner.remove(&key)),
+            false => None,
+        };
+        if let Some(holder) = &holder {
+            *inner.of_holder.entry(holder.clone()).or_default() += 1;
         }
         let session = Session {
             worker: Arc::from(worker),
+            holder,
             binding: binding(&key),
             ends: watch::Sender::new(()),
             heard: Instant::now(),
@@ -135,15 +141,28 @@ impl Inner {
 
     fn remove(&mut self, key: &SessionKey) -> Option<Arc<dyn EngineWorker>> {
         let session = self.sessions.remove(key)?;
-        if let Some(principal) = &key.principal
-            && let Some(count) = self.of_principal.get_mut(principal)
+        if let Some(holder) = &session.holder
+            && let Some(count) = self.of_holder.get_mut(holder)
         {
             *count -= 1;
             if *count == 0 {
-                self.of_principal.remove(principal);
+                self.of_holder.remove(holder);
             }
         }
         Some(session.worker)
+    }
+
+    /// The session without calls that was heard of longest ago: of the holder that has most, if it has one.
+    fn oldest_idle(&self) -> Option<SessionKey> {
+        let most = self.of_holder.iter().max_by_key(|(_, count)| **count);
+        let most = most.map(|(holder, _)| holder);
+        let idle = self
+            .sessions
+            .iter()
+            .filter(|(_, session)| session.calls == 0);
+        let first =
+            idle.min_by_key(|(_, session)| (session.holder.as_ref() != most, session.heard));
+        first.map(|(key, _)| key.clone())
     }
 
     /// Takes out the sessions that are over. Returns them, and how long to wait before looking again.
@@ -286,7 +305,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_session_that_is_not_heard_of_ends_with_its_lease() {
         let sessions = Sessions::default();
-        let calling = sessions.call(key(None, 1), worker().await).expect("room");
+        let calling = sessions
+            .call(key(None, 1), None, worker().await)
+            .expect("room");
         sleep(Duration::from_secs(100)).await;
         assert_eq!(sessions.len(), 1, "a call that waits is heard of");
         drop(calling);
@@ -299,14 +320,52 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_principal_has_its_share_of_sessions_and_no_more() {
         let sessions = Sessions::default();
-        for number in 0..PER_PRINCIPAL_MAX as u64 {
-            let call = sessions.call(key(Some("shop"), number), worker().await);
+        for number in 0..PER_HOLDER_MAX as u64 {
+            let call = sessions.call(key(Some("shop"), number), None, worker().await);
             assert!(call.is_ok());
         }
-        let over = sessions.call(key(Some("shop"), u64::MAX), worker().await);
+        let over = sessions.call(key(Some("shop"), u64::MAX), None, worker().await);
         assert!(over.is_err());
-        let other = sessions.call(key(Some("bank"), 0), worker().await);
+        let other = sessions.call(key(Some("bank"), 0), None, worker().await);
         assert!(other.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_address_without_keys_has_its_share_of_sessions() {
+        let sessions = Sessions::default();
+        let host = |last: u8| Some(Address::of(Some([10, 0, 0, last].into())));
+        for number in 0..PER_HOLDER_MAX as u64 {
+            let call = sessions.call(key(None, number), host(1), worker().await);
+            assert!(call.is_ok());
+        }
+        let over = sessions.call(key(None, u64::MAX), host(1), worker().await);
+        let over = over.err().expect("it has its share");
+        assert_eq!(over.reason(), Some(Reason::Overloaded));
+        let known = sessions.call(key(None, 7), host(1), worker().await);
+        assert!(known.is_ok(), "a session that is known goes on");
+        let other = sessions.call(key(None, u64::MAX), host(2), worker().await);
+        assert!(other.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn full_sessions_end_the_oldest_idle_one_of_the_address_with_most() {
+        let sessions = Sessions::default();
+        let host = |last: u8| Some(Address::of(Some([10, 0, 0, last].into())));
+        let begin = async |number: u64, last: u8| {
+            let call = sessions.call(key(None, number), host(last), worker().await);
+            assert!(call.is_ok());
+            sleep(Duration::from_millis(1)).await;
+        };
+        begin(0, 1).await;
+        let shares = SESSIONS_MAX / PER_HOLDER_MAX;
+        for number in 1..SESSIONS_MAX {
+            begin(number as u64, 2 + (number % shares) as u8).await;
+        }
+        // The address with one session keeps it, though it is the oldest.
+        let greedy = sessions.call(key(None, u64::MAX), host(200), worker().await);
+        assert!(greedy.is_ok());
+        assert_eq!(sessions.len(), SESSIONS_MAX);
+        assert!(sessions.known(&key(None, 0)).is_some());
     }
 
     #[tokio::test]
@@ -314,7 +373,7 @@ mod tests {
         let sessions = Sessions::default();
         let mut tokens = Vec::new();
         for key in [key(None, 1), key(None, 2), key(Some("shop"), 1)] {
-            let calling = sessions.call(key, worker().await).expect("room");
+            let calling = sessions.call(key, None, worker().await).expect("room");
             let token = calling.bound(JobNumber(7), Token(8));
             assert_eq!(calling.bound(JobNumber(7), token), Token(8));
             tokens.push(token.0);

@@ -94,7 +94,7 @@ pub(super) struct Door<H: Host> {
     /// Bytes that wait to be sent, to all.
     pub waiting: Total,
     admissions: Arc<Mutex<Admissions>>,
-    handshakes: Mutex<Handshakes<AbortHandle>>,
+    handshakes: Mutex<Handshakes<(AbortHandle, PeerAddress)>>,
     inside: Mutex<HashMap<u64, Inside<H::Guest>>>,
     counters: Counters,
     logs: Logs,
@@ -574,16 +574,18 @@ async fn keep<H: Host>(
     loop {
         tokio::select! {
             stream = accept(listener.as_ref()) => {
-                let address = stream.address;
+                let (address, peer) = (stream.address, stream.peer);
                 // Under the lock, so that it is not over before it is known.
                 let mut handshakes = lock(&door.handshakes);
                 let number = handshakes.number();
                 let task = attended.spawn(Arc::clone(&door).attend(stream, number));
-                if let Some(oldest) = handshakes.begin(number, address, task) {
+                if let Some((oldest, peer)) = handshakes.begin(number, address, (task, peer)) {
                     oldest.abort();
                     door.counters.failed.fetch_add(1, Relaxed);
                     door.counters.handshakes_ended.count_and_log(|count| {
                         tracing::warn!(
+                            endpoint = %door.endpoint,
+                            %peer,
                             max = door.options.handshakes_max,
                             count,
                             "too many handshakes at once: the oldest of the address with most of them is closed"
