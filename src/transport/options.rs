@@ -47,9 +47,10 @@ pub struct TransportOptions {
     /// Messages of one peer that wait to be received, besides what one read brings; of requests at most 1 MiB, or one that is
     /// larger. Default: 1,024.
     pub receive_queue_max: u32,
-    /// Bytes of requests of all peers together that are received and wait for a server to take them, or are of messages that have
-    /// not come whole. What one principal or address may have of it is up to three times what is left free; past that its
-    /// connections are not read until there is room. Over `tcp` and `ipc` by `omq`. Default: 32 MiB.
+    /// Bytes of requests of all peers together that are received whole and wait for a server to take them. What one
+    /// principal or address may have of it is up to three times what is left free; past that its connections are not read until
+    /// there is room. A message that has not come whole is not counted: each connection has at most one, of
+    /// [`message_bytes_max`](Self::message_bytes_max). Over `tcp` and `ipc` by `omq`. Default: 32 MiB.
     pub receive_bytes_total_max: usize,
     /// How long closing waits for what is still to be sent. Default: 1 s.
     pub linger: Duration,
