@@ -269,7 +269,7 @@ async fn newer_members_of_a_union_pass_through_whole_or_are_told() {
     assert_eq!(answered, expected);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn jobs_and_events_with_newer_members_pass_through_whole() {
     use v2::pay::{Order, Paid};
     let last = Queue::<Order>::memory(QueueOptions::default());
