@@ -108,11 +108,22 @@ async fn besiege(which: &str, time: Duration) -> (Seen, Seen) {
     let locked = good_client_with_keys(&victim).await;
     let baseline = (time / 4).clamp(Duration::from_secs(1), Duration::from_secs(10));
     let before = good::call(&client, CALLS_A_SECOND, baseline).await;
-    let (strikes, during, with_keys) = tokio::join!(
+    let (mut strikes, during, with_keys) = tokio::join!(
         attack(which, time, &victim),
         good::call(&client, CALLS_A_SECOND, time),
         good::call(&locked, CALLS_A_SECOND / 20, time)
     );
+    // On a busy machine an attacker may have had no processor.
+    for _ in 0..4 {
+        if strikes.iter().all(|it| it.times > 0) {
+            break;
+        }
+        for (it, again) in strikes.iter_mut().zip(attack(which, time, &victim).await) {
+            assert_eq!(it.name, again.name);
+            it.times += again.times;
+            it.harm += again.harm;
+        }
+    }
     assert_eq!(victim.ended(), None, "{which} has killed the service");
     assert!(
         with_keys.share() >= 0.9,
