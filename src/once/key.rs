@@ -125,7 +125,7 @@ impl Key {
     }
 
     /// Counts its record for an address, where no key proves who calls.
-    pub(super) fn from_address(self, address: Option<Address>) -> Self {
+    pub(super) fn with_address(self, address: Option<Address>) -> Self {
         let address = address.and_then(|address| NonZeroU64::new(HASHER.hash_one(address)));
         Self { address, ..self }
     }

@@ -204,7 +204,7 @@ impl<S: Store> Once<S> {
         }
         let key = Key::of_call(principal, request.interface, request.method, &request.id);
         let key = match request.address {
-            Some(_) => key.from_address(request.address),
+            Some(_) => key.with_address(request.address),
             None => key,
         };
         if request.outcome_only {
