@@ -272,8 +272,8 @@ impl DealerSender {
     }
 
     pub async fn close(&self) {
-        self.dealer.detach();
         self.dealer.connection.close();
+        self.dealer.detach();
     }
 }
 
@@ -300,10 +300,8 @@ impl DealerReceiver {
                 }
                 continue;
             };
-            let mut next = tokio::select! {
-                next = replies.recv() => next,
-                () = self.dealer.connection.closed() => continue,
-            };
+            // Closing is told by `connection_changed` too: another wait here would cost each call.
+            let mut next = replies.recv().await;
             while let Some(message) = next {
                 apart(message, |received| batch.push(received));
                 if batch.len() >= BATCH_MAX {
