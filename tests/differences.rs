@@ -110,9 +110,9 @@ async fn zeromq_keeps_all_that_a_client_does_not_read() {
                 }
             };
             timeout(Duration::from_secs(60), all_handled).await.unwrap();
+            assert_eq!(server.counters().replies_dropped, 0);
         }
         assert!(server.counters().handled >= 4);
-        assert_eq!(server.counters().replies_dropped, 0, "{carrier:?}");
         server.shutdown().await;
     }
 }
