@@ -13,7 +13,10 @@ use capnp::message::ReaderSegments;
 /// for a small struct: a thread of tokio has 2 MiB.
 pub(super) const NESTING_MAX: u16 = 256;
 
-const WORD: usize = 8;
+const WORD_BITS: usize = 64;
+
+/// A word of a segment, whose bytes may be anywhere in memory.
+type Word = [u8; 8];
 
 /// Checks that a reader that follows each pointer once visits at most `words_max` words, in objects within each
 /// other at most `nesting` deep.
@@ -26,9 +29,14 @@ pub(super) fn check<S: ReaderSegments>(
         segments,
         left: words_max,
     };
-    match segments.get_segment(0) {
-        Some(first) if first.len() >= WORD => walk.pointer(first, 0, nesting),
-        _ => Ok(()),
+    let first = segments.get_segment(0).map_or(&[][..], words_of);
+    let Some(root) = first.first().copied().map(Pointer::from) else {
+        return Ok(());
+    };
+    match (root.kind(), root.target(0)) {
+        // Here, since most messages are a struct of few fields.
+        (0, Some(start)) => walk.record(first, root, start, nesting),
+        _ => walk.pointer(first, root, 0, nesting),
     }
 }
 
@@ -51,6 +59,12 @@ type Visited = Result<(), TooMuch>;
 #[derive(Clone, Copy)]
 struct Pointer(u64);
 
+impl From<Word> for Pointer {
+    fn from(word: Word) -> Self {
+        Self(u64::from_le_bytes(word))
+    }
+}
+
 impl Pointer {
     fn kind(self) -> u64 {
         self.0 & 3
@@ -69,6 +83,22 @@ impl Pointer {
     fn pointers(self) -> usize {
         usize::from((self.0 >> 48) as u16)
     }
+
+    /// Of a pointer to a list: the number of its elements, or of their words where they are structs.
+    fn count(self) -> usize {
+        (self.0 >> 35) as usize
+    }
+
+    /// Of a pointer to a list: whether its elements are structs, described by a word in front of them.
+    fn has_structs(self) -> bool {
+        self.0 >> 32 & 7 == 7
+    }
+
+    /// Of a pointer to a list: the bits of an element, 0 for those with pointers. Elements without bits count as a word
+    /// each, since they cost no bytes of the message.
+    fn element_bits(self) -> usize {
+        [WORD_BITS, 1, 8, 16, 32, WORD_BITS, 0, 0][(self.0 >> 32 & 7) as usize]
+    }
 }
 
 impl<S: ReaderSegments> Walk<'_, S> {
@@ -77,13 +107,13 @@ impl<S: ReaderSegments> Walk<'_, S> {
         Ok(())
     }
 
-    /// Follows the pointer at this word of a segment.
-    #[inline]
-    fn pointer(&mut self, segment: &[u8], at: usize, nesting: u16) -> Visited {
-        let pointer = Pointer(word(segment, at));
-        if pointer.0 == 0 {
-            return Ok(());
-        }
+    fn visit_elements(&mut self, count: usize, bits: usize) -> Visited {
+        self.visit((count * bits).div_ceil(WORD_BITS))
+    }
+
+    /// Follows a pointer that is at this word of its segment.
+    #[inline(never)]
+    fn pointer(&mut self, segment: &[Word], pointer: Pointer, at: usize, nesting: u16) -> Visited {
         match pointer.kind() {
             0 | 1 => match pointer.target(at) {
                 Some(target) => self.object(segment, pointer, target, nesting),
@@ -98,66 +128,63 @@ impl<S: ReaderSegments> Walk<'_, S> {
     fn far(&mut self, pointer: Pointer, nesting: u16) -> Visited {
         let (pad, id) = ((pointer.0 as u32 >> 3) as usize, (pointer.0 >> 32) as u32);
         let is_double = pointer.0 & 4 != 0;
-        let pad_words = 1 + usize::from(is_double);
-        self.visit(pad_words)?;
-        let Some(segment) = self.segments.get_segment(id) else {
+        self.visit(1 + usize::from(is_double))?;
+        let Some(segment) = self.segments.get_segment(id).map(words_of) else {
             return Ok(());
         };
-        if pad + pad_words > segment.len() / WORD {
-            return Ok(());
-        }
-        let landing = Pointer(word(segment, pad));
-        if !is_double {
+        let word = |at: usize| segment.get(at).copied().map(Pointer::from);
+        let (landing, tag) = match (word(pad), word(pad + 1)) {
+            (Some(landing), tag) if tag.is_some() || !is_double => (landing, tag),
+            _ => return Ok(()),
+        };
+        let Some(tag) = tag.filter(|_| is_double) else {
             return match (landing.kind(), landing.target(pad)) {
                 (0 | 1, Some(target)) => self.object(segment, landing, target, nesting),
                 _ => Ok(()), // no reader follows a second one
             };
-        }
-        let tag = Pointer(word(segment, pad + 1));
+        };
         let (start, id) = ((landing.0 as u32 >> 3) as usize, (landing.0 >> 32) as u32);
         match (tag.kind(), self.segments.get_segment(id)) {
-            (0 | 1, Some(segment)) => self.object(segment, tag, start, nesting),
+            (0 | 1, Some(segment)) => self.object(words_of(segment), tag, start, nesting),
             _ => Ok(()),
         }
     }
 
     /// Visits the struct or list that a pointer describes, and what it points to.
-    fn object(&mut self, segment: &[u8], of: Pointer, start: usize, nesting: u16) -> Visited {
-        let deeper = || nesting.checked_sub(1).ok_or(TooMuch::Nesting);
-        let available = (segment.len() / WORD).saturating_sub(start);
+    fn object(&mut self, segment: &[Word], of: Pointer, start: usize, nesting: u16) -> Visited {
         if of.kind() == 0 {
-            let (data, pointers) = (of.data_words(), of.pointers());
-            let nesting = deeper()?;
-            self.visit(data + pointers)?;
-            return match data + pointers <= available {
-                true => self.pointers(segment, start + data, pointers, nesting),
-                false => Ok(()),
-            };
+            return self.record(segment, of, start, nesting);
         }
-        let count = (of.0 >> 35) as usize;
-        match of.0 >> 32 & 7 {
-            0 => self.visit(count),
-            1 => self.visit(count.div_ceil(64)),
-            bytes @ 2..=5 => self.visit((count << (bytes - 2)).div_ceil(WORD)),
-            6 => {
-                let nesting = deeper()?;
+        let (count, bits) = (of.count(), of.element_bits());
+        if bits > 0 {
+            return self.visit_elements(count, bits);
+        }
+        let nesting = deeper(nesting)?;
+        match of.has_structs() {
+            true => self.records(segment, start, count, nesting),
+            false => {
                 self.visit(count)?;
-                match count <= available {
-                    true => self.pointers(segment, start, count, nesting),
-                    false => Ok(()),
-                }
+                self.pointers(segment, start, count, nesting)
             }
-            _ => self.structs(segment, start, count, deeper()?),
         }
     }
 
+    /// Visits a struct.
+    #[inline]
+    fn record(&mut self, segment: &[Word], of: Pointer, start: usize, nesting: u16) -> Visited {
+        let (data, pointers) = (of.data_words(), of.pointers());
+        let nesting = deeper(nesting)?;
+        self.visit(data + pointers)?;
+        self.pointers(segment, start + data, pointers, nesting)
+    }
+
     /// Visits a list of structs, of so many words behind the word that describes them.
-    fn structs(&mut self, segment: &[u8], start: usize, words: usize, nesting: u16) -> Visited {
+    fn records(&mut self, segment: &[Word], start: usize, words: usize, nesting: u16) -> Visited {
         self.visit(words + 1)?;
-        if words >= (segment.len() / WORD).saturating_sub(start) {
+        if words >= segment.len().saturating_sub(start) {
             return Ok(());
         }
-        let tag = Pointer(word(segment, start));
+        let tag = Pointer::from(segment[start]);
         let count = (tag.0 as u32 >> 2) as usize;
         let (data, pointers) = (tag.data_words(), tag.pointers());
         let each = data + pointers;
@@ -173,23 +200,33 @@ impl<S: ReaderSegments> Walk<'_, S> {
         Ok(())
     }
 
-    /// Follows pointers that lie behind each other, within the segment.
+    /// Follows pointers that lie behind each other, where all of them are within the segment.
     #[inline]
-    fn pointers(&mut self, segment: &[u8], first: usize, count: usize, nesting: u16) -> Visited {
-        for at in first..first + count {
-            self.pointer(segment, at, nesting)?;
+    fn pointers(&mut self, segment: &[Word], first: usize, count: usize, nesting: u16) -> Visited {
+        let Some(words) = segment.get(first..first + count) else {
+            return Ok(());
+        };
+        for (nth, word) in words.iter().enumerate() {
+            let pointer = Pointer::from(*word);
+            // Most are nothing or lead to a list without pointers: it does not matter where that is.
+            if pointer.0 == 0 {
+                continue;
+            }
+            match (pointer.kind(), pointer.element_bits()) {
+                (1, bits @ 1..) => self.visit_elements(pointer.count(), bits)?,
+                _ => self.pointer(segment, pointer, first + nth, nesting)?,
+            }
         }
         Ok(())
     }
 }
 
-/// The word with this index, which is within the segment.
-#[inline]
-fn word(segment: &[u8], at: usize) -> u64 {
-    match segment.get(at * WORD..).and_then(<[u8]>::first_chunk) {
-        Some(word) => u64::from_le_bytes(*word),
-        None => 0,
-    }
+fn deeper(nesting: u16) -> Result<u16, TooMuch> {
+    nesting.checked_sub(1).ok_or(TooMuch::Nesting)
+}
+
+fn words_of(segment: &[u8]) -> &[Word] {
+    segment.as_chunks().0
 }
 
 #[cfg(test)]
