@@ -16,7 +16,8 @@ use bytes::Bytes;
 use common::{ECHO, HANG, PARK, Probe, SLEEP, call, milliseconds};
 use house::{House, security};
 use tokio::io::AsyncWriteExt;
-use wire::{frames, raw, request_header, shake_hands};
+use tokio::net::TcpStream;
+use wire::{frames, raw, receive_frame, request_header, shake_hands};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -234,6 +235,66 @@ async fn replies_that_nobody_reads_take_no_places_of_handlers() {
     }
     assert_eq!(server.counters().refused, 0);
     drop((slow, server));
+}
+
+/// Writes until the other side reads no more, and says how much it took.
+async fn write_until_held(stream: &mut TcpStream, bytes: &[u8]) -> usize {
+    let mut written = 0;
+    while written < bytes.len() {
+        let next =
+            tokio::time::timeout(Duration::from_millis(200), stream.write(&bytes[written..]));
+        match next.await {
+            Ok(taken) => written += taken.unwrap(),
+            Err(_) => break,
+        }
+    }
+    written
+}
+
+#[tokio::test]
+async fn unfinished_messages_of_one_address_leave_room_for_others_and_end_at_last() {
+    let options = TransportOptions::default()
+        .with_message_bytes_max(32 << 20)
+        .with_receive_bytes_total_max(1 << 20);
+    let server = Server::builder()
+        .service(Probe::default())
+        .transport(options)
+        .bind("tcp://127.0.0.1:0")
+        .await
+        .unwrap()
+        .spawn();
+    // More than the server has room for, and more than buffers on the way hold of each.
+    let request = frames(&[b"", &request_header(0, 1), &vec![7; 20 << 20]]);
+    let (almost, end) = request.split_at(request.len() - 1);
+    let mut greedy = Vec::new();
+    for _ in 0..6 {
+        let mut peer = raw(&server, "127.0.0.2").await;
+        assert!(shake_hands(&mut peer).await);
+        let written = write_until_held(&mut peer, almost).await;
+        greedy.push((peer, written));
+    }
+    let held = greedy.iter().filter(|(_, written)| *written < almost.len());
+    assert!(held.count() >= 4, "all are read");
+    let other = house::client(server.endpoint(), None).await;
+    for _ in 0..10 {
+        assert_eq!(call(&other, &ECHO, "alive").await.unwrap(), "alive");
+    }
+    // Each is sent to its end, and answered: one at a time goes on where none would have room.
+    let mut finishing = tokio::task::JoinSet::new();
+    for (mut peer, written) in greedy {
+        let rest = [&almost[written..], end].concat();
+        finishing.spawn(async move {
+            peer.write_all(&rest).await.unwrap();
+            while receive_frame(&mut peer)
+                .await
+                .is_some_and(|(flags, _)| flags & 4 != 0)
+            {}
+        });
+    }
+    tokio::time::timeout(PATIENCE, finishing.join_all())
+        .await
+        .expect("all are answered");
+    server.shutdown().await;
 }
 
 #[tokio::test]

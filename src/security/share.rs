@@ -9,7 +9,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use super::Principal;
@@ -50,6 +50,11 @@ impl Pool {
     pub fn may_take(&self, held: &AtomicUsize, amount: usize) -> bool {
         let (used, held) = (self.used(), held.load(Relaxed));
         may_take(self.max, used, held, amount) && (amount.min(self.max)) + held <= self.each_max
+    }
+
+    /// The same where only half of it is for what is asked about.
+    pub fn may_take_of_half(&self, held: &AtomicUsize, amount: usize) -> bool {
+        may_take(self.max / 2, self.used(), held.load(Relaxed), amount)
     }
 
     /// Takes it, whether or not there is room.
@@ -146,8 +151,10 @@ pub(crate) struct Share {
     pub parked: AtomicUsize,
     /// Bytes of requests that handlers work on.
     pub request_bytes: AtomicUsize,
-    /// Bytes of requests that are received, and not handled yet.
+    /// Bytes of requests that are received, in part or whole, and not handled yet.
     pub received_bytes: AtomicUsize,
+    /// Whether one of its connections goes on with a message though all of this is taken.
+    pub finishes: AtomicBool,
     /// Bytes of replies that wait to be sent...
     pub reply_bytes: AtomicUsize,
     /// ...and of those that wait to be among them.
@@ -181,6 +188,7 @@ impl Share {
             parked: AtomicUsize::new(0),
             request_bytes: AtomicUsize::new(0),
             received_bytes: AtomicUsize::new(0),
+            finishes: AtomicBool::new(false),
             reply_bytes: AtomicUsize::new(0),
             backlog_bytes: AtomicUsize::new(0),
         }

@@ -47,10 +47,10 @@ pub struct TransportOptions {
     /// Messages of one peer that wait to be received, besides what one read brings; of requests at most 1 MiB, or one that is
     /// larger. Default: 1,024.
     pub receive_queue_max: u32,
-    /// Bytes of requests of all peers together that are received whole and wait for a server to take them. What one
-    /// principal or address may have of it is up to three times what is left free; past that its connections are not read until
-    /// there is room. A message that has not come whole is not counted: each connection has at most one, of
-    /// [`message_bytes_max`](Self::message_bytes_max). Over `tcp` and `ipc` by `omq`. Default: 32 MiB.
+    /// Bytes of requests of all peers together that are received, whole or in part, and wait for a server to take them. What
+    /// one principal or address may have of it is up to three times what is left free; past that its connections are not read until
+    /// there is room, but for one at a time that has a message to finish. Messages that have come in part have half of it. A connection that waits so for the rest of a message for
+    /// more than 30 s is closed. Over `tcp` and `ipc` by `omq`. Default: 32 MiB.
     pub receive_bytes_total_max: usize,
     /// How long closing waits for what is still to be sent. Default: 1 s.
     pub linger: Duration,

@@ -4,8 +4,10 @@
 //! task reads ([`Incoming`]), and writes what was left. Nothing passes from task to task.
 
 mod handshake;
+mod unfinished;
 
 pub(super) use handshake::HandshakeFailure;
+use unfinished::{COUNTED_MIN, Unfinished};
 
 use std::io::{self, IoSlice};
 use std::pin::pin;
@@ -23,7 +25,7 @@ use tokio::time::Instant;
 use super::frames::Parts;
 use super::outbox::Outbox;
 use super::stream::{ReadHalf, WriteHalf};
-use crate::security::Share;
+use crate::security::{Pool, Share};
 use crate::transport::TransportOptions;
 
 /// A last part of up to so many bytes is copied behind what comes before it: that is quicker than a
@@ -37,6 +39,8 @@ const READ_MAX: usize = 256 << 10;
 const CONGESTED_BYTES: usize = 256 << 10;
 /// Bytes of answers to a peer's PINGs that may wait: it asks without reading.
 const PONGS_MAX: usize = 64 << 10;
+/// What is in front of each part of a message, at least.
+const FRAME_BYTES: usize = 2;
 
 /// What may wait to be sent over one connection.
 #[derive(Clone, Copy, Debug)]
@@ -87,6 +91,10 @@ pub(super) enum Lost {
     Stuck(Duration),
     #[error("the peer sends heartbeats and does not read the answers")]
     Pings,
+    #[error(
+        "the peer has sent {0} bytes of a message, and others need the room for the rest of it"
+    )]
+    Unfinished(usize),
     #[error("the network reports: {0}")]
     Stream(#[from] io::Error),
     #[error("the peer sent a message of {0} bytes or more, which is over the limit")]
@@ -153,6 +161,7 @@ struct State {
     is_held: bool,
     pinged: Option<Instant>,
     stuck: Option<Instant>,
+    unfinished: Unfinished,
 }
 
 /// For the one task that reads from it.
@@ -165,6 +174,9 @@ pub(super) struct Incoming {
     wanted: usize,
     /// What ended it, while there is still something to hand over.
     lost: Option<Lost>,
+    /// Bytes that came and were not handed over as messages, and those of the last read.
+    came: usize,
+    last_read: usize,
 }
 
 /// Something that the other side has said.
@@ -172,6 +184,16 @@ pub(super) struct Incoming {
 pub(super) enum Heard {
     Message(Message),
     Command(Command),
+}
+
+impl Heard {
+    /// About what it has taken of the stream, without what encryption adds.
+    fn wire_bytes(&self) -> usize {
+        match self {
+            Self::Message(message) => message.byte_len() + FRAME_BYTES * message.len(),
+            Self::Command(_) => 0,
+        }
+    }
 }
 
 impl Link {
@@ -214,14 +236,23 @@ impl Link {
         state.was_held |= holds;
     }
 
+    /// Whether more may be received from its peer, by what the peer has of the room that all have together.
+    pub fn may_receive(&self) -> bool {
+        self.lock().unfinished.has_room()
+    }
+
     /// Bytes that wait.
     pub fn waiting_bytes(&self) -> usize {
         self.lock().outbox.bytes()
     }
 
-    /// Counts what waits to be sent for its peer's share too.
-    pub fn count_for(&self, share: &Arc<Share>) {
-        self.lock().outbox.count_for(Arc::clone(share));
+    /// Counts what waits to be sent for its peer's share too, and what has come of a message that is not whole.
+    pub fn count_for(&self, share: &Arc<Share>, received: &Arc<Pool>) {
+        let mut state = self.lock();
+        state.outbox.count_for(Arc::clone(share));
+        state
+            .unfinished
+            .count_for(Arc::clone(received), Arc::clone(share));
     }
 
     /// Returns when there is room again after [`NotSent::Full`], or when it is closed.
@@ -347,6 +378,9 @@ impl Link {
             if now - since >= interval + timeout {
                 return Err(Lost::Stuck(interval + timeout));
             }
+        }
+        if state.unfinished.has_waited(now) {
+            return Err(Lost::Unfinished(state.unfinished.bytes()));
         }
         let was_held = std::mem::take(&mut state.was_held) | state.is_held;
         if is_paused || was_held {
@@ -549,6 +583,7 @@ impl State {
             self.cause = Some(lost.to_string());
         }
         self.outbox.clear();
+        self.unfinished.set(0);
         self.relieve();
         self.codec.close();
         self.wake_reader();
@@ -565,7 +600,8 @@ impl Drop for Incoming {
 }
 
 impl Incoming {
-    /// Waits for what the peer says, and appends all that is there; writes what waits meanwhile.
+    /// Waits for what the peer says, and appends all that is there; writes what waits meanwhile. Appends nothing where more
+    /// of a large message has come: whether the rest may be read is for the caller to say.
     /// After an error the connection is closed, and all that came before it has been handed over.
     pub fn poll(&mut self, cx: &mut Context<'_>, heard: &mut Vec<Heard>) -> Poll<Result<(), Lost>> {
         loop {
@@ -581,7 +617,23 @@ impl Incoming {
                     heard.push(Heard::Command(command));
                 }
             }
+            if self.came >= COUNTED_MIN {
+                let whole = heard.iter().map(Heard::wire_bytes).sum();
+                if whole > 0 {
+                    // Not more than came last: what was before it is handed over.
+                    self.came = self.came.saturating_sub(whole).min(self.last_read);
+                }
+                let before = state.unfinished.bytes();
+                state.unfinished.set(self.came);
+                if heard.is_empty() && state.unfinished.bytes() > before {
+                    return Poll::Ready(Ok(()));
+                }
+            }
             if !heard.is_empty() {
+                if self.came < COUNTED_MIN {
+                    self.came = 0;
+                    state.unfinished.set(0);
+                }
                 return Poll::Ready(Ok(()));
             }
             drop(state);
@@ -638,6 +690,8 @@ impl Incoming {
             return Poll::Ready(Err(Lost::ByPeer));
         }
         let bytes = self.buffer.split().freeze();
+        self.came += count;
+        self.last_read = count;
         if count == room {
             self.wanted = (self.wanted * 4).min(READ_MAX);
         } else if count < self.wanted / 8 && self.wanted > READ_MIN {

@@ -111,8 +111,8 @@ struct Callers {
     parts_max: usize,
     envelope_bytes_max: usize,
     shares: Shares,
-    /// Bytes of messages that are received, and not taken yet.
-    received: Pool,
+    /// Bytes that are received, and not taken yet: of whole messages, and of those of which a part has come.
+    received: Arc<Pool>,
 }
 
 impl Host for Callers {
@@ -122,7 +122,7 @@ impl Host for Callers {
         // One that is not allowed any more is disconnected before it is heard.
         let principal = door.principal(who.key).ok().flatten();
         let share = self.shares.of(Holder::of(principal.as_ref(), who.address));
-        link.count_for(&share);
+        link.count_for(&share, &self.received);
         Arc::new(Place::new(Caller {
             link: Arc::clone(link),
             who,
@@ -164,7 +164,7 @@ impl Host for Callers {
     async fn may_read(&self, guest: &Arc<Guest>) {
         guest.of.link.relieved().await;
         self.inbox.has_room(guest).await;
-        while !self.received.may_take(&guest.of.share.received_bytes, 1) {
+        while !guest.of.link.may_receive() {
             tokio::time::sleep(ROOM_RETRY).await;
         }
     }
@@ -187,7 +187,7 @@ pub(in crate::transport) async fn bind_router(
         parts_max: options.parts_max,
         envelope_bytes_max: options.envelope_bytes_max,
         shares: Shares::default(),
-        received: Pool::new(options.receive_bytes_total_max, usize::MAX),
+        received: Arc::new(Pool::new(options.receive_bytes_total_max, usize::MAX)),
     };
     let bytes_max = options.message_bytes_max;
     let place = (endpoint, addresses);

@@ -151,6 +151,13 @@ impl Wire {
         self.stream.write_all(bytes)
     }
 
+    /// As many of these bytes as the system takes at once.
+    pub fn send_what_fits(&mut self, bytes: &[u8]) {
+        let _ = self.stream.set_nonblocking(true);
+        let _ = self.stream.write(bytes);
+        let _ = self.stream.set_nonblocking(false);
+    }
+
     /// One frame of at most 16 MiB: its flags and its body.
     ///
     /// # Errors

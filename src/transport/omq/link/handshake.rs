@@ -17,6 +17,7 @@ use omq_proto::proto::{
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
+use super::unfinished::Unfinished;
 use super::{Incoming, Limits, Link, Lost, READ_MIN, State};
 use crate::transport::ConnectionFailure;
 use crate::transport::omq::outbox::{Outbox, Total};
@@ -91,6 +92,7 @@ impl Link {
                 is_held: false,
                 pinged: None,
                 stuck: None,
+                unfinished: Unfinished::default(),
             }),
             limits,
             room,
@@ -103,6 +105,8 @@ impl Link {
             buffer: BytesMut::new(),
             wanted: READ_MIN,
             lost: None,
+            came: 0,
+            last_read: 0,
         };
         let hands = std::future::poll_fn(|cx| incoming.poll_handshake(cx, &mut seen));
         let shaken = timeout(handshake_timeout, hands).await;
