@@ -17,6 +17,10 @@ struct Work $Bowline.queue("work") {
   data @0 :Data;
 }
 
+struct Guarded $Bowline.queue("guarded") {
+  data @0 :Data;
+}
+
 struct Node {
   text     @0 :Text;
   children @1 :List(Node);

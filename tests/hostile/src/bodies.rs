@@ -102,6 +102,8 @@ pub fn large(bytes: u32) -> Vec<u8> {
 
 /// The name of the service's queue.
 const QUEUE: &str = "work";
+/// Of workers.
+const GROUP: &str = "workers";
 
 /// A text with its zero byte, in words.
 fn text(text: &str) -> Vec<u64> {
@@ -114,7 +116,6 @@ fn text_pointer(offset: usize, text: &str) -> u64 {
 
 /// The parameters of a lease that waits for `wait`, with so many bytes behind that nobody asked for.
 pub fn lease(session: u64, wait: std::time::Duration, padding: usize) -> Vec<u8> {
-    const GROUP: &str = "workers";
     let (queue, group) = (text(QUEUE), text(GROUP));
     let mut words = vec![
         struct_pointer(0, 2, 3),
@@ -130,6 +131,97 @@ pub fn lease(session: u64, wait: std::time::Duration, padding: usize) -> Vec<u8>
     words.extend([16, 1 << 16]);
     words.extend(std::iter::repeat_n(0x7777_7777_7777_7777, padding / 8));
     message(&words)
+}
+
+/// The parameters of a lease of a few jobs of any queue.
+pub fn lease_of(queue: &str, session: u64, wait: std::time::Duration) -> Vec<u8> {
+    let (queue_words, group) = (text(queue), text(GROUP));
+    let mut words = vec![
+        struct_pointer(0, 2, 3),
+        session,
+        wait.as_micros() as u64,
+        text_pointer(2, queue),
+        text_pointer(1 + queue_words.len(), GROUP),
+        struct_pointer((queue_words.len() + group.len()) as i32, 2, 0),
+    ];
+    words.extend(queue_words);
+    words.extend(group);
+    words.extend([4, 1 << 16]);
+    message(&words)
+}
+
+/// A job that a worker was given, and the token that it was given with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Leased {
+    /// The job.
+    pub number: u64,
+    /// Of its lease.
+    pub token: u64,
+}
+
+/// What a reply to a lease gives, where it is one segment.
+pub fn leased(reply: &[u8]) -> Vec<Leased> {
+    let words = words_of(reply.get(8..).unwrap_or_default());
+    let word = |at: usize| words.get(at).copied().unwrap_or(0);
+    let Some(list) = first_list(&words) else {
+        return Vec::new();
+    };
+    let tag = word(list);
+    let (count, data) = ((tag as u32 >> 2) as usize, (tag >> 32) as u16);
+    let each = usize::from(data) + usize::from((tag >> 48) as u16);
+    if data < 2 || list + 1 + count * each > words.len() {
+        return Vec::new();
+    }
+    let starts = (0..count).map(|nth| list + 1 + nth * each);
+    starts
+        .map(|at| Leased {
+            number: word(at),
+            token: word(at + 1),
+        })
+        .collect()
+}
+
+/// The parameters of an answer that these jobs are done.
+pub fn answer(queue: &str, session: u64, done: &[Leased]) -> Vec<u8> {
+    let (queue_words, group) = (text(queue), text(GROUP));
+    let mut words = vec![
+        struct_pointer(0, 1, 3),
+        session,
+        text_pointer(2, queue),
+        text_pointer(1 + queue_words.len(), GROUP),
+        list_pointer(
+            (queue_words.len() + group.len()) as i32,
+            7,
+            done.len() as u32 * 4,
+        ),
+    ];
+    words.extend(queue_words);
+    words.extend(group);
+    // Two words of data, which say that it is done; the lease and no cause. Leases stand behind all of them.
+    words.push(list_tag(done.len() as i32, 2, 2));
+    for nth in 0..done.len() {
+        let to_lease = (done.len() - nth - 1) * 4 + 1 + nth * 2;
+        words.extend([0, 0, struct_pointer(to_lease as i32, 2, 0), 0]);
+    }
+    for lease in done {
+        words.extend([lease.number, lease.token]);
+    }
+    message(&words)
+}
+
+/// Whether a reply to an answer, of one segment, says of any lease that it held.
+pub fn held(reply: &[u8]) -> bool {
+    let words = words_of(reply.get(8..).unwrap_or_default());
+    first_list(&words).is_some_and(|list| words[list..].iter().any(|&bits| bits != 0))
+}
+
+/// Where the first list of the root begins, in a segment with the root in front.
+fn first_list(words: &[u64]) -> Option<usize> {
+    let root = *words.first()?;
+    let pointer = 1 + (root as u32 >> 2) as usize + usize::from((root >> 32) as u16);
+    let list = *words.get(pointer)?;
+    let start = pointer + 1 + (list as u32 >> 2) as usize;
+    (list & 3 == 1 && start < words.len()).then_some(start)
 }
 
 /// The parameters of a push that has, or claims to have, so many empty jobs: `words` of each are there.
@@ -166,8 +258,13 @@ pub fn empty_jobs(count: usize) -> Vec<Vec<u64>> {
 
 /// A push of one job by the producer of this number, which is not known yet.
 pub fn push_of(producer: u64) -> Vec<u8> {
-    let queue = text(QUEUE);
-    let mut words = vec![struct_pointer(0, 1, 2), 0, text_pointer(1, QUEUE)];
+    push_to(QUEUE, producer)
+}
+
+/// The same for any queue.
+pub fn push_to(queue: &str, producer: u64) -> Vec<u8> {
+    let mut words = vec![struct_pointer(0, 1, 2), 0, text_pointer(1, queue)];
+    let queue = text(queue);
     let identity = [
         0x1234_5678_0000_7000 | producer >> 32,
         1 << 63 | producer,
@@ -203,6 +300,15 @@ mod tests {
             push(500_000, &[]),
             push(20_000, &empty_jobs(20_000)),
             push_of(3),
+            lease_of("guarded", 7, std::time::Duration::from_secs(1)),
+            answer(
+                "guarded",
+                7,
+                &[Leased {
+                    number: 1,
+                    token: 2,
+                }; 3],
+            ),
         ] {
             assert_eq!(body.len() % 8, 0);
             let words = u32::from_le_bytes(body[4..8].try_into().unwrap()) as usize;
@@ -214,6 +320,16 @@ mod tests {
         let lease = lease(7, std::time::Duration::from_secs(1), 64);
         let lease = Msg::<Work>::open(lease.into(), &Limits::default()).unwrap();
         assert_eq!(lease.get().unwrap().get_data().unwrap(), b"work\0");
+        let answer = answer(
+            "guarded",
+            7,
+            &[Leased {
+                number: 1,
+                token: 2,
+            }; 3],
+        );
+        let answer = Msg::<Work>::open(answer.into(), &Limits::default()).unwrap();
+        assert_eq!(answer.get().unwrap().get_data().unwrap(), b"guarded\0");
         let push = Msg::<Work>::open(push_of(3).into(), &Limits::default()).unwrap();
         assert_eq!(push.get().unwrap().get_data().unwrap(), b"work\0");
     }

@@ -40,6 +40,8 @@ pub const QUEUES: u64 = 0xb0f1_a3c5_d7e9_0232;
 pub const PUSH: u16 = 1;
 /// Its method that waits for jobs.
 pub const LEASE: u16 = 2;
+/// Its method that ends leases.
+pub const ANSWER: u16 = 3;
 /// What a good service and a good publisher say that no hostile one knows.
 pub const PASSWORD: u64 = 0x5e5a_3e00;
 /// The most that [`LARGE`] answers with.

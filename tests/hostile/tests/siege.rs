@@ -276,6 +276,7 @@ each_alone! {
     endless_parts
     extreme_headers
     greedy_calls
+    guessed_tokens
     half_handshakes
     huge_lengths
     lying_publishers
@@ -289,6 +290,7 @@ each_alone! {
     stolen_identities
     subscription_churn
     subscription_flood
+    unfinished_messages
     unread_echoes
     unread_replies
 }

@@ -70,6 +70,33 @@ pub(super) fn strike(
     })
 }
 
+/// A client of the locked service with the key of a principal that may call and push.
+pub(super) async fn client_with_key(field: &Field) -> io::Result<Client> {
+    let locked = field.locked.ok_or(io::ErrorKind::NotFound)?;
+    let keys = harmful_keys().map_err(io::Error::other)?;
+    let server = server_keys().map_err(io::Error::other)?;
+    Client::builder()
+        .security(ClientSecurity::new(keys, server.public()))
+        .connect(format!("tcp://{locked}"))
+        .await
+        .map_err(io::Error::other)
+}
+
+/// What the library asks of a method that only its numbers name.
+pub(super) fn method(interface: u64, ordinal: u16) -> MethodInfo {
+    MethodInfo {
+        service: "hostile",
+        name: "hostile",
+        interface,
+        ordinal,
+        effect: Effect::Unsafe,
+        timeout: Some(Duration::from_secs(30)),
+        params: 0,
+        results: 0,
+        fails: None,
+    }
+}
+
 fn with_keys(
     field: &Field,
     connections: usize,
@@ -80,21 +107,10 @@ fn with_keys(
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let security = || -> Result<_, bowline::security::KeyError> {
-        Ok(ClientSecurity::new(
-            harmful_keys()?,
-            server_keys()?.public(),
-        ))
-    };
-    let locked = field.locked.ok_or(io::ErrorKind::NotFound)?;
     runtime.block_on(async {
         let mut clients = Vec::new();
         for _ in 0..connections {
-            let security = security().map_err(io::Error::other)?;
-            let client = Client::builder()
-                .security(security)
-                .connect(format!("tcp://{locked}"));
-            clients.push(client.await.map_err(io::Error::other)?);
+            clients.push(client_with_key(field).await?);
         }
         let mut waiting = JoinSet::new();
         for number in 0..calls {
@@ -104,17 +120,7 @@ fn with_keys(
                     method,
                     body,
                 } = request(number);
-                let info = MethodInfo {
-                    service: "greedy",
-                    name: "greedy",
-                    interface,
-                    ordinal: method,
-                    effect: Effect::Unsafe,
-                    timeout: Some(Duration::from_secs(30)),
-                    params: 0,
-                    results: 0,
-                    fails: None,
-                };
+                let info = self::method(interface, method);
                 let mut client = client.clone();
                 waiting
                     .spawn(async move { client.call(RawRequest::new(&info, body.into())).await });

@@ -17,6 +17,7 @@ mod endless_parts;
 mod extreme_headers;
 mod greed;
 mod greedy_calls;
+mod guessed_tokens;
 mod half_handshakes;
 mod huge_lengths;
 mod lying_publishers;
@@ -30,6 +31,7 @@ mod ping_storm;
 mod stolen_identities;
 mod subscription_churn;
 mod subscription_flood;
+mod unfinished_messages;
 mod unread_echoes;
 mod unread_replies;
 
@@ -50,7 +52,7 @@ pub struct Attack {
 }
 
 /// All of them.
-pub const ALL: [Attack; 26] = [
+pub const ALL: [Attack; 28] = [
     Attack {
         name: "amplification",
         sally: amplification::sally,
@@ -94,6 +96,10 @@ pub const ALL: [Attack; 26] = [
     Attack {
         name: "greedy-calls",
         sally: greedy_calls::sally,
+    },
+    Attack {
+        name: "guessed-tokens",
+        sally: guessed_tokens::sally,
     },
     Attack {
         name: "half-handshakes",
@@ -146,6 +152,10 @@ pub const ALL: [Attack; 26] = [
     Attack {
         name: "subscription-flood",
         sally: subscription_flood::sally,
+    },
+    Attack {
+        name: "unfinished-messages",
+        sally: unfinished_messages::sally,
     },
     Attack {
         name: "unread-echoes",

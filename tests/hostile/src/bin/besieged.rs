@@ -21,7 +21,7 @@ use bowline_test_hostile::curve::{client_keys, harmful_keys, server_keys};
 use bowline_test_hostile::good::unix_nanoseconds;
 use bowline_test_hostile::process::{argument, limit_from_arguments, say, until_input_ends};
 use bowline_test_hostile::target::{
-    EchoParams, EchoResults, GrowParams, GrowResults, LargeParams, LargeResults, Node,
+    EchoParams, EchoResults, GrowParams, GrowResults, Guarded, LargeParams, LargeResults, Node,
     RememberParams, RememberResults, Target, TargetClient, TargetServer, Tick, Work,
 };
 use bowline_test_hostile::{LARGE_BYTES_MAX, PASSWORD};
@@ -88,9 +88,10 @@ fn builder() -> Result<ServerBuilder, Box<dyn std::error::Error>> {
         options = options.with_connections_max(1024, connections.parse()?);
     }
     let queue = Queue::<Work>::memory(QueueOptions::default().with_bytes_max(QUEUE_BYTES_MAX));
+    let guarded = Queue::<Guarded>::memory(QueueOptions::default());
     let mut server = Server::builder()
         .service(TargetServer::new(Answers))
-        .service(QueueService::new().queue(&queue))
+        .service(QueueService::new().queue(&queue).queue(&guarded))
         .transport(options);
     if let Some(milliseconds) = argument("send_wait") {
         server = server.send_wait_max(Duration::from_millis(milliseconds.parse()?));
@@ -106,7 +107,9 @@ async fn serve() -> Result<(), Box<dyn std::error::Error>> {
     let rules = AccessRules::new()
         .call("*", "target", "*")
         .queue("harmful", "work", QueueRight::Push)
-        .queue("harmful", "work", QueueRight::Work);
+        .queue("harmful", "work", QueueRight::Work)
+        .queue("harmful", "guarded", QueueRight::Push)
+        .queue("harmful", "guarded", QueueRight::Work);
     let locked = builder()?
         .security(ServerSecurity::new(server_keys()?, allowed).with_access(rules))
         .bind("tcp://127.0.0.1:0")
