@@ -62,7 +62,7 @@ fn the_page_has_the_defaults() {
     assert_eq!(on_the_page("for all peers"), "64 MiB");
     assert_eq!(of.receive_bytes_total_max, 32 << 20);
     assert_eq!(
-        on_the_page("bytes of requests received whole and not taken"),
+        on_the_page("bytes of requests received, whole or in part, and not taken"),
         "32 MiB"
     );
     assert_eq!(of.subscription_bytes_total_max, 32 << 20);
